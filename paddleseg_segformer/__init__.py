@@ -1,0 +1,57 @@
+"""SegFormer for PaddleSeg. Importing this package registers its components with PaddleSeg."""
+
+# isort: off
+from . import runtime  # first: it notes the environment before Paddle changes it
+
+# isort: on
+from paddleseg.cvlibs import manager
+
+from .data import ADE20K
+from .errors import InputError
+from .models import (
+    CrossEntropyLoss,
+    MixVisionTransformer,
+    MixVisionTransformer_B0,
+    MixVisionTransformer_B1,
+    MixVisionTransformer_B2,
+    MixVisionTransformer_B3,
+    MixVisionTransformer_B4,
+    MixVisionTransformer_B5,
+    SegFormer,
+)
+from .weights import load_weights
+
+__version__ = "0.1.0"
+__all__ = [
+    "ADE20K",
+    "CrossEntropyLoss",
+    "InputError",
+    "MixVisionTransformer",
+    "MixVisionTransformer_B0",
+    "MixVisionTransformer_B1",
+    "MixVisionTransformer_B2",
+    "MixVisionTransformer_B3",
+    "MixVisionTransformer_B4",
+    "MixVisionTransformer_B5",
+    "SegFormer",
+    "load_weights",
+    "runtime",
+]
+
+# Not manager.add_component: that warns where PaddleSeg has the name, and replacing it is the aim.
+for _manager, *_components in (
+    (manager.MODELS, SegFormer),
+    (
+        manager.BACKBONES,
+        MixVisionTransformer,
+        MixVisionTransformer_B0,
+        MixVisionTransformer_B1,
+        MixVisionTransformer_B2,
+        MixVisionTransformer_B3,
+        MixVisionTransformer_B4,
+        MixVisionTransformer_B5,
+    ),
+    (manager.DATASETS, ADE20K),
+    (manager.LOSSES, CrossEntropyLoss),
+):
+    _manager.components_dict.update({c.__name__: c for c in _components})

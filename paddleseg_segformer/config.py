@@ -1,0 +1,121 @@
+"""Reading PaddleSeg's configuration files and building what they describe."""
+
+import ast
+import logging
+import os
+
+import yaml
+from paddleseg.cvlibs import Config, SegBuilder
+
+from .errors import InputError
+
+
+def load_config(path, opts=(), **overrides):
+    """Read a YAML configuration with its ``_base_`` files.
+
+    Args:
+        path: The file.
+        opts: ``key=value`` strings; a key is dotted, a value is read as YAML (``null`` or ``None``
+            sets nothing).
+        overrides: PaddleSeg's ``learning_rate``, ``batch_size``, ``iters``; None leaves the file's.
+
+    Returns:
+        PaddleSeg's ``Config``.
+
+    Raises:
+        InputError: The file is missing or malformed, or an option names no key.
+    """
+    try:
+        config = Config(os.fspath(path), **overrides)
+    except yaml.YAMLError as error:
+        raise InputError(f"{path}: is not valid YAML ({_one_line(error)}).") from error
+    except Exception as error:  # PaddleSeg reports by assert, KeyError and RuntimeError alike
+        raise InputError(f"{path}: {_one_line(error)}") from error
+    for option in opts:
+        _set_option(config.dic, option)
+    _shorten_warmup(config)
+    return config
+
+
+def _shorten_warmup(config):
+    """A trial of a long recipe, with ``--iters 200``, would never leave the recipe's warm-up."""
+    schedule = config.dic["lr_scheduler"]
+    warmup, iters = schedule.get("warmup_iters") or 0, config.iters
+    if warmup >= iters:
+        schedule["warmup_iters"] = max(1, iters // 10)
+        logging.getLogger(__name__).warning(
+            "The warm-up of %d iterations is as long as the run: shortened to %d",
+            warmup,
+            schedule["warmup_iters"],
+        )
+
+
+def _set_option(tree, option):
+    key, equals, text = option.partition("=")
+    if not equals:
+        raise InputError(f"--opts {option}: must have the form key=value.")
+    *parents, last = key.split(".")
+    for parent in parents:
+        tree = tree.get(parent)
+        if not isinstance(tree, dict):
+            raise InputError(f"--opts {option}: the config has no section {parent!r}.")
+    tree[last] = _parse_value(text)
+
+
+def _parse_value(text):
+    try:  # PaddleSeg's way: unlike YAML 1.1 it reads 6e-5 as a number
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        pass
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise InputError(f"--opts …={text}: is not valid YAML ({_one_line(error)}).") from error
+
+
+class Builder(SegBuilder):
+    """PaddleSeg's builder, silent, and with errors that name the component at fault."""
+
+    @classmethod
+    def show_msg(cls, name, cfg):
+        """Nothing: the whole config is logged once."""
+
+    def build_component_impl(self, component_class, *args, **kwargs):
+        try:
+            return component_class(*args, **kwargs)
+        except InputError as error:
+            raise _Told(error) from error
+        except Exception as error:
+            name = component_class.__name__
+            raise _Told(InputError(f"{name}: cannot be built: {_one_line(error)}")) from error
+
+
+class _Told(BaseException):
+    """Carries an InputError past PaddleSeg's builder, which turns every Exception into another."""
+
+
+def build(config, *names):
+    """Build parts of a configuration.
+
+    Args:
+        config: PaddleSeg's ``Config``.
+        names: What to build, in this order: ``model``, ``optimizer``, ``lr_scheduler``, ``loss``,
+            ``train_dataset``, ``val_dataset``, ``val_transforms``.
+
+    Returns:
+        A list of the parts. Parts that share another, as optimizer and model do, share the object.
+
+    Raises:
+        InputError: A part is missing from the configuration, or cannot be built.
+    """
+    builder = Builder(config)
+    try:
+        return [getattr(builder, name) for name in names]
+    except _Told as told:
+        raise told.args[0] from told.__cause__
+    except (AssertionError, KeyError, RuntimeError, ValueError) as error:
+        raise InputError(f"The config cannot be built: {_one_line(error)}") from error
+
+
+def _one_line(error):
+    return " ".join(str(error).split()) or type(error).__name__

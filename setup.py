@@ -1,0 +1,41 @@
+"""Packaging; the version stands in ``paddleseg_segformer/__init__.py`` alone."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+here = Path(__file__).parent
+init = (here / "paddleseg_segformer" / "__init__.py").read_text(encoding="utf-8")
+
+REQUIRES = [
+    "paddleseg==2.8.0",
+    "opencv-python<=4.6.0",  # PaddleSeg's bound, whose wheel needs NumPy 1
+    "numpy>=1.21,<2",
+    "pandas<3",  # VisualDL's page
+    "pyyaml",
+    "tqdm",
+    "visualdl>=2.5",
+]
+
+
+# pip builds in an environment of its own; -I makes Python look into the user's instead.
+FIND_GPU_BUILD = "import importlib.metadata as m; m.version('paddlepaddle-gpu')"
+has_gpu_build = not subprocess.run(
+    [sys.executable, "-I", "-c", FIND_GPU_BUILD], stderr=subprocess.DEVNULL
+).returncode
+
+setup(
+    name="paddleseg-segformer",
+    version=re.search(r'__version__ = "(.+)"', init).group(1),
+    description="SegFormer for PaddleSeg: train, evaluate and ship SegFormer-B0 to B5",
+    long_description=(here / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.9,<3.13",
+    install_requires=REQUIRES + ([] if has_gpu_build else ["paddlepaddle>=3.0"]),
+    packages=find_packages(include=["paddleseg_segformer", "paddleseg_segformer.*"]),
+    package_data={"paddleseg_segformer.data": ["*.tsv"]},
+)

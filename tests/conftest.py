@@ -1,0 +1,3 @@
+import paddleseg_segformer
+
+paddleseg_segformer.runtime.tune_cpu()

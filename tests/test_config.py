@@ -1,0 +1,87 @@
+"""Configurations: options as on a command line, and errors that name what is wrong."""
+
+import pytest
+
+import paddleseg_segformer as ps
+from paddleseg_segformer.config import build, load_config
+
+TEXT = """
+batch_size: 2
+iters: 100
+train_dataset: {type: Dataset, dataset_root: ., num_classes: 3, mode: train, transforms: []}
+optimizer: {type: AdamW, weight_decay: 0.01}
+lr_scheduler: {type: PolynomialDecay, learning_rate: 0.1, warmup_iters: 50, warmup_start_lr: 0.0}
+loss: {types: [{type: CrossEntropyLoss}], coef: [1]}
+model:
+  type: SegFormer
+  embedding_dim: 16
+  backbone: {type: MixVisionTransformer_B0, pretrained: somewhere}
+"""
+
+
+@pytest.fixture
+def path(tmp_path):
+    (tmp_path / "config.yaml").write_text(TEXT)
+    return tmp_path / "config.yaml"
+
+
+@pytest.mark.parametrize(
+    "text, value",
+    [
+        ("null", None),
+        ("None", None),
+        ("6e-5", 6e-5),
+        ("true", True),
+        ("[1, 2]", [1, 2]),
+        ("'7'", "7"),
+        ("a=b", "a=b"),
+        ("https://x.org/a?b=c", "https://x.org/a?b=c"),
+        ("{a: 1}", {"a": 1}),
+    ],
+)
+def test_opts(path, text, value):
+    config = load_config(path, [f"model.backbone.pretrained={text}"])
+    assert config.model_cfg["backbone"]["pretrained"] == value
+
+
+@pytest.mark.parametrize("option", ["model.pretrained", "modle.pretrained=1", "iters.x=1"])
+def test_malformed_opts_are_quoted(path, option):
+    with pytest.raises(ps.InputError, match=option.split("=")[0]):
+        load_config(path, [option])
+
+
+def test_overrides_and_shortened_warmup(path):
+    assert load_config(path).lr_scheduler_cfg["warmup_iters"] == 50
+    config = load_config(path, iters=20, learning_rate=0.5, batch_size=7)
+    assert (config.iters, config.batch_size) == (20, 7)
+    assert config.lr_scheduler_cfg["learning_rate"] == 0.5
+    assert config.lr_scheduler_cfg["warmup_iters"] == 2
+
+
+@pytest.mark.parametrize(
+    "text, message",
+    [("a: [1", "not valid YAML"), ("iters: 3", "No batch_size"), ("", "config.yaml")],
+    ids=["syntax", "incomplete", "empty"],
+)
+def test_bad_files(path, text, message):
+    path.write_text(text)
+    with pytest.raises(ps.InputError, match=message):
+        load_config(path)
+
+
+def test_missing_file():
+    with pytest.raises(ps.InputError, match=r"nowhere\.yaml"):
+        load_config("nowhere.yaml")
+
+
+@pytest.mark.parametrize(
+    "option, message",
+    [
+        ("model.backbone.type=MixVisionTransformer_B9", "MixVisionTransformer_B9"),
+        ("model.embeding=1", "SegFormer: cannot be built.*embeding"),
+        ("model.backbone.pretrained=absent.pdparams", r"absent\.pdparams"),
+    ],
+)
+def test_components_that_cannot_be_built(path, option, message):
+    with pytest.raises(ps.InputError, match=message):
+        build(load_config(path, ["model.backbone.pretrained=null", option]), "model")

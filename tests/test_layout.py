@@ -1,0 +1,27 @@
+"""The house's plan: which room may use which."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[1] / "paddleseg_segformer"
+
+# From the ground up; a room may import from its own floor and those before it.
+FLOORS = ["errors", "runtime", "config", "ops", "data", "weights", "models", "deploy", "engine"]
+
+
+@pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda p: p.stem)
+def test_imports_go_downwards(path):
+    parts = path.relative_to(PACKAGE).with_suffix("").parts
+    if parts == ("__init__",):
+        return
+    own = FLOORS.index(parts[0])
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if not isinstance(node, ast.ImportFrom) or node.level == 0:
+            continue
+        rooms = [node.module] if node.module else [alias.name for alias in node.names]
+        if node.level < len(parts):  # within the same folder
+            continue
+        for room in rooms:
+            assert FLOORS.index(room.split(".")[0]) <= own, f"{path} imports {room}"
