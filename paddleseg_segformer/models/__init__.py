@@ -1,0 +1,25 @@
+"""The model: encoder, decode head, losses."""
+
+from .losses import CrossEntropyLoss
+from .mix_transformer import (
+    MixVisionTransformer,
+    MixVisionTransformer_B0,
+    MixVisionTransformer_B1,
+    MixVisionTransformer_B2,
+    MixVisionTransformer_B3,
+    MixVisionTransformer_B4,
+    MixVisionTransformer_B5,
+)
+from .segformer import SegFormer
+
+__all__ = [
+    "CrossEntropyLoss",
+    "MixVisionTransformer",
+    "MixVisionTransformer_B0",
+    "MixVisionTransformer_B1",
+    "MixVisionTransformer_B2",
+    "MixVisionTransformer_B3",
+    "MixVisionTransformer_B4",
+    "MixVisionTransformer_B5",
+    "SegFormer",
+]

@@ -1,0 +1,263 @@
+"""Mix Transformer (MiT), SegFormer's encoder: Xie et al., NeurIPS 2021, section 3.1."""
+
+import math
+
+import numpy as np
+import paddle
+import paddle.nn.functional as F
+from paddle import nn
+
+from ..weights import load_pretrained
+
+# LayerNorm epsilons of the paper's checkpoints: block and stage norms, then the norms that follow
+# the convolutions of patch embedding and sequence reduction.
+BLOCK_EPSILON, CONV_EPSILON = 1e-6, 1e-5
+
+
+class MixVisionTransformer(nn.Layer):
+    """MiT: four stages, each an overlapped patch embedding and a run of Transformer blocks.
+
+    Args:
+        in_channels: Channels of the images.
+        embed_dims: Channels of each stage, ``C_i``.
+        depths: Blocks in each stage.
+        num_heads: Attention heads in each stage.
+        mlp_ratios: Expansion of each stage's Mix-FFN.
+        sr_ratios: Sequence reduction ``R`` of each stage, per side (the paper's is its square).
+        qkv_bias: Whether query, key and value have biases.
+        qk_scale: Scale of the attention scores; None means ``1 / sqrt(channels per head)``.
+        drop_rate: Dropout after each projection of a block.
+        attn_drop_rate: Dropout of attention weights.
+        drop_path_rate: Stochastic depth of the last block; it rises linearly from 0 at the first.
+        norm_epsilon: LayerNorm's epsilon everywhere; None means the paper's own mix.
+        pretrained: Weights to start from, as in ``load_weights``, or a URL.
+        img_size, patch_size, num_classes: Unused, as in PaddleSeg's class, so that a
+            configuration written for it keeps working.
+
+    ``feat_channels`` holds the channels of the four feature maps.
+    """
+
+    def __init__(
+        self,
+        in_channels=3,
+        embed_dims=(64, 128, 320, 512),
+        depths=(3, 4, 6, 3),
+        num_heads=(1, 2, 5, 8),
+        mlp_ratios=(4, 4, 4, 4),
+        sr_ratios=(8, 4, 2, 1),
+        qkv_bias=True,
+        qk_scale=None,
+        drop_rate=0.0,
+        attn_drop_rate=0.0,
+        drop_path_rate=0.1,
+        norm_epsilon=None,
+        pretrained=None,
+        img_size=None,
+        patch_size=None,
+        num_classes=None,
+    ):
+        super().__init__()
+        self.feat_channels = list(embed_dims)
+        conv_epsilon = CONV_EPSILON if norm_epsilon is None else norm_epsilon
+        block_epsilon = BLOCK_EPSILON if norm_epsilon is None else norm_epsilon
+        attention = {
+            "qkv_bias": qkv_bias,
+            "qk_scale": qk_scale,
+            "drop_rate": drop_rate,
+            "attn_drop_rate": attn_drop_rate,
+            "epsilon": conv_epsilon,
+        }
+        drop_path = iter(np.linspace(0, drop_path_rate, sum(depths)).tolist())
+        channels = [in_channels, *embed_dims]
+        for i in range(4):
+            kernel, stride = (7, 4) if i == 0 else (3, 2)
+            embed = PatchEmbedding(channels[i], channels[i + 1], kernel, stride, conv_epsilon)
+            blocks = [
+                Block(
+                    EfficientAttention(embed_dims[i], num_heads[i], sr_ratios[i], **attention),
+                    MixFFN(embed_dims[i], int(embed_dims[i] * mlp_ratios[i]), drop_rate),
+                    embed_dims[i],
+                    next(drop_path),
+                    block_epsilon,
+                )
+                for _ in range(depths[i])
+            ]
+            setattr(self, f"patch_embed{i + 1}", embed)
+            setattr(self, f"block{i + 1}", nn.LayerList(blocks))
+            setattr(self, f"norm{i + 1}", nn.LayerNorm(embed_dims[i], block_epsilon))
+        self.apply(init_weights)
+        load_pretrained(self, pretrained)
+
+    def forward(self, x):
+        """Encode images.
+
+        Args:
+            x: Float tensor ``[N, in_channels, H, W]``, normalised, with H and W at least 32.
+
+        Returns:
+            Four float tensors ``[N, C_i, ceil(H / s), ceil(W / s)]`` for s = 4, 8, 16, 32.
+        """
+        features = []
+        for i in range(1, 5):
+            x, h, w = getattr(self, f"patch_embed{i}")(x)
+            for block in getattr(self, f"block{i}"):
+                x = block(x, h, w)
+            x = to_map(getattr(self, f"norm{i}")(x), h, w)
+            features.append(x)
+        return features
+
+
+class PatchEmbedding(nn.Layer):
+    """Overlapped patch merging: a strided convolution whose patches share their borders."""
+
+    def __init__(self, in_channels, channels, kernel, stride, epsilon):
+        super().__init__()
+        self.proj = nn.Conv2D(in_channels, channels, kernel, stride, padding=kernel // 2)
+        self.norm = nn.LayerNorm(channels, epsilon)
+
+    def forward(self, x):
+        """``[N, C, H, W]`` to tokens ``[N, h * w, channels]`` and their ``h, w``."""
+        x = self.proj(x)
+        h, w = x.shape[2:]
+        return self.norm(to_tokens(x)), h, w
+
+
+class Block(nn.Layer):
+    """Pre-norm Transformer block: efficient self-attention, then Mix-FFN."""
+
+    def __init__(self, attention, mlp, channels, drop_path_rate, epsilon):
+        super().__init__()
+        self.norm1 = nn.LayerNorm(channels, epsilon)
+        self.attn = attention
+        self.norm2 = nn.LayerNorm(channels, epsilon)
+        self.mlp = mlp
+        self.drop_path = DropPath(drop_path_rate)
+
+    def forward(self, x, h, w):
+        x = x + self.drop_path(self.attn(self.norm1(x), h, w))
+        return x + self.drop_path(self.mlp(self.norm2(x), h, w))
+
+
+class EfficientAttention(nn.Layer):
+    """Self-attention whose keys and values come from a sequence shortened R^2 times (eq. 1, 2)."""
+
+    def __init__(
+        self,
+        channels,
+        num_heads,
+        sr_ratio,
+        qkv_bias,
+        qk_scale,
+        drop_rate,
+        attn_drop_rate,
+        epsilon,
+    ):
+        super().__init__()
+        self.num_heads = num_heads
+        self.scale = qk_scale or (channels // num_heads) ** -0.5
+        self.q = nn.Linear(channels, channels, bias_attr=None if qkv_bias else False)
+        self.kv = nn.Linear(channels, 2 * channels, bias_attr=None if qkv_bias else False)
+        self.attn_drop = nn.Dropout(attn_drop_rate)
+        self.proj = nn.Linear(channels, channels)
+        self.proj_drop = nn.Dropout(drop_rate)
+        self.reduces = sr_ratio > 1
+        if self.reduces:
+            self.sr = nn.Conv2D(channels, channels, sr_ratio, sr_ratio)
+            self.norm = nn.LayerNorm(channels, epsilon)
+
+    def forward(self, x, h, w):
+        short = self.norm(to_tokens(self.sr(to_map(x, h, w)))) if self.reduces else x
+        q = self._heads(self.q(x) * self.scale)
+        k, v = (self._heads(half) for half in self.kv(short).chunk(2, axis=-1))
+        attention = self.attn_drop(F.softmax(paddle.matmul(q, k, transpose_y=True)))
+        x = paddle.matmul(attention, v).transpose([0, 2, 1, 3]).flatten(2)
+        return self.proj_drop(self.proj(x))
+
+    def _heads(self, x):
+        """``[N, L, C]`` to ``[N, heads, L, C / heads]``."""
+        return x.reshape([0, 0, self.num_heads, -1]).transpose([0, 2, 1, 3])
+
+
+class MixFFN(nn.Layer):
+    """Feed-forward network that learns position from a 3x3 depthwise convolution (eq. 3)."""
+
+    def __init__(self, channels, hidden, drop_rate):
+        super().__init__()
+        self.fc1 = nn.Linear(channels, hidden)
+        self.dwconv = DepthwiseConv(hidden)
+        self.fc2 = nn.Linear(hidden, channels)
+        self.drop = nn.Dropout(drop_rate)
+
+    def forward(self, x, h, w):
+        x = F.gelu(self.dwconv(self.fc1(x), h, w))
+        return self.drop(self.fc2(self.drop(x)))
+
+
+class DepthwiseConv(nn.Layer):
+    """3x3 depthwise convolution of tokens; a layer of its own because checkpoints name it so."""
+
+    def __init__(self, channels):
+        super().__init__()
+        self.dwconv = nn.Conv2D(channels, channels, 3, padding=1, groups=channels)
+
+    def forward(self, x, h, w):
+        return to_tokens(self.dwconv(to_map(x, h, w)))
+
+
+class DropPath(nn.Layer):
+    """Stochastic depth: drops a sample's residual branch whole, scales the kept ones up."""
+
+    def __init__(self, rate):
+        super().__init__()
+        self.rate = rate
+
+    def forward(self, x):
+        if not self.training or self.rate == 0:
+            return x
+        keep = 1 - self.rate
+        kept = paddle.bernoulli(paddle.full([x.shape[0], 1, 1], keep, x.dtype))
+        return x * (kept / keep)
+
+
+def to_tokens(x):
+    """Map ``[N, C, H, W]`` to tokens ``[N, H * W, C]``."""
+    return x.flatten(2).transpose([0, 2, 1])
+
+
+def to_map(x, h, w):
+    """Tokens ``[N, h * w, C]`` to map ``[N, C, h, w]``."""
+    return x.transpose([0, 2, 1]).reshape([0, 0, h, w])
+
+
+def init_weights(layer):
+    """Initialise one layer as the paper's models are before any training."""
+    if isinstance(layer, nn.Linear):
+        nn.initializer.TruncatedNormal(std=0.02)(layer.weight)
+    elif isinstance(layer, nn.Conv2D):
+        fan_out = np.prod(layer._kernel_size) * layer._out_channels // layer._groups
+        nn.initializer.Normal(std=math.sqrt(2 / fan_out))(layer.weight)
+    else:
+        return
+    if layer.bias is not None:
+        nn.initializer.Constant(0.0)(layer.bias)
+
+
+def _variant(name, embed_dims, depths):
+    """A constructor of one size, registered under ``MixVisionTransformer_<name>``."""
+
+    def build(**kwargs):
+        return MixVisionTransformer(**{"embed_dims": embed_dims, "depths": depths, **kwargs})
+
+    build.__name__ = build.__qualname__ = f"MixVisionTransformer_{name}"
+    build.__doc__ = f"MiT-{name}: ``MixVisionTransformer`` with this size's channels and depths."
+    return build
+
+
+# Paper, table 6.
+_SMALL, _WIDE = (32, 64, 160, 256), (64, 128, 320, 512)
+MixVisionTransformer_B0 = _variant("B0", _SMALL, (2, 2, 2, 2))
+MixVisionTransformer_B1 = _variant("B1", _WIDE, (2, 2, 2, 2))
+MixVisionTransformer_B2 = _variant("B2", _WIDE, (3, 4, 6, 3))
+MixVisionTransformer_B3 = _variant("B3", _WIDE, (3, 4, 18, 3))
+MixVisionTransformer_B4 = _variant("B4", _WIDE, (3, 8, 27, 3))
+MixVisionTransformer_B5 = _variant("B5", _WIDE, (3, 6, 40, 3))

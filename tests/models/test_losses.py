@@ -1,0 +1,73 @@
+"""CrossEntropyLoss against its definition in NumPy."""
+
+import numpy as np
+import paddle
+import pytest
+
+from paddleseg_segformer import CrossEntropyLoss
+
+rng = np.random.default_rng(0)
+LOGITS = rng.normal(size=[2, 4, 5, 6]).astype("float32")
+LABELS = rng.integers(0, 4, [2, 5, 6])
+LABELS[0, :2] = 255
+CLASS_WEIGHTS = [0.5, 1.0, 2.0, 4.0]
+
+
+def pixel_losses(logits=LOGITS, labels=LABELS):
+    """-log softmax of the true class, and 0 where the label is ignored."""
+    logits = np.moveaxis(logits.astype("float64"), 1, -1)
+    log_softmax = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
+    valid = labels != 255
+    picked = np.take_along_axis(log_softmax, np.where(valid, labels, 0)[..., None], -1)[..., 0]
+    return np.where(valid, -picked, 0), valid
+
+
+def loss_of(logits=LOGITS, labels=LABELS, **options):
+    return float(CrossEntropyLoss(**options)(paddle.to_tensor(logits), paddle.to_tensor(labels)))
+
+
+def test_mean_over_valid_pixels():
+    losses, valid = pixel_losses()
+    assert loss_of() == pytest.approx(losses.sum() / valid.sum(), rel=1e-5)
+
+
+def test_mean_over_all_pixels():
+    losses, _ = pixel_losses()
+    assert loss_of(avg_non_ignore=False) == pytest.approx(losses.mean(), rel=1e-5)
+
+
+@pytest.mark.parametrize("avg_non_ignore", [True, False])
+def test_class_weights(avg_non_ignore):
+    losses, valid = pixel_losses()
+    weights = np.array(CLASS_WEIGHTS)[np.where(valid, LABELS, 0)] * valid
+    divisor = weights.sum() if avg_non_ignore else LABELS.size
+    actual = loss_of(weight=CLASS_WEIGHTS, avg_non_ignore=avg_non_ignore)
+    assert actual == pytest.approx((losses * weights).sum() / divisor, rel=1e-5)
+
+
+def test_hardest_pixels():
+    losses, _ = pixel_losses(labels=LABELS % 4)
+    hardest = np.sort(losses.ravel())[::-1][: losses.size // 4]
+    actual = loss_of(labels=LABELS % 4, top_k_percent_pixels=0.25)
+    assert actual == pytest.approx(hardest.mean(), rel=1e-5)
+
+
+def test_channels_last():
+    actual = loss_of(logits=np.moveaxis(LOGITS, 1, -1).copy(), data_format="NHWC")
+    assert actual == pytest.approx(loss_of(), rel=1e-6)
+
+
+def test_all_ignored_is_zero_with_zero_gradient():
+    logits = paddle.to_tensor(LOGITS, stop_gradient=False)
+    loss = CrossEntropyLoss()(logits, paddle.full([2, 5, 6], 255, "int64"))
+    loss.backward()
+    assert float(loss) == 0 and not logits.grad.numpy().any()
+
+
+def test_uint8_labels():
+    assert loss_of(labels=LABELS.astype("uint8")) == pytest.approx(loss_of(), rel=1e-6)
+
+
+def test_wrong_number_of_class_weights():
+    with pytest.raises(ValueError, match="3 class weights for 4 classes"):
+        loss_of(weight=[1, 1, 1])

@@ -1,0 +1,78 @@
+"""The encoder and the six configurations against the paper's tables."""
+
+import math
+from pathlib import Path
+
+import numpy as np
+import paddle
+import pytest
+
+import paddleseg_segformer as ps
+from paddleseg_segformer.config import build, load_config
+
+CONFIGS = Path(__file__).parents[2] / "configs"
+
+# Paper, table 1: parameters in millions of the models for ADE20K.
+PARAMETERS = {0: 3.8, 1: 13.7, 2: 27.5, 3: 47.3, 4: 64.1, 5: 84.7}
+
+
+@pytest.mark.parametrize("size", PARAMETERS)
+def test_config_builds_the_papers_model(size):
+    path = CONFIGS / f"segformer_mit-b{size}_512x512_160k_ade20k.yaml"
+    (model,) = build(load_config(path, ["model.backbone.pretrained=null"]), "model")
+    count = sum(math.prod(p.shape) for p in model.parameters() if not p.stop_gradient)
+    assert round(count / 1e6, 1) == PARAMETERS[size]
+
+
+@pytest.mark.parametrize("height, width", [(512, 512), (500, 333), (64, 1024), (32, 33)])
+def test_strides(height, width):
+    encoder = ps.MixVisionTransformer_B0()
+    encoder.eval()
+    with paddle.no_grad():
+        maps = encoder(paddle.zeros([1, 3, height, width]))
+    expected = [
+        [1, channels, math.ceil(height / stride), math.ceil(width / stride)]
+        for channels, stride in zip(encoder.feat_channels, (4, 8, 16, 32))
+    ]
+    assert [m.shape for m in maps] == expected
+    assert encoder.feat_channels == [32, 64, 160, 256]
+
+
+def test_stochastic_depth_rises_linearly_over_all_blocks():
+    encoder = ps.MixVisionTransformer_B1()
+    rates = [block.drop_path.rate for i in range(1, 5) for block in getattr(encoder, f"block{i}")]
+    assert rates == pytest.approx([0.1 * i / 7 for i in range(8)])
+
+
+def test_drop_path_keeps_the_mean_and_drops_whole_samples():
+    paddle.seed(0)
+    layer = ps.models.mix_transformer.DropPath(0.25)
+    out = layer(paddle.ones([4000, 3, 2])).numpy()
+    assert (out == out[:, :1, :1]).all()
+    np.testing.assert_allclose(np.unique(out), [0, 4 / 3], rtol=1e-6)
+    assert out.mean() == pytest.approx(1, abs=0.03)
+
+
+def test_norm_epsilons():
+    """DESIGN: 1e-6 for the norms of blocks and stages, 1e-5 for those after convolutions."""
+    kinds = {"norm1": 1e-6, "norm2": 1e-6, "norm3": 1e-6, "norm4": 1e-6, "norm": 1e-5}
+    for name, layer in ps.MixVisionTransformer_B0().named_sublayers():
+        if isinstance(layer, paddle.nn.LayerNorm):
+            assert layer._epsilon == kinds[name.split(".")[-1]], name
+    one = ps.MixVisionTransformer_B0(norm_epsilon=1e-4)
+    norms = [layer for layer in one.sublayers() if isinstance(layer, paddle.nn.LayerNorm)]
+    assert {layer._epsilon for layer in norms} == {1e-4}
+
+
+def test_initial_weights():
+    """Standard deviations of the paper's initialisation, on layers large enough to measure."""
+    paddle.seed(0)
+    encoder = ps.MixVisionTransformer_B1()
+    block = encoder.block4[0]
+    linear = block.mlp.fc1.weight.numpy()
+    assert linear.std() == pytest.approx(0.02, rel=0.01)
+    assert block.mlp.dwconv.dwconv.weight.numpy().std() == pytest.approx(math.sqrt(2 / 9), rel=0.03)
+    assert encoder.patch_embed4.proj.weight.numpy().std() == pytest.approx(
+        math.sqrt(2 / (9 * 512)), rel=0.02
+    )
+    assert not block.mlp.fc1.bias.numpy().any() and (block.norm1.weight.numpy() == 1).all()

@@ -1,0 +1,67 @@
+"""Our SegFormer against PaddleSeg's own, with the same state dict."""
+
+import paddle
+import pytest
+from oracles import paddleseg_segformer_model
+
+import paddleseg_segformer as ps
+
+WIDTHS = {"B0": 256, "B1": 256, "B2": 768, "B3": 768, "B4": 768, "B5": 768}
+
+
+def pair(size, classes=19):
+    """PaddleSeg's model and ours with its state dict, BatchNorm statistics away from 0 and 1."""
+    paddle.seed(0)
+    theirs = paddleseg_segformer_model(size, classes, WIDTHS[size])
+    statistics = theirs.linear_fuse._batch_norm
+    statistics._mean.set_value(paddle.randn(statistics._mean.shape) * 0.1)
+    statistics._variance.set_value(paddle.rand(statistics._variance.shape) + 0.5)
+    backbone = getattr(ps, f"MixVisionTransformer_{size}")()
+    ours = ps.SegFormer(classes, backbone, WIDTHS[size])
+    names_and_shapes = [{k: v.shape for k, v in m.state_dict().items()} for m in (ours, theirs)]
+    assert names_and_shapes[0] == names_and_shapes[1]
+    ours.set_state_dict(theirs.state_dict())
+    return ours, theirs
+
+
+@pytest.mark.parametrize("size", WIDTHS)
+def test_logits(size):
+    ours, theirs = pair(size)
+    ours.eval(), theirs.eval()
+    images = paddle.randn([1, 3, 96, 64] if size in ("B3", "B4", "B5") else [2, 3, 128, 96])
+    with paddle.no_grad():
+        (expected,), (actual,) = theirs(images), ours(images)
+    assert actual.shape == expected.shape
+    assert float((actual - expected).abs().max()) < 1e-4
+
+
+def without_randomness(model):
+    for layer in model.sublayers(include_self=True):
+        if type(layer).__name__ == "DropPath":
+            layer.training = False
+        elif isinstance(layer, (paddle.nn.Dropout, paddle.nn.Dropout2D)):
+            layer.p = 0.0
+
+
+def test_gradients():
+    """In float64, so that 1e-3 leaves no room for anything but rounding.
+
+    A constant added before BatchNorm changes nothing, so the gradients of some biases are zero in
+    theory and rounding in practice; they are held to a share of the whole gradient instead.
+    """
+    ours, theirs = pair("B0")
+    images, label = paddle.randn([2, 3, 96, 128]), paddle.randint(0, 19, [2, 96, 128])
+    for model in (ours, theirs):
+        model.to(dtype="float64")
+        model.train()
+        without_randomness(model)
+        logits = model(images.astype("float64"))[0].transpose([0, 2, 3, 1])
+        paddle.nn.functional.cross_entropy(logits, label).backward()
+    expected = {n: p.grad for n, p in theirs.named_parameters() if not p.stop_gradient}
+    whole = sum(float(gradient.norm()) for gradient in expected.values())
+    gradients = {n: p.grad for n, p in ours.named_parameters() if not p.stop_gradient}
+    assert gradients.keys() == expected.keys()
+    for name, gradient in gradients.items():
+        norm = float(expected[name].norm())
+        error = float((gradient - expected[name]).norm())
+        assert error < 1e-3 * max(norm, 1e-10 * whole), name

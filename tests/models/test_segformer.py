@@ -1,0 +1,95 @@
+"""The folded decode head against the paper's plain formula."""
+
+import numpy as np
+import paddle
+import paddle.nn.functional as F
+import pytest
+
+import paddleseg_segformer as ps
+from paddleseg_segformer.ops import resize_bilinear
+
+SIZES = [[(16, 16), (8, 8), (4, 4), (2, 2)], [(9, 7), (5, 4), (3, 2), (2, 1)]]
+
+
+class Features(paddle.nn.Layer):
+    """Stands in for an encoder: its four feature maps are parameters, to have gradients."""
+
+    feat_channels = (5, 6, 7, 8)
+
+    def __init__(self, sizes):
+        super().__init__()
+        shapes = [[2, c, *size] for c, size in zip(self.feat_channels, sizes)]
+        normal = paddle.nn.initializer.Normal()
+        maps = [self.create_parameter(s, default_initializer=normal) for s in shapes]
+        self.maps = paddle.nn.ParameterList(maps)
+
+    def forward(self, x):
+        return list(self.maps)
+
+
+def plain_head(model, features):
+    """Section 3.2 as it is written: project, upsample, concatenate, fuse, classify."""
+    upsampled = []
+    for i in model.fuse_order:
+        x, layer = features[i - 1], getattr(model, f"linear_c{i}")
+        if model.stage_projection == "linear":
+            x = layer.proj(x.transpose([0, 2, 3, 1])).transpose([0, 3, 1, 2])
+        else:
+            x = F.relu(layer._batch_norm(layer._conv(x)))
+        size = features[0].shape[2:]
+        upsampled.append(resize_bilinear(x, size))
+    fuse = model.linear_fuse
+    return model.linear_pred(F.relu(fuse._batch_norm(fuse._conv(paddle.concat(upsampled, axis=1)))))
+
+
+@pytest.mark.parametrize("projection", ["linear", "conv_bn_relu"])
+@pytest.mark.parametrize("sizes", SIZES)
+def test_fold_is_the_plain_formula(projection, sizes):
+    """Logits and the gradient of every parameter and feature, in float64."""
+    paddle.seed(1)
+    model = ps.SegFormer(3, Features(sizes), 12, stage_projection=projection, dropout=0.0)
+    for name, parameter in model.named_parameters():
+        if name.endswith("bias"):
+            parameter.set_value(paddle.randn(parameter.shape))
+    model.to(dtype="float64")
+    weights = paddle.randn([2, 3, *sizes[0]], dtype="float64")
+    results = []
+    for head in (lambda features: plain_head(model, features), model.decode):
+        model.clear_gradients()
+        logits = head(model.backbone(None))
+        (logits * weights).sum().backward()
+        gradients = {n: p.grad.numpy() for n, p in model.named_parameters() if not p.stop_gradient}
+        results.append((logits.numpy(), gradients))
+    (expected, expected_gradients), (actual, gradients) = results
+    np.testing.assert_allclose(actual, expected, atol=1e-10)
+    assert gradients.keys() == expected_gradients.keys()
+    for name, gradient in gradients.items():
+        np.testing.assert_allclose(gradient, expected_gradients[name], atol=1e-9, err_msg=name)
+
+
+def test_fuse_order_of_the_variants():
+    """The first of the fuse convolution's four parts belongs to stage 4, or to stage 1."""
+    for projection, stage in (("linear", 4), ("conv_bn_relu", 1)):
+        features = Features([(8, 8), (4, 4), (2, 2), (1, 1)])
+        model = ps.SegFormer(2, features, 4, stage_projection=projection)
+        model.eval()
+        weight = np.zeros([4, 16, 1, 1], dtype="float32")
+        weight[:, :4] = 1
+        model.linear_fuse._conv.weight.set_value(weight)
+        model.linear_pred.weight.set_value(paddle.ones_like(model.linear_pred.weight))
+        model.decode(features(None)).sum().backward()
+        touched = [bool(m.grad is not None and m.grad.abs().sum() > 0) for m in features.maps]
+        assert touched == [i == stage for i in range(1, 5)]
+
+
+def test_logits_have_the_images_size():
+    model = ps.SegFormer(7, ps.MixVisionTransformer_B0(), 32)
+    model.eval()
+    with paddle.no_grad():
+        (logits,) = model(paddle.randn([2, 3, 50, 83]))
+    assert logits.shape == [2, 7, 50, 83]
+
+
+def test_unknown_projection_is_named():
+    with pytest.raises(ValueError, match="'conv'"):
+        ps.SegFormer(2, Features([(4, 4)] * 4), 4, stage_projection="conv")

@@ -1,0 +1,67 @@
+"""Bilinear resizing against its definition and Paddle's operator, on the CPU."""
+
+import numpy as np
+import paddle
+import paddle.nn.functional as F
+import pytest
+
+from paddleseg_segformer.ops import resize_bilinear
+
+SIZES = [((4, 6), (16, 24)), ((5, 7), (13, 9)), ((8, 8), (3, 5)), ((1, 1), (4, 4)), ((6, 5),) * 2]
+
+
+def definition(x, size, align_corners):
+    """Each target pixel mixes the four sources around its position; loops, float64."""
+    n, c, h, w = x.shape
+    out = np.zeros([n, c, *size])
+    for i in range(size[0]):
+        for j in range(size[1]):
+            position = []
+            for k, source, target in ((i, h, size[0]), (j, w, size[1])):
+                if align_corners:
+                    at = k * (source - 1) / (target - 1) if target > 1 else 0.0
+                else:
+                    at = max((k + 0.5) * source / target - 0.5, 0.0)
+                low = min(int(at), source - 1)
+                position.append((low, min(low + 1, source - 1), at - low))
+            (top, bottom, v), (left, right, u) = position
+            upper = (1 - u) * x[:, :, top, left] + u * x[:, :, top, right]
+            lower = (1 - u) * x[:, :, bottom, left] + u * x[:, :, bottom, right]
+            out[:, :, i, j] = (1 - v) * upper + v * lower
+    return out
+
+
+@pytest.mark.parametrize("align_corners", [False, True])
+@pytest.mark.parametrize("source, target", SIZES)
+def test_definition(source, target, align_corners):
+    x = np.random.default_rng(0).normal(size=[2, 3, *source])
+    actual = resize_bilinear(paddle.to_tensor(x), target, align_corners).numpy()
+    np.testing.assert_allclose(actual, definition(x, target, align_corners), atol=1e-12)
+
+
+@pytest.mark.parametrize("align_corners", [False, True])
+@pytest.mark.parametrize("source, target", SIZES)
+def test_operator(source, target, align_corners):
+    """Values and gradient; Paddle's operator computes positions in float32, hence 1e-5."""
+    paddle.seed(0)
+    x = paddle.randn([2, 3, *source])
+    weights = paddle.randn([2, 3, *target])
+    results = []
+    for resize in (resize_bilinear, operator):
+        leaf = x.clone().detach()
+        leaf.stop_gradient = False
+        out = resize(leaf, target, align_corners)
+        (out * weights).sum().backward()
+        results.append((out.numpy(), leaf.grad.numpy()))
+    for actual, expected in zip(*results):
+        np.testing.assert_allclose(actual, expected, atol=1e-5)
+
+
+def operator(x, size, align_corners):
+    return F.interpolate(x, size, mode="bilinear", align_corners=align_corners)
+
+
+def test_ramp_by_hand():
+    """Twice as large: the samples lie a quarter of a pixel beside the sources'."""
+    x = paddle.to_tensor([[[[0.0, 4.0]]]])
+    assert resize_bilinear(x, (1, 4))[0, 0].tolist() == [[0, 1, 3, 4]]
