@@ -1,0 +1,6 @@
+"""Data sets, class names and palettes, transforms, quick-start scenes."""
+
+from .ade20k import ADE20K
+from .classes import class_names, palette
+
+__all__ = ["ADE20K", "class_names", "palette"]

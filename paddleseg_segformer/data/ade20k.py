@@ -1,0 +1,123 @@
+"""ADE20K's scene-parsing data set: 150 classes, 20,210 training and 2,000 validation images."""
+
+import os
+from pathlib import Path
+
+import cv2
+import numpy as np
+import paddle
+import paddleseg.transforms.functional as F
+from paddleseg.transforms import Compose
+
+from ..errors import InputError
+from .classes import read_class_table
+
+SPLITS = {"train": "training", "val": "validation"}
+HOW_TO_GET = "docs/ade20k.md says how to get the data set"
+
+
+class ADE20K(paddle.io.Dataset):
+    """ADE20K in its own layout, ``images/`` and ``annotations/`` with ``training/, validation/``.
+
+    An annotation's value 0 is unlabelled and becomes 255; value n becomes class n - 1.
+
+    Args:
+        transforms: PaddleSeg transforms, applied to image and label together in training, to the
+            image alone in validation.
+        dataset_root: The folder that holds ``images`` and ``annotations``.
+        mode: ``"train"`` or ``"val"``.
+        edge: Whether a training sample has ``edge``, the binary map of class borders.
+
+    Raises:
+        InputError: A folder is missing or empty, or an image has no annotation. Reading a sample
+            raises it where a file is unreadable, of another size than its twin, or has a value
+            above 150.
+    """
+
+    NUM_CLASSES = 150
+    IGNORE_INDEX = 255
+    IMG_CHANNELS = 3
+    CLASS_NAMES, PALETTE = read_class_table(Path(__file__).with_name("ade20k_classes.tsv"))
+
+    def __init__(self, transforms, dataset_root=None, mode="train", edge=False):
+        super().__init__()
+        if mode not in SPLITS:
+            raise InputError(f"ADE20K: mode is {mode!r}; it must be one of {list(SPLITS)}.")
+        if dataset_root is None:
+            raise InputError(f"ADE20K: dataset_root is not set; {HOW_TO_GET}.")
+        self.dataset_root = os.fspath(dataset_root)
+        self.transforms = Compose(transforms)
+        self.mode = mode
+        self.edge = edge
+        self.num_classes = self.NUM_CLASSES
+        self.ignore_index = self.IGNORE_INDEX
+        self.file_list = self._find_files()
+
+    def _find_files(self):
+        images = Path(self.dataset_root, "images", SPLITS[self.mode])
+        annotations = Path(self.dataset_root, "annotations", SPLITS[self.mode])
+        for folder in (images, annotations):
+            if not folder.is_dir():
+                raise InputError(f"{folder}: no such folder; {HOW_TO_GET}.")
+        names = sorted(path.name for path in images.glob("*.jpg"))
+        if not names:
+            raise InputError(f"{images}: holds no .jpg image; {HOW_TO_GET}.")
+        annotated = {path.name for path in annotations.glob("*.png")}
+        pairs = [(name, Path(name).with_suffix(".png").name) for name in names]
+        lonely = [image for image, annotation in pairs if annotation not in annotated]
+        if lonely:
+            raise InputError(
+                f"{images / lonely[0]}: has no annotation in {annotations} (nor have "
+                f"{len(lonely) - 1} other images); {HOW_TO_GET}."
+            )
+        return [[str(images / i), str(annotations / a)] for i, a in pairs]
+
+    def __len__(self):
+        return len(self.file_list)
+
+    def __getitem__(self, index):
+        """One sample.
+
+        Returns:
+            A dictionary: ``img`` float32 ``[3, H, W]``; ``label`` uint8, ``[H, W]`` in training and
+            ``[1, H, W]`` at the original size in validation; ``trans_info``, the sizes before each
+            of the transforms that change them.
+        """
+        image_path, label_path = self.file_list[index]
+        image = self._read(image_path, cv2.IMREAD_COLOR)
+        label = self._read_label(label_path)
+        if image.shape[:2] != label.shape:
+            raise InputError(
+                f"{label_path}: is {label.shape[1]}x{label.shape[0]}, but its image {image_path} "
+                f"is {image.shape[1]}x{image.shape[0]}."
+            )
+        training = self.mode == "train"
+        sample = {"img": image.astype("float32"), "label": label, "trans_info": []}
+        sample["gt_fields"] = ["label"] if training else []
+        sample = self.transforms(sample)
+        if not training:
+            sample["label"] = sample["label"][np.newaxis]
+        elif self.edge:
+            sample["edge"] = F.mask_to_binary_edge(
+                sample["label"], radius=2, num_classes=self.num_classes
+            )
+        return sample
+
+    def _read_label(self, path):
+        annotation = self._read(path, cv2.IMREAD_UNCHANGED)
+        if annotation.ndim != 2 or annotation.dtype != np.uint8:
+            raise InputError(f"{path}: must be an 8-bit image of one channel.")
+        if annotation.max() > self.NUM_CLASSES:
+            raise InputError(
+                f"{path}: has the value {annotation.max()}; ADE20K's annotations go from 0, "
+                f"unlabelled, to {self.NUM_CLASSES}."
+            )
+        return annotation - np.uint8(1)  # 0 wraps round to 255, the ignore index
+
+    @staticmethod
+    def _read(path, flags):
+        # OpenCV returns None for a truncated or foreign file, and only warns.
+        image = cv2.imread(path, flags)
+        if image is None:
+            raise InputError(f"{path}: cannot be read as an image; fetch it again or remove it.")
+        return image

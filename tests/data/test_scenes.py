@@ -1,0 +1,158 @@
+"""The quick start's scenes: reproducible, honest (no scene in both splits) and well-formed."""
+
+import cv2
+import numpy as np
+import pytest
+
+from paddleseg_segformer import ADE20K
+from paddleseg_segformer.data.scenes import CLASSES, UNLABELLED, draw_scene, write_scenes
+
+TRAIN, VAL, SIZE = 40, 24, (192, 144)
+ANNOTATION_VALUES = {i + 1 for i in CLASSES.values()}
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    root = tmp_path_factory.mktemp("scenes")
+    write_scenes(root, train=TRAIN, val=VAL, size=SIZE, seed=3)
+    return root
+
+
+@pytest.fixture(scope="module")
+def splits(root):
+    """{split: (images [N, H, W, 3] RGB, labels [N, H, W])}, read back from the files."""
+
+    def read(folder):
+        paths = map(str, sorted(folder.iterdir()))
+        return np.stack([cv2.imread(path, cv2.IMREAD_UNCHANGED) for path in paths])
+
+    return {
+        split: (read(root / "images" / split)[..., ::-1], read(root / "annotations" / split))
+        for split in ("training", "validation")
+    }
+
+
+def files(root):
+    return {str(f.relative_to(root)): f.read_bytes() for f in root.rglob("*") if f.is_file()}
+
+
+def rng(*seed):
+    return np.random.default_rng(seed)
+
+
+def test_files_lie_as_in_ade20k(root):
+    expected = set()
+    for split, stem, count in (("training", "train", TRAIN), ("validation", "val", VAL)):
+        for k in range(1, count + 1):
+            expected |= {
+                f"images/{split}/scene_{stem}_{k:08d}.jpg",
+                f"annotations/{split}/scene_{stem}_{k:08d}.png",
+            }
+    assert set(files(root)) == expected
+
+
+@pytest.mark.parametrize("split", ["training", "validation"])
+def test_annotations_are_8_bit_maps_of_the_images_size(splits, split):
+    images, labels = splits[split]
+    assert images.shape[1:] == (SIZE[1], SIZE[0], 3) and images.dtype == np.uint8
+    assert labels.shape == images.shape[:3] and labels.dtype == np.uint8
+
+
+def test_fewer_scenes_are_the_same_scenes(root, tmp_path):
+    write_scenes(tmp_path, train=2, val=3, size=SIZE, seed=3)
+    few, many = files(tmp_path), files(root)
+    assert len(few) == 2 * (2 + 3)
+    assert all(many[name] == content for name, content in few.items())
+
+
+def test_writing_again_changes_nothing(tmp_path):
+    write_scenes(tmp_path, train=1, val=1)
+    first = files(tmp_path)
+    write_scenes(str(tmp_path), train=1, val=1)
+    assert files(tmp_path) == first
+
+
+def test_another_seed_gives_other_scenes(root, tmp_path):
+    write_scenes(tmp_path, train=2, val=2, size=SIZE, seed=4)
+    other = files(root)
+    assert all(other[name] != content for name, content in files(tmp_path).items())
+
+
+def test_no_scene_is_drawn_twice(splits):
+    labels = np.concatenate([labels for _, labels in splits.values()])
+    assert len({label.tobytes() for label in labels}) == TRAIN + VAL
+
+
+def test_class_ids_are_ade20ks():
+    assert {name: ADE20K.CLASS_NAMES.index(name) for name in CLASSES} == CLASSES
+
+
+@pytest.mark.parametrize("split", ["training", "validation"])
+def test_every_class_is_frequent_and_no_other_occurs(splits, split):
+    _, labels = splits[split]
+    assert set(np.unique(labels)) == ANNOTATION_VALUES | {UNLABELLED}
+    for value in ANNOTATION_VALUES:
+        here = labels == value
+        assert here.any(axis=(1, 2)).mean() >= 0.3
+        assert here.mean() >= 0.02
+
+
+@pytest.mark.parametrize("split", ["training", "validation"])
+def test_unlabelled_pixels_are_few(splits, split):
+    share = (splits[split][1] == UNLABELLED).mean()
+    assert 0.001 < share < 0.08
+
+
+def test_cars_are_big_enough_to_segment(splits):
+    smaller_sides = []
+    for label in splits["validation"][1]:
+        car = np.uint8(label == CLASSES["car"] + 1)
+        _, _, boxes, _ = cv2.connectedComponentsWithStats(car)
+        smaller_sides += [min(width, height) for _, _, width, height, _ in boxes[1:]]
+    assert np.median(smaller_sides) >= 20
+
+
+def test_labels_lie_on_what_is_drawn(splits):
+    """Along the labels' borders the image changes more than elsewhere, and not 3 pixels away."""
+    images, labels = splits["validation"]
+    step = np.abs(np.diff(images.astype(int), axis=2)).sum(-1)
+    border = np.diff(labels.astype(int), axis=2) != 0
+    on, beside = step[border].mean(), step[np.roll(border, 3, axis=2)].mean()
+    assert on > 1.5 * beside and on > 2 * step.mean()
+
+
+def test_colours_are_red_green_blue(splits):
+    images, labels = splits["training"]
+    red, green, blue = images[labels == CLASSES["field"] + 1].mean(0)  # ripe corn
+    assert red > green > blue
+
+
+def test_colour_tells_classes_apart_but_not_alone(splits):
+    """A nearest-mean-colour rule beats the commonest class and is far from solving the task."""
+    (images, labels), (unseen, truth) = splits["training"], splits["validation"]
+    values = np.array(sorted(ANNOTATION_VALUES))
+    means = np.stack([images[labels == value].mean(0) for value in values])
+    pixels, truth = unseen[truth != UNLABELLED][::97], truth[truth != UNLABELLED][::97]
+    guess = values[((pixels[:, None] - means) ** 2).sum(-1).argmin(1)]
+    commonest = max((truth == value).mean() for value in values)
+    assert 1.5 * commonest < (guess == truth).mean() < 0.8
+
+
+@pytest.mark.parametrize("size", [(96, 96), (97, 131), (256, 96), (160, 320), (320, 240)])
+def test_any_size_from_96_on(size):
+    image, label = draw_scene(rng(0), size)
+    assert image.shape == (size[1], size[0], 3) and image.dtype == np.uint8
+    assert label.shape == (size[1], size[0]) and label.dtype == np.uint8
+    assert set(np.unique(label)) <= ANNOTATION_VALUES | {UNLABELLED}
+    assert len(np.unique(label)) >= 4
+
+
+def test_a_scene_depends_on_its_generator_alone():
+    (image, label), (again, label_again) = draw_scene(rng(5), SIZE), draw_scene(rng(5), SIZE)
+    assert (image == again).all() and (label == label_again).all()
+
+
+def test_too_small_a_size_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="96"):
+        write_scenes(tmp_path, train=1, val=1, size=(192, 95))
+    assert not any(tmp_path.iterdir())
