@@ -1,0 +1,36 @@
+"""Label maps as pictures."""
+
+import numpy as np
+
+IGNORED_COLOUR = (0, 0, 0)
+
+
+def colour_map(labels, palette):
+    """Colour a label map.
+
+    Args:
+        labels: uint8 array ``[H, W]`` of class indices; an index beyond the palette is black.
+        palette: uint8 array ``[classes, 3]`` of RGB colours.
+
+    Returns:
+        uint8 array ``[H, W, 3]``, RGB.
+    """
+    table = np.tile(np.array(IGNORED_COLOUR, dtype="uint8"), [256, 1])
+    table[: len(palette)] = palette
+    return table[labels]
+
+
+def overlay(image, labels, palette, opacity=0.5):
+    """Lay a label map over its image.
+
+    Args:
+        image: uint8 array ``[H, W, 3]``, RGB.
+        labels: uint8 array ``[H, W]`` of class indices.
+        palette: uint8 array ``[classes, 3]`` of RGB colours.
+        opacity: Of the colours, from 0 to 1.
+
+    Returns:
+        uint8 array ``[H, W, 3]``, RGB.
+    """
+    mixed = (1 - opacity) * image + opacity * colour_map(labels, palette)
+    return (mixed + 0.5).astype("uint8")

@@ -1,0 +1,102 @@
+"""What the command-line tools share: common flags, start-up, exit codes."""
+
+import argparse
+import sys
+
+from .. import runtime
+from ..config import load_config
+from ..errors import InputError
+from .log import logger, setup_logging
+
+EXIT_INPUT = 2
+
+
+def config_parser(description, example):
+    """An argument parser with the flags that every tool has which reads a configuration."""
+    parser = argparse.ArgumentParser(
+        description=description,
+        epilog=f"example:\n  {example}",
+        formatter_class=_Help,
+    )
+    parser.add_argument("--config", required=True, metavar="FILE", help="configuration, YAML")
+    parser.add_argument(
+        "--device", help="gpu, gpu:N, cpu, …; the GPU where there is one, else the CPU"
+    )
+    parser.add_argument(
+        "--opts",
+        nargs="+",
+        default=[],
+        metavar="KEY=VALUE",
+        help="override keys of the config, such as model.backbone.pretrained=null",
+    )
+    return parser
+
+
+def add_protocol_flags(parser, augment):
+    """Flags of how an image is looked at; ``augment`` names the one for several scales.
+
+    A flag that is not given leaves no trace, so that the config's ``test_config`` decides.
+    """
+    group = parser.add_argument_group("how each image is looked at (else as the config says)")
+    switch = {"action": "store_true", "default": argparse.SUPPRESS}
+    pair = {"nargs": 2, "type": int, "metavar": ("W", "H"), "default": argparse.SUPPRESS}
+    several = "several scales; alone it means the paper's six, each also mirrored"
+    group.add_argument(augment, dest="aug_eval", **switch, help=several)
+    group.add_argument(
+        "--scales",
+        nargs="+",
+        type=float,
+        metavar="S",
+        default=argparse.SUPPRESS,
+        help=f"with {augment}",
+    )
+    group.add_argument("--flip_horizontal", **switch, help=f"with {augment}")
+    group.add_argument("--flip_vertical", **switch, help=f"with {augment}")
+    group.add_argument("--is_slide", **switch, help="in sliding windows")
+    group.add_argument("--crop_size", **pair, help="of a window")
+    group.add_argument("--stride", **pair, help="from window to window")
+
+
+def start(options):
+    """Set up log, device and CPU, and read the configuration.
+
+    Args:
+        options: The parsed flags by name; those that have had their effect here are taken out.
+
+    Returns:
+        PaddleSeg's ``Config``.
+    """
+    setup_logging()
+    runtime.tune_cpu()
+    wanted = options.pop("device")
+    try:
+        device = runtime.set_device(wanted)
+    except ValueError as error:
+        raise InputError(str(error)) from error
+    if device == "cpu" and wanted is None:
+        logger.warning(
+            "No GPU found: running on the CPU, which is fit for trials and small images; "
+            "training on a full data set needs a GPU build of Paddle."
+        )
+    overrides = {key: options.pop(key, None) for key in ("iters", "batch_size", "learning_rate")}
+    return load_config(options.pop("config"), options.pop("opts"), **overrides)
+
+
+def run(main):
+    """Run a tool's ``main()``, and exit: 0 done, 2 the input is at fault, 1 anything else."""
+    try:
+        main()
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(EXIT_INPUT)
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+class _Help(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
+    """Shows defaults that say something, and the example as it is written."""
+
+    def _get_help_string(self, action):
+        if action.default in (None, False, [], argparse.SUPPRESS):
+            return action.help
+        return super()._get_help_string(action)

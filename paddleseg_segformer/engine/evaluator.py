@@ -1,0 +1,99 @@
+"""Evaluating a model on a data set."""
+
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+
+from ..config import build
+from ..data import class_names
+from ..deploy import Protocol, load_model, segment
+from ..errors import InputError
+from . import distributed
+from .log import logger, progress
+from .metrics import Scores, confusion_matrix
+
+_READERS = 2  # threads; images are decoded while the model works
+
+
+def validate(config, model_path, **options):
+    """Score a checkpoint on the configuration's validation set, and log the scores.
+
+    Args:
+        config: PaddleSeg's ``Config``.
+        model_path: Weights of the whole model; see ``load_weights``.
+        options: Override keys of the configuration's ``test_config``; see ``Protocol``.
+
+    Returns:
+        ``Scores``.
+    """
+    distributed.start()
+    protocol = Protocol.of_config(config, **options)
+    (dataset,) = build(config, "val_dataset")
+    scores = evaluate(load_model(config, model_path), dataset, protocol)
+    log_scores(scores, len(dataset))
+    logger.info("[EVAL] Classes that occur:\n%s", scores.table())
+    return scores
+
+
+def evaluate(model, dataset, protocol):
+    """Score a model on a validation set.
+
+    Every process of a distributed job takes its share of the images; all get the same scores.
+
+    Args:
+        model: A PaddleSeg model; its training mode is restored afterwards.
+        dataset: A PaddleSeg data set in validation mode.
+        protocol: ``deploy.Protocol``.
+
+    Returns:
+        ``Scores`` of one confusion matrix over the whole set, at the images' original sizes.
+
+    Raises:
+        InputError: A label is out of range, or an image cannot be read.
+    """
+    classes = dataset.num_classes
+    confusion = np.zeros([classes, classes], dtype="int64")
+    indices = range(distributed.rank(), len(dataset), distributed.world_size())
+    was_training = model.training
+    model.eval()
+    try:
+        for index, sample in progress(_read_ahead(dataset, indices), len(indices), "evaluate"):
+            image_path, label_path = dataset.file_list[index]
+            sample["path"] = image_path
+            predictions = segment(model, dataset.transforms, sample, protocol).numpy()
+            labels = np.asarray(sample["label"]).reshape(predictions.shape)
+            try:
+                confusion += confusion_matrix(labels, predictions, classes, dataset.ignore_index)
+            except ValueError as error:
+                raise InputError(f"{label_path}: {error}.") from error
+    finally:
+        if was_training:
+            model.train()
+    return Scores(distributed.sum_over_processes(confusion), class_names(dataset))
+
+
+def _read_ahead(dataset, indices):
+    """Yield (index, sample) in order, the next samples being read meanwhile."""
+    with ThreadPoolExecutor(_READERS) as pool:
+        waiting = []
+        for index in indices:
+            waiting.append((index, pool.submit(dataset.__getitem__, index)))
+            if len(waiting) > 2 * _READERS:
+                index, sample = waiting.pop(0)
+                yield index, sample.result()
+        for index, sample in waiting:
+            yield index, sample.result()
+
+
+def log_scores(scores, images, of=""):
+    """Log the figures in one line, in PaddleSeg's manner; ``of`` says of which model."""
+    logger.info(
+        "[EVAL] %s#Images: %d mIoU: %.4f Acc: %.4f mAcc: %.4f (%d of %d classes occur)",
+        of,
+        images,
+        scores.miou,
+        scores.accuracy,
+        scores.mean_accuracy,
+        scores.present.sum(),
+        len(scores.names),
+    )

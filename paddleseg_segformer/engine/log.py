@@ -1,0 +1,43 @@
+"""What a run tells: log lines, progress, VisualDL."""
+
+import logging
+import sys
+import time
+from datetime import timedelta
+
+from tqdm import tqdm
+
+from .distributed import rank
+
+logger = logging.getLogger("paddleseg_segformer")
+
+
+def setup_logging():
+    """Log to standard output, from the first process alone."""
+    handler = logging.StreamHandler(sys.stdout)
+    handler.setFormatter(
+        logging.Formatter("%(asctime)s [%(levelname)s] %(message)s", datefmt="%Y-%m-%d %H:%M:%S")
+    )
+    logger.handlers = [handler]
+    logger.propagate = False
+    logger.setLevel(logging.INFO if rank() == 0 else logging.ERROR)
+
+
+def progress(iterable, total, description):
+    """Iterate, with a bar on a terminal and otherwise a log line about every half minute."""
+    if sys.stderr.isatty():
+        yield from tqdm(iterable, description, total, disable=rank() != 0, leave=False)
+        return
+    start = last = time.monotonic()
+    for done, item in enumerate(iterable, 1):
+        yield item
+        now = time.monotonic()
+        if now - last > 30:
+            last = now
+            eta = eta_text((now - start) / done * (total - done))
+            logger.info("%s: %d/%d | ETA %s", description, done, total, eta)
+
+
+def eta_text(seconds):
+    """Hours, minutes and seconds, such as ``1 day, 2:03:04``."""
+    return str(timedelta(seconds=round(seconds)))

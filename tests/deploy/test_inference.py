@@ -1,0 +1,123 @@
+"""How images are looked at, against definitions worked out by hand and PaddleSeg's own code."""
+
+import cv2
+import numpy as np
+import paddle
+import paddle.nn.functional as F
+import pytest
+from paddleseg.transforms import Compose, Normalize, Padding, Resize
+
+import paddleseg_segformer as ps
+from paddleseg_segformer.deploy import Protocol, segment
+from paddleseg_segformer.deploy.inference import PAPER_SCALES, _slide
+
+
+class ByColour(paddle.nn.Layer):
+    """Logits that are the image's own channels: class 0 where red is greatest, and so on."""
+
+    def forward(self, x):
+        self.seen = [*getattr(self, "seen", []), x.shape[2:]]
+        return [x * 10]
+
+
+class Config:
+    def __init__(self, **test_config):
+        self.test_config = test_config
+
+
+@pytest.fixture
+def picture(tmp_path):
+    """A 40x60 image of blurred colour patches, and its file."""
+    rng = np.random.default_rng(0)
+    image = cv2.resize(rng.integers(0, 255, [4, 6, 3]).astype("uint8"), (60, 40))
+    cv2.imwrite(str(tmp_path / "image.png"), image)
+    return str(tmp_path / "image.png")
+
+
+def sample_of(path, transforms):
+    return {**transforms({"img": path, "trans_info": []}), "path": path}
+
+
+def test_one_view_is_the_argmax_at_original_size(picture):
+    transforms = Compose([Resize((96, 64)), Padding((128, 64)), Normalize([0] * 3, [1] * 3)])
+    model = ByColour()
+    labels = segment(model, transforms, sample_of(picture, transforms), Protocol())
+    expected = cv2.imread(picture)[:, :, ::-1].argmax(axis=2)
+    assert model.seen == [[64, 128]] and labels.shape == [40, 60]
+    assert (labels.numpy() == expected).mean() > 0.97  # but for the borders between patches
+
+
+def test_multi_scale_is_the_mean_softmax_of_views_of_the_original(picture):
+    """Against the same written with OpenCV and NumPy alone."""
+    transforms = Compose([Resize((96, 64)), Normalize([0] * 3, [1] * 3)])
+    protocol = Protocol(scales=(0.5, 1.0, 1.5), flip_horizontal=True)
+    model = ByColour()
+    labels = segment(model, transforms, sample_of(picture, transforms), protocol).numpy()
+    assert model.seen == [[32, 48]] * 2 + [[64, 96]] * 2 + [[96, 144]] * 2
+    image = cv2.imread(picture)[:, :, ::-1].astype("float32")
+    total = 0
+    for width, height in ((48, 32), (96, 64), (144, 96)):
+        logits = cv2.resize(image, (width, height)) / 255 * 10  # colours have no left or right
+        logits = paddle.to_tensor(logits.transpose(2, 0, 1)[None])
+        logits = F.interpolate(logits, [40, 60], mode="bilinear").numpy()[0]
+        total = total + np.exp(logits) / np.exp(logits).sum(axis=0)
+    assert (labels == total.argmax(axis=0)).mean() > 0.999
+
+
+def test_mirrored_views_are_mirrored_back(picture):
+    """A model that finds the left half says, of an image and its mirror image, both halves."""
+
+    class LeftHalf(paddle.nn.Layer):
+        def forward(self, x):
+            logits = paddle.zeros_like(x[:, :2])
+            logits[:, 1] = -5.0
+            logits[:, 1, :, : x.shape[3] // 2] = 5.0
+            return [logits]
+
+    transforms = Compose([])
+    sample = sample_of(picture, transforms)
+    both = segment(LeftHalf(), transforms, sample, Protocol(flip_horizontal=True)).numpy()
+    once = segment(LeftHalf(), transforms, sample, Protocol()).numpy()
+    assert once[:, :30].all() and not once[:, 30:].any()
+    assert not both.any()  # a tie everywhere: the first class
+
+
+@pytest.mark.parametrize(
+    "crop, stride", [((32, 32), (20, 24)), ((48, 40), (48, 40)), ((99, 99), (5, 5))]
+)
+def test_sliding_window_is_paddlesegs(crop, stride):
+    from paddleseg.core.infer import slide_inference
+
+    paddle.seed(0)
+    model = ps.SegFormer(4, ps.MixVisionTransformer_B0(), 16)
+    model.eval()
+    image = paddle.randn([1, 3, 75, 90])
+    with paddle.no_grad():
+        actual = _slide(model, image, Protocol(crop_size=crop, stride=stride))
+        expected = slide_inference(model, image, crop, stride)
+    np.testing.assert_allclose(actual.numpy(), expected.numpy(), atol=1e-5)
+
+
+def test_options_are_paddlesegs():
+    paper = Protocol(scales=PAPER_SCALES, flip_horizontal=True)
+    assert Protocol.of_config(Config(), aug_eval=True) == paper
+    assert Protocol.of_config(Config(aug_eval=True)) == paper
+    assert Protocol.of_config(Config(scales=[0.5, 2], flip_horizontal=True)) == Protocol()
+    assert Protocol.of_config(Config(), aug_eval=True, scales=2) == Protocol(scales=(2,))
+    config = Config(is_slide=True, crop_size=[64, 32], stride=[48, 24])
+    assert Protocol.of_config(config) == Protocol(crop_size=(64, 32), stride=(48, 24))
+    assert Protocol(flip_horizontal=True, flip_vertical=True).flips == [[], [3], [2], [3, 2]]
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"aug_eval": True, "scales": [0.5, 0]}, "--scales"),
+        ({"is_slide": True, "crop_size": [64, 64]}, "--stride"),
+        ({"is_slide": True, "crop_size": [64, 64], "stride": [65, 64]}, "--stride"),
+        ({"is_sliding": True}, "is_sliding"),
+    ],
+)
+def test_bad_options_are_named(options, message):
+    with pytest.raises(ps.InputError, match=message):
+        Protocol.of_config(Config(), **options)
