@@ -1,0 +1,40 @@
+PYTHON ?= python3
+VENV ?= .venv
+RUN := $(VENV)/bin/python
+QUICKSTART := output/quickstart
+CONFIG := configs/quickstart.yaml
+MODEL := $(QUICKSTART)/best_model/model.pdparams
+
+.PHONY: quickstart test lint clean
+
+# Draws a data set, trains SegFormer-B0 on it, evaluates it, writes pictures. Needs no GPU.
+quickstart: $(VENV)/ready
+	$(RUN) tools/make_scenes.py --save_dir data/scenes
+	$(RUN) tools/train.py --config $(CONFIG) --save_dir $(QUICKSTART) --save_interval 100 --do_eval
+	@echo; echo "== single scale"
+	$(RUN) tools/val.py --config $(CONFIG) --model_path $(MODEL)
+	@echo; echo "== multi-scale and flip"
+	$(RUN) tools/val.py --config $(CONFIG) --model_path $(MODEL) --aug_eval
+	$(RUN) tools/predict.py --config $(CONFIG) --model_path $(MODEL) \
+		--image_path data/scenes/images/validation --save_dir $(QUICKSTART)/pictures
+	@echo; echo "Trained model:  $(MODEL)"
+	@echo "Overlays:       $(QUICKSTART)/pictures/added_prediction/"
+	@echo "Colour maps:    $(QUICKSTART)/pictures/pseudo_color_prediction/"
+
+test: $(VENV)/ready-test
+	$(RUN) -m pytest
+
+lint: $(VENV)/ready-test
+	$(VENV)/bin/ruff check . && $(VENV)/bin/ruff format --check .
+
+clean:
+	rm -rf $(VENV) data/scenes $(QUICKSTART)
+
+$(VENV)/ready: requirements.txt setup.py
+	$(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/pip install -q -r requirements.txt -e .
+	touch $@
+
+$(VENV)/ready-test: requirements-test.txt $(VENV)/ready
+	$(VENV)/bin/pip install -q -r requirements-test.txt
+	touch $@

@@ -1,0 +1,174 @@
+"""The command-line tools as a user runs them, on a few drawn scenes."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from paddleseg_segformer.data.scenes import write_scenes
+
+ROOT = Path(__file__).parents[1]
+CONFIG = ROOT / "configs/quickstart.yaml"
+
+
+def tool(name, *arguments):
+    """Run ``tools/<name>.py`` to its end; returns the completed process, output as text."""
+    return subprocess.run(command(name, *arguments), capture_output=True, text=True, cwd=ROOT)
+
+
+def command(name, *arguments):
+    return [sys.executable, f"tools/{name}.py", *map(str, arguments)]
+
+
+@pytest.fixture(scope="module")
+def scenes(tmp_path_factory):
+    root = tmp_path_factory.mktemp("scenes")
+    write_scenes(root, train=6, val=3, size=(96, 96))
+    return root
+
+
+def options(scenes, *more):
+    roots = [f"{split}_dataset.dataset_root={scenes}" for split in ("train", "val")]
+    return ["--device", "cpu", "--opts", *roots, *more]
+
+
+@pytest.fixture(scope="module")
+def run(scenes, tmp_path_factory):
+    """A run of four iterations, saved every two."""
+    save_dir = tmp_path_factory.mktemp("run")
+    done = tool(
+        *("train", "--config", CONFIG, "--save_dir", save_dir, "--iters", 4, "--batch_size", 2),
+        *("--save_interval", 2, "--log_iters", 1, "--do_eval", "--use_vdl", "--use_ema"),
+        *options(scenes),
+    )
+    assert done.returncode == 0, done.stderr
+    return save_dir, done.stdout
+
+
+def losses(log):
+    found = re.findall(r"iter: (\d+)/\d+, loss: ([\d.]+)", log)
+    return {int(iteration): float(loss) for iteration, loss in found}
+
+
+def test_training_logs_and_saves(run):
+    save_dir, log = run
+    assert losses(log).keys() == {1, 2, 3, 4}
+    assert re.search(r"lr: [\d.e-]+, .*ips: [\d.]+ images/s \| ETA \d:\d\d:\d\d", log)
+    saved = {str(path.relative_to(save_dir)) for path in save_dir.rglob("*.pd*")}
+    assert saved == {
+        *(f"iter_{n}/{f}" for n in (2, 4) for f in ("model.pdparams", "model.pdopt")),
+        *(f"iter_{n}/ema_model.pdparams" for n in (2, 4)),
+        "best_model/model.pdparams",
+        "ema_best_model/ema_model.pdparams",
+    }
+    assert any("vdlrecords" in path.name for path in save_dir.iterdir())
+
+
+def test_resumed_run_continues(run, scenes, tmp_path):
+    save_dir, log = run
+    done = tool(
+        *("train", "--config", CONFIG, "--save_dir", tmp_path, "--iters", 4, "--batch_size", 2),
+        *("--log_iters", 1, "--resume_model", save_dir / "iter_2", "--keep_checkpoint_max", 1),
+        *options(scenes),
+    )
+    assert done.returncode == 0, done.stderr
+    resumed = losses(done.stdout)
+    assert resumed.keys() == {3, 4}
+    assert resumed[3] == pytest.approx(losses(log)[3], rel=0.2)  # stochastic depth differs
+
+
+def test_termination_saves_and_exits_143(scenes, tmp_path):
+    process = subprocess.Popen(
+        command(
+            *("train", "--config", CONFIG, "--save_dir", tmp_path, "--batch_size", 2),
+            *("--log_iters", 1, *options(scenes)),
+        ),
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=ROOT,
+    )
+    for line in process.stdout:
+        if "[TRAIN]" in line:
+            process.send_signal(signal.SIGTERM)
+            break
+    log = process.communicate(timeout=60)[0]
+    assert process.returncode == 143
+    iteration = re.search(r"saved at iteration (\d+)", log).group(1)
+    assert (tmp_path / f"iter_{iteration}/model.pdopt").is_file()
+
+
+VIEWS = {
+    "whole": [],
+    "scales": ["--aug_eval", "--scales", 0.5, 1.0, "--flip_horizontal"],
+    "windows": ["--is_slide", "--crop_size", 64, 64, "--stride", 48, 48],
+}
+
+
+@pytest.mark.parametrize("views", VIEWS.values(), ids=VIEWS)
+def test_evaluation(run, scenes, views):
+    model = run[0] / "best_model/model.pdparams"
+    done = tool("val", "--config", CONFIG, "--model_path", model, *views, *options(scenes))
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"#Images: 3 mIoU: 0\.\d{4} Acc: 0\.\d{4}", done.stdout)
+    assert re.search(r"^sky +\d\.\d{4} \d\.\d{4} +\d+\.\d\d%$", done.stdout, re.MULTILINE)
+
+
+def test_prediction(run, scenes, tmp_path):
+    done = tool(
+        *("predict", "--config", CONFIG, "--model_path", run[0] / "best_model/model.pdparams"),
+        *("--image_path", scenes / "images", "--save_dir", tmp_path, *options(scenes)),
+    )
+    assert done.returncode == 0, done.stderr
+    name = "validation/scene_val_00000001.png"
+    image = cv2.imread(str(scenes / "images" / name.replace("png", "jpg"))).astype(float)
+    labels = cv2.imread(str(tmp_path / "label_map" / name), cv2.IMREAD_UNCHANGED)
+    colours = cv2.imread(str(tmp_path / "pseudo_color_prediction" / name))
+    overlay = cv2.imread(str(tmp_path / "added_prediction" / name))
+    assert labels.shape == (96, 96) and labels.max() < 150
+    np.testing.assert_allclose(overlay, (image + colours) / 2, atol=1)
+    sky = labels == 2  # RGB 6, 230, 230 in ADE20K's palette
+    assert not sky.any() or (colours[sky] == (230, 230, 6)).all()
+    assert len(list(tmp_path.rglob("*.png"))) == 9 * 3
+
+
+BAD = {
+    "no config": (("--config", "nowhere.yaml"), "nowhere.yaml"),
+    "no data": (("--config", CONFIG, "--opts", "train_dataset.dataset_root=absent"), "absent"),
+    "no checkpoint": (("--config", CONFIG, "--resume_model", "absent/iter_9"), "absent/iter_9"),
+    "no GPU": (("--config", CONFIG, "--device", "gpu"), "--device gpu"),
+    "half precision": (("--config", CONFIG, "--precision", "fp16"), "--precision fp16"),
+    "bad option": (("--config", CONFIG, "--opts", "iters"), "--opts iters"),
+    "no such flag": (("--config", CONFIG, "--itres", "3"), "--itres"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_input_is_one_sentence_and_exit_2(case, scenes, tmp_path):
+    arguments, culprit = BAD[case]
+    arguments = ["--device", "cpu", "--save_dir", tmp_path / "out", *arguments]
+    if "--opts" not in arguments:
+        arguments += options(scenes)[2:]
+    done = tool("train", *arguments)
+    assert done.returncode == 2, done.stderr
+    assert culprit in done.stderr.splitlines()[-1] and "Traceback" not in done.stderr
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_broken_image_is_named(workers, tmp_path):
+    write_scenes(tmp_path, train=2, val=1, size=(96, 96))
+    broken = tmp_path / "images/training/scene_train_00000002.jpg"
+    broken.write_bytes(b"\xff\xd8 not a JPEG")
+    done = tool(
+        *("train", "--config", CONFIG, "--save_dir", tmp_path / "out", "--batch_size", 2),
+        *("--num_workers", workers, *options(tmp_path)),
+    )
+    assert done.returncode == 2, done.stderr[-2000:]
+    assert str(broken) in done.stderr.splitlines()[-1]
+    assert os.listdir(tmp_path / "out") == [] if (tmp_path / "out").exists() else True

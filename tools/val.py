@@ -1,0 +1,24 @@
+"""Evaluate a trained model: mIoU, accuracy, and a table of the classes."""
+
+from paddleseg_segformer.engine import cli, validate
+
+
+def parse_args():
+    parser = cli.config_parser(
+        __doc__,
+        "python tools/val.py --config configs/segformer_mit-b2_512x512_160k_ade20k.yaml "
+        "--model_path output/best_model/model.pdparams --aug_eval",
+    )
+    parser.add_argument("--model_path", required=True, metavar="FILE", help="trained weights")
+    cli.add_protocol_flags(parser, "--aug_eval")
+    return parser.parse_args()
+
+
+def main():
+    options = vars(parse_args())
+    config = cli.start(options)
+    validate(config, **options)
+
+
+if __name__ == "__main__":
+    cli.run(main)
