@@ -16,6 +16,7 @@ REQUIRES = [
     "numpy>=1.21,<2",
     "pandas<3",  # VisualDL's page
     "pyyaml",
+    "safetensors>=0.6",  # which Paddle needs, too
     "tqdm",
     "visualdl>=2.5",
 ]

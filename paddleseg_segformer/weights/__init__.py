@@ -1,6 +1,16 @@
-"""Reading checkpoints; no code in a checkpoint is ever run."""
+"""Reading checkpoints of every SegFormer; no code in a checkpoint is ever run."""
 
-from .loader import Loaded, load_pretrained, load_weights
-from .pickles import read_pdparams
+from .architecture import SIZES
+from .files import read_dictionary
+from .loader import Loaded, load_pretrained, load_weights, read_weights
+from .writer import convert_checkpoint
 
-__all__ = ["Loaded", "load_pretrained", "load_weights", "read_pdparams"]
+__all__ = [
+    "SIZES",
+    "Loaded",
+    "convert_checkpoint",
+    "load_pretrained",
+    "load_weights",
+    "read_dictionary",
+    "read_weights",
+]

@@ -1,98 +1,208 @@
-"""Loading weights into a model."""
+"""Recognising a checkpoint, and loading it into a model."""
 
+import logging
 import os
 from dataclasses import dataclass
-from urllib.parse import urlparse
+from typing import Optional
 
 import numpy as np
 
 from ..errors import InputError
-from .pickles import read_pdparams
+from . import huggingface, mmseg, nvlabs, paddleseg, paddlevit
+from .architecture import Architecture, tell_architecture
+from .download import download, is_url
+from .files import read_checkpoint
+from .naming import BACKBONE
 
+FORMATS = (paddleseg, nvlabs, huggingface, mmseg, paddlevit)
 CLASSIFIER = ("linear_pred.weight", "linear_pred.bias")
-BACKBONE = "backbone."
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint in our names and Paddle's layout.
+
+    Attributes:
+        source: Where it came from, for messages.
+        format: Name of the format it was in.
+        norm_epsilon: LayerNorm's epsilon in the implementation that it comes from; None is the
+            paper's mix.
+        state: float arrays by name; a backbone's names have no prefix.
+        architecture: ``Architecture``, or None where parts of an encoder are missing.
+    """
+
+    source: str
+    format: str
+    norm_epsilon: Optional[float]
+    state: dict
+    architecture: Optional[Architecture]
 
 
 @dataclass(frozen=True)
 class Loaded:
-    """What ``load_weights`` did: the model's tensors with and without new values, by name, and the
-    source's tensors that it had no use for."""
+    """What ``load_weights`` did.
+
+    Attributes:
+        loaded, missing: Names of the model's tensors that have new values, and of the others.
+        unexpected: Names, ours, of the source's tensors that the model has no place for.
+        checkpoint: The ``Checkpoint``.
+    """
 
     loaded: list
     missing: list
     unexpected: list
+    checkpoint: Checkpoint
 
 
-def load_weights(model, source):
-    """Load weights into a SegFormer or a Mix Transformer.
+def read_weights(source, names=()):
+    """Read a checkpoint in any of the formats, and turn it into our names.
+
+    Args:
+        source: As in ``load_weights``.
+        names: Of the model's tensors; a checkpoint in no known format that shares them is that of
+            another PaddleSeg model, and is left as it is.
+
+    Returns:
+        ``Checkpoint``.
+
+    Raises:
+        InputError: It cannot be read, or is no SegFormer.
+    """
+    if isinstance(source, dict):
+        name, state = "the given arrays", {key: np.asarray(v) for key, v in source.items()}
+    else:
+        name = os.fspath(source)
+        state = read_checkpoint(download(name) if is_url(name) else name)
+    for source_format in FORMATS:
+        if source_format.recognises(state):
+            state = source_format.convert(state)
+            if all(key.startswith(BACKBONE) for key in state):
+                state = {key[len(BACKBONE) :]: value for key, value in state.items()}
+            architecture = tell_architecture(state)
+            return Checkpoint(name, source_format.NAME, source_format.EPSILON, state, architecture)
+    if any(key in names for key in state):
+        return Checkpoint(name, paddleseg.NAME, paddleseg.EPSILON, state, None)
+    raise InputError(
+        f"{name}: is no SegFormer in a known format ({', '.join(f.NAME for f in FORMATS)}); its "
+        f"first tensors are {_first(list(state))}."
+    )
+
+
+def load_weights(model, source, strict=True):
+    """Load weights into a SegFormer, a Mix Transformer, or another PaddleSeg model.
 
     Args:
         model: The layer to load into.
-        source: Path of a ``.pdparams`` file, or a dictionary of arrays. A backbone's weights load
-            into a whole model too, and a whole model's into a backbone.
+        source: Path of a file (``.pdparams``, a ``.tar.gz`` of one, ``.safetensors``, ``.pth``,
+            ``.bin``) or of a Hugging Face model folder, a URL of such a file, or a dictionary of
+            arrays; of PaddleSeg, NVlabs, Hugging Face, mmsegmentation or PaddleViT. A backbone
+            loads into a whole model too, and a whole model into a backbone.
+        strict: Whether tensors that are missing or unexpected are an error. A whole model's head
+            may always be missing from a backbone, and a classifier for another number of classes.
 
     Returns:
-        ``Loaded``. A classifier for another number of classes is among its ``missing``.
+        ``Loaded``.
 
     Raises:
-        InputError: The file is not a checkpoint, or does not fit the model.
+        InputError: The source cannot be read, or does not fit the model. The model is unchanged.
     """
-    name = "the given weights" if isinstance(source, dict) else os.fspath(source)
-    state = source if isinstance(source, dict) else read_pdparams(name)
     target = model.state_dict()
-    source_names = _source_names(target, state)
+    checkpoint = read_weights(source, target)
+    state = _with_names_of(target, checkpoint.state)
     fitting = {
-        key: np.asarray(state[source_names[key]])
-        for key in target
-        if source_names[key] in state
-        and list(np.shape(state[source_names[key]])) == target[key].shape
+        name: state[name]
+        for name, tensor in target.items()
+        if name in state and list(state[name].shape) == tensor.shape
     }
-    missing = [key for key in target if key not in fitting]
-    backbone_alone = not any(source_names[key] in state for key in target if not _in_backbone(key))
-    optional = CLASSIFIER if not backbone_alone else [k for k in target if not _in_backbone(k)]
-    misfits = [key for key in missing if key not in optional]
-    if misfits or not fitting:
-        raise InputError(
-            f"{name}: does not fit the model: {len(misfits)} of its {len(target)} tensors are "
-            f"missing or of another shape ({', '.join(misfits[:3])}, …); use a checkpoint of the "
-            "same architecture."
+    missing = [name for name in target if name not in fitting]
+    unexpected = [name for name in state if name not in target]
+    has_head = any(name in state for name in target if not name.startswith(BACKBONE))
+    may_miss = CLASSIFIER if has_head else [n for n in missing if not n.startswith(BACKBONE)]
+    misfits = [name for name in missing if name not in may_miss]
+    if not fitting or (strict and (misfits or unexpected)):
+        raise InputError(_misfit(checkpoint, tell_architecture(target), misfits, unexpected))
+    for name, value in fitting.items():
+        target[name].set_value(value.astype(target[name].numpy().dtype))
+    if has_head and CLASSIFIER[0] in missing:
+        logger.warning(
+            "%s has another number of classes than the model: the classifier keeps its own weights",
+            checkpoint.source,
         )
-    for key, value in fitting.items():
-        target[key].set_value(value)
-    used = {source_names[key] for key in fitting}
-    return Loaded(list(fitting), missing, [key for key in state if key not in used])
-
-
-def _in_backbone(key):
-    return key.startswith(BACKBONE)
-
-
-def _source_names(target, state):
-    """The model's names as the source has them: whole models prefix those of the backbone."""
-    if any(map(_in_backbone, target)) == any(map(_in_backbone, state)):
-        return {key: key for key in target}
-    if any(map(_in_backbone, state)):
-        return {key: BACKBONE + key for key in target}
-    return {key: key[len(BACKBONE) :] if _in_backbone(key) else key for key in target}
+    return Loaded(list(fitting), missing, unexpected, checkpoint)
 
 
 def load_pretrained(model, source):
-    """What ``pretrained`` in a config means: ``load_weights`` from a path or a URL, or nothing."""
+    """What ``pretrained`` means in a config: ``load_weights``, told in the log, or None."""
     if source is None:
         return
-    if urlparse(str(source)).scheme in ("http", "https"):
-        source = _download(source)
-    load_weights(model, source)
+    loaded = load_weights(model, source)
+    logger.info(
+        "Loaded %d of %d tensors from %s (%s, %s)",
+        len(loaded.loaded),
+        len(loaded.loaded) + len(loaded.missing),
+        loaded.checkpoint.source,
+        loaded.checkpoint.format,
+        loaded.checkpoint.architecture,
+    )
 
 
-def _download(url):
-    # PaddleSeg's own cache, so that a file fetched by either is fetched once.
-    from paddleseg.utils import download_pretrained_model
+def _with_names_of(target, state):
+    """Add or take away the prefix of the backbone, as the model has it."""
+    whole_model = any(name.startswith(BACKBONE) for name in target)
+    whole_state = any(name.startswith(BACKBONE) for name in state)
+    if whole_model and not whole_state:
+        return {BACKBONE + name: value for name, value in state.items()}
+    if whole_state and not whole_model:
+        return {
+            name[len(BACKBONE) :]: value
+            for name, value in state.items()
+            if name.startswith(BACKBONE)
+        }
+    return state
 
-    try:
-        return download_pretrained_model(url)
-    except Exception as error:
-        raise InputError(
-            f"{url}: could not be downloaded ({error}); fetch it by other means and set "
-            "model.backbone.pretrained to the file, or to null to start from scratch."
-        ) from error
+
+def _misfit(checkpoint, wanted, misfits, unexpected):
+    """One sentence on why a checkpoint does not fit, and what would."""
+    found = checkpoint.architecture
+    if found is not None and wanted is not None and not _compatible(found, wanted):
+        return (
+            f"{checkpoint.source}: is a {found}, and the model is a {wanted}; "
+            f"{_arguments_for(found)}."
+        )
+    parts = []
+    if misfits:
+        parts.append(f"lacks, or has in another shape, {_first(misfits)}")
+    if unexpected:
+        parts.append(f"has what the model has no place for, {_first(unexpected)}")
+    return f"{checkpoint.source}: {' and '.join(parts)}; use a checkpoint of the same model."
+
+
+def _compatible(found, wanted):
+    if (found.channels, found.depths) != (wanted.channels, wanted.depths):
+        return False
+    if found.width is None or wanted.width is None:
+        return True
+    return (found.width, found.stage_projection) == (wanted.width, wanted.stage_projection)
+
+
+def _arguments_for(architecture):
+    if architecture.size is None:
+        encoder = (
+            f"set the backbone's embed_dims {list(architecture.channels)} and depths "
+            f"{list(architecture.depths)}"
+        )
+    else:
+        encoder = f"set the backbone to MixVisionTransformer_{architecture.size}"
+    if architecture.width is None:
+        return encoder
+    return (
+        f"{encoder}, embedding_dim to {architecture.width} and stage_projection to "
+        f"{architecture.stage_projection}"
+    )
+
+
+def _first(names, count=3):
+    more = f" and {len(names) - count} more" if len(names) > count else ""
+    return ", ".join(names[:count]) + more

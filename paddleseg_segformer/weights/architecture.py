@@ -1,0 +1,81 @@
+"""The sizes of the family, and telling from tensors which one they are."""
+
+import re
+from dataclasses import dataclass
+from typing import Optional
+
+from .naming import BACKBONE
+
+# Channels and depths of MiT's four stages: paper, table 6.
+_SMALL, _WIDE = (32, 64, 160, 256), (64, 128, 320, 512)
+SIZES = {
+    "B0": (_SMALL, (2, 2, 2, 2)),
+    "B1": (_WIDE, (2, 2, 2, 2)),
+    "B2": (_WIDE, (3, 4, 6, 3)),
+    "B3": (_WIDE, (3, 4, 18, 3)),
+    "B4": (_WIDE, (3, 8, 27, 3)),
+    "B5": (_WIDE, (3, 6, 40, 3)),
+}
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """What the shapes of a state dict say.
+
+    Attributes:
+        channels, depths: Of the encoder's stages.
+        width: Decoder width; None, as the next two, of a backbone alone.
+        stage_projection: ``"linear"`` or ``"conv_bn_relu"``.
+        classes: Number of classes.
+    """
+
+    channels: tuple
+    depths: tuple
+    width: Optional[int] = None
+    stage_projection: Optional[str] = None
+    classes: Optional[int] = None
+
+    @property
+    def size(self):
+        """``"B0"`` to ``"B5"``, or None for another encoder."""
+        for size, stages in SIZES.items():
+            if stages == (self.channels, self.depths):
+                return size
+        return None
+
+    def __str__(self):
+        encoder = f"MiT-{self.size}" if self.size else f"MiT {self.channels}, {self.depths}"
+        if self.width is None:
+            return f"{encoder} (backbone)"
+        return (
+            f"SegFormer with {encoder}, embedding_dim {self.width}, "
+            f"stage_projection {self.stage_projection!r}, {self.classes} classes"
+        )
+
+
+def tell_architecture(state):
+    """The architecture of a state dict in our names, of a whole model or a backbone.
+
+    Returns:
+        ``Architecture``, or None where a part of the encoder is missing.
+    """
+    shapes = {name.replace(BACKBONE, ""): value.shape for name, value in state.items()}
+    try:
+        channels = tuple(shapes[f"patch_embed{i}.proj.weight"][0] for i in range(1, 5))
+        depths = tuple(_depth(shapes, i) for i in range(1, 5))
+    except (KeyError, ValueError):
+        return None
+    if "linear_fuse._conv.weight" not in shapes or "linear_pred.weight" not in shapes:
+        return Architecture(channels, depths)
+    return Architecture(
+        channels,
+        depths,
+        width=shapes["linear_fuse._conv.weight"][0],
+        stage_projection="linear" if "linear_c1.proj.weight" in shapes else "conv_bn_relu",
+        classes=shapes["linear_pred.weight"][0],
+    )
+
+
+def _depth(names, stage):
+    numbers = (re.match(rf"block{stage}\.(\d+)\.", name) for name in names)
+    return 1 + max(int(number[1]) for number in numbers if number)

@@ -1,0 +1,53 @@
+"""Hugging Face transformers' SegFormer, for segmentation and for image classification."""
+
+from .naming import BATCH_NORM, join_key_value, rename, transpose_linears
+
+NAME = "huggingface"
+EPSILON = 1e-5
+
+# Files of save_pretrained have the first name of each pair; since version 5, the model's own
+# state_dict(), and so a torch.save of it, has the second.
+_STAGES = tuple(
+    rule
+    for i in range(4)
+    for rule in (
+        (rf"^(segformer\.)?encoder\.patch_embeddings\.{i}\.", f"backbone.patch_embed{i + 1}."),
+        (rf"^(segformer\.)?stages\.{i}\.patch_embeddings\.", f"backbone.patch_embed{i + 1}."),
+        (rf"^(segformer\.)?encoder\.block\.{i}\.", f"backbone.block{i + 1}."),
+        (rf"^(segformer\.)?stages\.{i}\.blocks\.", f"backbone.block{i + 1}."),
+        (rf"^(segformer\.)?encoder\.layer_norm\.{i}\.", f"backbone.norm{i + 1}."),
+        (rf"^(segformer\.)?stages\.{i}\.layer_norm\.", f"backbone.norm{i + 1}."),
+        (rf"^decode_head\.linear_(c|projections)\.{i}\.", f"linear_c{i + 1}."),
+    )
+)
+_RULES = (
+    *_STAGES,
+    (r"\.attention\.self\.(query|key|value)\.", r".attn.\1."),
+    (r"\.attention\.q_proj\.", ".attn.query."),
+    (r"\.attention\.k_proj\.", ".attn.key."),
+    (r"\.attention\.v_proj\.", ".attn.value."),
+    (r"\.attn\.query\.", ".attn.q."),
+    (r"\.attention\.(output\.dense|o_proj)\.", ".attn.proj."),
+    (r"\.attention\.(self\.sr|sequence_reduction\.sequence_reduction)\.", ".attn.sr."),
+    (r"\.attention\.(self|sequence_reduction)\.layer_norm\.", ".attn.norm."),
+    (r"\.(layer_norm_1|layernorm_before)\.", ".norm1."),
+    (r"\.(layer_norm_2|layernorm_after)\.", ".norm2."),
+    (r"(patch_embed\d)\.layer_norm\.", r"\1.norm."),
+    (r"\.mlp\.dense([12])\.", r".mlp.fc\1."),
+    (r"^decode_head\.linear_fuse\.", "linear_fuse._conv."),
+    (r"^decode_head\.batch_norm\.", "linear_fuse._batch_norm."),
+    (r"^decode_head\.classifier\.", "linear_pred."),
+    *BATCH_NORM,
+)
+
+
+def recognises(state):
+    """Whether the names are those of transformers."""
+    return any(".patch_embeddings." in name for name in state)
+
+
+def convert(state):
+    """To our names and layout; the ImageNet classifier goes unused."""
+    state = rename(state, _RULES, unused=(r"^classifier\.",))
+    join_key_value(state, ".attn.key.", ".attn.value.", ".attn.kv.")
+    return transpose_linears(state)

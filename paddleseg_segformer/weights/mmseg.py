@@ -1,0 +1,51 @@
+"""mmsegmentation 1.x; PaddleViT has the same structure."""
+
+import numpy as np
+
+from .naming import BATCH_NORM, rename, transpose_linears, unconvolve_ffn
+
+NAME = "mmseg"
+EPSILON = 1e-6
+
+# Shared with PaddleViT: stages, and the head with convolution, BatchNorm and ReLU for each stage.
+STRUCTURE = (
+    *(
+        rule
+        for i in range(4)
+        for rule in (
+            (rf"^(backbone\.)?layers\.{i}\.0\.projection\.", f"backbone.patch_embed{i + 1}.proj."),
+            (rf"^(backbone\.)?layers\.{i}\.0\.norm\.", f"backbone.patch_embed{i + 1}.norm."),
+            (rf"^(backbone\.)?layers\.{i}\.1\.", f"backbone.block{i + 1}."),
+            (rf"^(backbone\.)?layers\.{i}\.2\.", f"backbone.norm{i + 1}."),
+            (rf"^decode_head\.convs\.{i}\.", f"linear_c{i + 1}."),
+        )
+    ),
+    (r"^decode_head\.fusion_conv\.", "linear_fuse."),
+    (r"^(linear_\w+)\.conv\.", r"\1._conv."),
+    (r"^(linear_\w+)\.bn\.", r"\1._batch_norm."),
+    (r"^decode_head\.conv_seg\.", "linear_pred."),
+)
+_RULES = (
+    *STRUCTURE,
+    (r"\.attn\.attn\.in_proj_(weight|bias)$", r".attn.in_proj.\1"),
+    (r"\.attn\.attn\.out_proj\.", ".attn.proj."),
+    (r"\.ffn\.layers\.0\.", ".mlp.fc1."),
+    (r"\.ffn\.layers\.1\.", ".mlp.dwconv.dwconv."),
+    (r"\.ffn\.layers\.4\.", ".mlp.fc2."),
+    *BATCH_NORM,
+)
+
+
+def recognises(state):
+    """Whether query, key and value are fused as in PyTorch's multi-head attention."""
+    return any(name.endswith(".attn.attn.in_proj_weight") for name in state)
+
+
+def convert(state):
+    """To our names and layout."""
+    state = rename(state, _RULES)
+    for name in [name for name in state if ".attn.in_proj." in name]:
+        query, key, value = np.split(state.pop(name), 3)
+        state[name.replace(".in_proj.", ".q.")] = query
+        state[name.replace(".in_proj.", ".kv.")] = np.concatenate([key, value])
+    return unconvolve_ffn(transpose_linears(state))

@@ -1,0 +1,20 @@
+"""PaddleSeg's SegFormer, and ours: the names and layout that everything else is turned into."""
+
+from .naming import IMAGENET_CLASSIFIER, rename
+
+NAME = "paddleseg"
+EPSILON = None  # the paper's mix
+
+
+def recognises(state):
+    """Whether these are PaddleSeg's names in Paddle's layout, where key and value lie side by side.
+
+    NVlabs's ImageNet files have the same names in PyTorch's layout.
+    """
+    key_value = state.get("block1.0.attn.kv.weight", state.get("backbone.block1.0.attn.kv.weight"))
+    return key_value is not None and key_value.shape[0] < key_value.shape[1]
+
+
+def convert(state):
+    """Leave out the ImageNet classifier of a backbone."""
+    return rename(state, (), unused=(IMAGENET_CLASSIFIER,))

@@ -1,0 +1,58 @@
+"""Writing a checkpoint in our names."""
+
+import math
+import os
+from pathlib import Path
+
+import paddle
+from safetensors.numpy import save_file
+
+from ..errors import InputError
+from .loader import read_weights
+
+
+def _save_paddle(state, path):
+    paddle.save({name: paddle.to_tensor(value) for name, value in state.items()}, str(path))
+
+
+WRITERS = {".pdparams": _save_paddle, ".safetensors": save_file}
+
+
+def convert_checkpoint(source, target, force=False):
+    """Turn a checkpoint of any format into ours.
+
+    Args:
+        source: As in ``load_weights``.
+        target: File to write, ``.pdparams`` or ``.safetensors``. It appears whole or not at all.
+        force: Whether an existing file may be replaced.
+
+    Returns:
+        The ``Checkpoint``, the number of its tensors, and that of its parameters.
+
+    Raises:
+        InputError: The source cannot be read, or the target cannot be written.
+    """
+    target = Path(target)
+    if target.suffix not in WRITERS:
+        raise InputError(f"{target}: must end in {' or '.join(WRITERS)}.")
+    if target.exists() and not force:
+        raise InputError(f"{target}: exists; choose another name, or replace it with --force.")
+    checkpoint = read_weights(source)
+    if checkpoint.architecture is None:
+        raise InputError(f"{checkpoint.source}: lacks parts of a SegFormer; nothing was written.")
+    state = {name: value.copy(order="C") for name, value in checkpoint.state.items()}
+    # Paddle and safetensors look at the ending, so the temporary name keeps it.
+    partial = target.with_name(f".{os.getpid()}.partial{target.suffix}")
+    try:
+        WRITERS[target.suffix](state, partial)
+        partial.replace(target)
+    except OSError as error:
+        raise InputError(f"{target}: cannot be written ({error.strerror}).") from error
+    finally:
+        partial.unlink(missing_ok=True)
+    parameters = sum(
+        math.prod(value.shape)
+        for name, value in state.items()
+        if not name.endswith(("._mean", "._variance"))
+    )
+    return checkpoint, len(state), parameters

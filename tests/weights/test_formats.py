@@ -1,0 +1,167 @@
+"""Every source format loads whole, and computes the same function."""
+
+import csv
+
+import numpy as np
+import paddle
+import pytest
+from shared import SHARED, needs_shared
+
+import paddleseg_segformer as ps
+from paddleseg_segformer.weights import read_weights
+
+from .sources import FORMATS
+
+WIDTHS = {"B0": 256, "B1": 256, "B2": 768}
+
+
+def random_model(size, projection, classes=19, width=None, seed=0):
+    """A model whose every tensor, BatchNorm statistics too, is random and its own."""
+    paddle.seed(seed)
+    backbone = getattr(ps, f"MixVisionTransformer_{size}")()
+    model = ps.SegFormer(classes, backbone, width or WIDTHS[size], stage_projection=projection)
+    for name, tensor in model.state_dict().items():
+        noise = paddle.randn(tensor.shape) * 0.05
+        tensor.set_value(noise.abs() + 0.5 if name.endswith("_variance") else tensor + noise)
+    model.eval()
+    return model
+
+
+def arrays(model):
+    return {name: tensor.numpy() for name, tensor in model.state_dict().items()}
+
+
+@pytest.mark.parametrize("size", WIDTHS)
+@pytest.mark.parametrize("name", FORMATS)
+def test_whole_model(name, size):
+    write, projection = FORMATS[name]
+    source, target = (random_model(size, projection, seed=seed) for seed in (1, 2))
+    result = ps.load_weights(target, write(arrays(source), 19))
+    assert not result.missing and not result.unexpected
+    assert result.checkpoint.format == name
+    for key, value in arrays(source).items():
+        np.testing.assert_array_equal(arrays(target)[key], value, err_msg=key)
+    assert result.checkpoint.architecture.size == size
+    assert str(WIDTHS[size]) in str(result.checkpoint.architecture)
+
+
+REFERENCES = {
+    "paddleseg": "paddleseg_b0",
+    "nvlabs": "nvlabs_b0",
+    "huggingface": "huggingface_b0_cityscapes",
+    "mmseg": "mmseg_b0",
+    "paddlevit": "paddlevit_b0",
+}
+
+
+@needs_shared
+@pytest.mark.parametrize("name", FORMATS)
+def test_names_and_shapes_are_the_published_ones(name):
+    """What the tests above load is what the projects write."""
+    write, projection = FORMATS[name]
+    with open(SHARED / f"reference/state_dicts/{REFERENCES[name]}.tsv") as file:
+        rows = list(csv.reader(file, delimiter="\t"))
+    published = {key: [int(n) for n in shape.split("x") if n] for key, shape in rows}
+    classes = 19 if name == "huggingface" else 150
+    ours = write(arrays(random_model("B0", projection, classes)), classes)
+    written = {key: list(value.shape) for key, value in ours.items()}
+    if name == "nvlabs":  # the list leaves out the classifier that the project never uses
+        unused = {key for key in written if ".conv_seg." in key} - published.keys()
+        written = {key: shape for key, shape in written.items() if key not in unused}
+    if name == "huggingface":
+        counts = {key for key in written if "num_batches_tracked" in key} - published.keys()
+        written = {key: shape for key, shape in written.items() if key not in counts}
+    assert written == {key: shape for key, shape in published.items() if key in written}
+    assert not {key for key in published if key not in written and "num_batches" not in key}
+
+
+BACKBONES = {
+    "paddleseg": lambda state: {**strip(state), "head.weight": np.ones([256, 1000], "float32")},
+    "nvlabs": lambda state: {**strip(state), "head.weight": np.ones([1000, 256], "float32")},
+    "huggingface": lambda state: {
+        **{k.replace("segformer.", ""): v for k, v in state.items() if "encoder" in k},
+        "classifier.weight": np.ones([1000, 256], "float32"),
+    },
+    "mmseg": lambda state: strip(state),
+    "paddlevit": lambda state: strip(state),
+}
+
+
+def strip(state):
+    return {k.removeprefix("backbone."): v for k, v in state.items() if k.startswith("backbone.")}
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_imagenet_backbone(name):
+    """Into a backbone, and into a whole model, whose head keeps its own weights."""
+    write, projection = FORMATS[name]
+    source, target = (random_model("B0", projection, seed=seed) for seed in (1, 2))
+    state = BACKBONES[name](write(arrays(source), 19))
+    head = {k: v for k, v in arrays(target).items() if not k.startswith("backbone.")}
+    backbone = ps.MixVisionTransformer_B0()
+    assert not ps.load_weights(backbone, state).missing
+    result = ps.load_weights(target, state)
+    assert set(result.missing) == head.keys() and not result.unexpected
+    for key, value in arrays(source.backbone).items():
+        np.testing.assert_array_equal(arrays(backbone)[key], value)
+        np.testing.assert_array_equal(arrays(target)[f"backbone.{key}"], value)
+    for key, value in head.items():
+        np.testing.assert_array_equal(arrays(target)[key], value)
+
+
+def test_query_key_and_value_are_told_apart():
+    """In mmsegmentation's fused projection, the three lie one above the other."""
+    write, projection = FORMATS["mmseg"]
+    state = write(arrays(random_model("B0", projection)), 19)
+    name = "backbone.layers.1.1.0.attn.attn.in_proj_weight"
+    state[name] = np.repeat([1.0, 2.0, 3.0], 64)[:, None] * np.ones([1, 64], "float32")
+    converted = read_weights(state).state
+    assert (converted["backbone.block2.0.attn.q.weight"] == 1).all()
+    assert converted["backbone.block2.0.attn.kv.weight"][0].tolist() == [2.0] * 64 + [3.0] * 64
+
+
+def test_mismatch_says_which_arguments_would_fit():
+    write, projection = FORMATS["mmseg"]
+    state = write(arrays(random_model("B1", projection)), 19)
+    with pytest.raises(ps.InputError) as caught:
+        ps.load_weights(random_model("B0", "linear"), state)
+    message = str(caught.value)
+    assert "MixVisionTransformer_B1" in message and "stage_projection to conv_bn_relu" in message
+    with pytest.raises(ps.InputError, match="embedding_dim to 256"):
+        ps.load_weights(random_model("B1", projection, width=64), state)
+
+
+def test_other_classifier_is_left_alone():
+    source, target = random_model("B0", "linear", classes=7), random_model("B0", "linear")
+    classifier = arrays(target)["linear_pred.weight"]
+    result = ps.load_weights(target, arrays(source))
+    assert result.missing == ["linear_pred.weight", "linear_pred.bias"]
+    np.testing.assert_array_equal(arrays(target)["linear_pred.weight"], classifier)
+
+
+def test_missing_and_unexpected_tensors():
+    source, target = random_model("B0", "linear", seed=1), random_model("B0", "linear")
+    state, before = arrays(source), arrays(target)
+    gone = [key for key in state if "block3.1.mlp" in key]
+    for key in gone:
+        del state[key]
+    state["backbone.extra.weight"] = np.ones([2], "float32")
+    with pytest.raises(ps.InputError, match=rf"{gone[0]}.* and {len(gone) - 3} more.*extra"):
+        ps.load_weights(target, state)
+    for key, value in arrays(target).items():
+        np.testing.assert_array_equal(value, before[key])
+    result = ps.load_weights(target, state, strict=False)
+    assert result.missing == gone and result.unexpected == ["backbone.extra.weight"]
+
+
+def test_half_precision_becomes_float32():
+    source, target = random_model("B0", "linear", seed=1), random_model("B0", "linear")
+    ps.load_weights(target, {k: v.astype("float16") for k, v in arrays(source).items()})
+    for key, value in arrays(target).items():
+        assert value.dtype == np.float32
+        np.testing.assert_array_equal(value, arrays(source)[key].astype("float16"))
+
+
+def test_foreign_model_is_named():
+    with pytest.raises(ps.InputError, match=r"is no SegFormer.*layer1\.0\.conv1\.weight"):
+        read_weights({"layer1.0.conv1.weight": np.ones([2, 2])})
