@@ -6,6 +6,7 @@ import os
 
 import yaml
 from paddleseg.cvlibs import Config, SegBuilder
+from paddleseg.cvlibs.config_checker import ConfigChecker
 
 from .errors import InputError
 
@@ -26,22 +27,50 @@ def load_config(path, opts=(), **overrides):
         InputError: The file is missing or malformed, or an option names no key.
     """
     try:
-        config = Config(os.fspath(path), **overrides)
+        config = Config(os.fspath(path), checker=ConfigChecker([]), **overrides)
+        for option in opts:
+            _set_option(config.dic, option)
+        _check_types(config.dic)
+        Config._build_default_checker().apply_all_rules(config)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error.__cause__
     except yaml.YAMLError as error:
         raise InputError(f"{path}: is not valid YAML ({_one_line(error)}).") from error
     except Exception as error:  # PaddleSeg reports by assert, KeyError and RuntimeError alike
         raise InputError(f"{path}: {_one_line(error)}") from error
-    for option in opts:
-        _set_option(config.dic, option)
-    _shorten_warmup(config)
+    _settle_warmup(config.dic["lr_scheduler"], config.iters)
     return config
 
 
-def _shorten_warmup(config):
-    """A trial of a long recipe, with ``--iters 200``, would never leave the recipe's warm-up."""
-    schedule = config.dic["lr_scheduler"]
-    warmup, iters = schedule.get("warmup_iters") or 0, config.iters
-    if warmup >= iters:
+_SECTIONS = ("model", "train_dataset", "optimizer", "lr_scheduler", "loss")
+_OPTIONAL_SECTIONS = ("val_dataset", "test_config")
+
+
+def _check_types(tree):
+    for key in _SECTIONS:
+        if key in tree and not isinstance(tree[key], dict):
+            raise InputError(f"{key} must be a section, not {tree[key]!r}.")
+    for key in _OPTIONAL_SECTIONS:
+        if tree.get(key) is None:
+            tree.pop(key, None)
+        elif not isinstance(tree[key], dict):
+            raise InputError(f"{key} must be a section, not {tree[key]!r}.")
+    for key in ("iters", "batch_size"):
+        value = tree.get(key, 1)
+        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+            raise InputError(f"{key} must be a whole number above 0, not {value!r}.")
+
+
+def _settle_warmup(schedule, iters):
+    """No warm-up where it is 0 or null, and none that lasts as long as the run.
+
+    A trial of a long recipe, with ``--iters 200``, would never leave the recipe's warm-up.
+    """
+    warmup = schedule.get("warmup_iters")
+    if not warmup:
+        schedule.pop("warmup_iters", None)
+        schedule.pop("warmup_start_lr", None)
+    elif warmup >= iters:
         schedule["warmup_iters"] = max(1, iters // 10)
         logging.getLogger(__name__).warning(
             "The warm-up of %d iterations is as long as the run: shortened to %d",
@@ -78,7 +107,7 @@ class Builder(SegBuilder):
 
     @classmethod
     def show_msg(cls, name, cfg):
-        """Nothing: the whole config is logged once."""
+        """Nothing: one run would fill pages."""
 
     def build_component_impl(self, component_class, *args, **kwargs):
         try:

@@ -6,12 +6,17 @@ import platform
 import sys
 import warnings
 
-# Paddle's advice for those who compile extensions, printed at every import.
-warnings.filterwarnings("ignore", message="No ccache found")
+# Paddle's advice on compiling extensions, and its news of what BatchNorm now always does.
+for _message in ("No ccache found", "When training, we now always track global mean"):
+    warnings.filterwarnings("ignore", message=_message)
 
-# Paddle sets OMP_NUM_THREADS=1 when it is imported, so what the user set shows only before that.
-# Where Paddle came first we cannot tell, and leave the threads alone.
-_USER_THREADS = os.environ.get("OMP_NUM_THREADS") or ("paddle" in sys.modules or None)
+# Paddle sets OMP_NUM_THREADS=1 when it is imported, so what the user set shows only before that;
+# paddle.distributed.launch imports it and hands that 1 to its processes. Where Paddle was imported
+# here before us, we cannot tell, and leave the threads alone.
+_LAUNCHED = "PADDLE_TRAINER_ID" in os.environ
+_USER_SET_THREADS = "paddle" in sys.modules or (
+    "OMP_NUM_THREADS" in os.environ and not (_LAUNCHED and os.environ["OMP_NUM_THREADS"] == "1")
+)
 
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD = -1, -2, -3  # <malloc.h>
 
@@ -33,7 +38,7 @@ def tune_cpu():
     """
     # MKL reads its variable at its first call, not when it is loaded.
     os.environ.setdefault("MKL_DEBUG_CPU_TYPE", "5")
-    if _USER_THREADS is None:
+    if not _USER_SET_THREADS:
         import paddle
 
         processes_here = int(os.environ.get("PADDLE_LOCAL_SIZE", 1))

@@ -56,6 +56,22 @@ def test_overrides_and_shortened_warmup(path):
     assert (config.iters, config.batch_size) == (20, 7)
     assert config.lr_scheduler_cfg["learning_rate"] == 0.5
     assert config.lr_scheduler_cfg["warmup_iters"] == 2
+    for nothing in ("null", "0"):
+        schedule = load_config(path, [f"lr_scheduler.warmup_iters={nothing}"]).lr_scheduler_cfg
+        assert "warmup_iters" not in schedule and "warmup_start_lr" not in schedule
+
+
+def test_options_are_set_before_the_config_is_checked(path):
+    config = load_config(path, ["train_dataset.num_classes=7"])
+    assert config.model_cfg["num_classes"] == 7
+    with pytest.raises(ps.InputError, match="num_classes"):
+        load_config(path, ["model.num_classes=5"])
+
+
+@pytest.mark.parametrize("option", ["iters=abc", "batch_size=0", "model=null", "lr_scheduler=3"])
+def test_wrong_types_name_the_key(path, option):
+    with pytest.raises(ps.InputError, match=rf"{option.split('=')[0]} must be"):
+        load_config(path, [option])
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ import argparse
 
 from paddleseg_segformer.data.scenes import write_scenes
 from paddleseg_segformer.engine import cli
+from paddleseg_segformer.errors import InputError
 
 
 def parse_args():
@@ -20,6 +21,8 @@ def parse_args():
 
 def main():
     args = parse_args()
+    if min(args.size) < 96:
+        raise InputError("--size: a scene needs 96 pixels or more a side.")
     write_scenes(args.save_dir, args.train, args.val, tuple(args.size), args.seed)
     print(f"{args.train} training and {args.val} validation scenes are in {args.save_dir}")
 

@@ -10,16 +10,20 @@ def parse_args():
         "--do_eval --use_vdl",
     )
     recipe = parser.add_argument_group("in place of the config's own")
-    recipe.add_argument("--iters", type=int, help="iterations")
-    recipe.add_argument("--batch_size", type=int, help="images a step, on each device")
+    recipe.add_argument("--iters", type=cli.positive, help="iterations")
+    recipe.add_argument("--batch_size", type=cli.positive, help="images a step, on each device")
     recipe.add_argument("--learning_rate", type=float, help="base learning rate")
     run = parser.add_argument_group("the run")
     run.add_argument("--save_dir", default="output", help="folder for checkpoints and logs")
     run.add_argument("--resume_model", metavar="DIR", help="go on from a checkpoint, DIR/iter_N")
     run.add_argument("--do_eval", action="store_true", help="evaluate at each save, keep the best")
-    run.add_argument("--save_interval", type=int, default=1000, help="iterations between saves")
+    run.add_argument(
+        "--save_interval", type=cli.positive, default=1000, help="iterations between saves"
+    )
     run.add_argument("--keep_checkpoint_max", type=int, default=5, help="how many; 0 keeps all")
-    run.add_argument("--log_iters", type=int, default=10, help="iterations between log lines")
+    run.add_argument(
+        "--log_iters", type=cli.positive, default=10, help="iterations between log lines"
+    )
     run.add_argument("--use_vdl", action="store_true", help="write VisualDL scalars to save_dir")
     run.add_argument("--use_ema", action="store_true", help="average the weights as well")
     run.add_argument("--seed", type=int, default=0, help="of weights, order and augmentation")

@@ -4,7 +4,9 @@ import copy
 
 import cv2
 
-# The attributes in which PaddleSeg's resizing and padding transforms hold a size in pixels.
+# PaddleSeg's transforms that alone determine the image's size, and the attributes in which these
+# and others, which limit or pad, hold sizes in pixels.
+_RESIZES = ("Resize", "ResizeByLong", "ResizeByShort")
 _SIZES = ("target_size", "long_size", "short_size", "max_size", "max_long", "min_long")
 
 
@@ -34,21 +36,18 @@ def scaled(side, factor):
 def at_scale(compose, scale):
     """The same transforms for images ``scale`` times as large, made from the original image.
 
-    Every size among them is multiplied; where there is none, the image itself is rescaled first.
+    Every size among them is multiplied; where none resizes, the image itself is rescaled first.
     """
     if scale == 1:
         return compose
     compose = copy.deepcopy(compose)
-    resizes = False
     for transform in compose.transforms:
         for name in _SIZES:
             size = getattr(transform, name, None)
-            if size is None:
-                continue
-            resizes = True
-            sizes = size if isinstance(size, (list, tuple)) else [size]
-            sizes = [scaled(side, scale) for side in sizes]
-            setattr(transform, name, sizes if isinstance(size, (list, tuple)) else sizes[0])
-    if not resizes:
+            if isinstance(size, (list, tuple)):
+                setattr(transform, name, [scaled(side, scale) for side in size])
+            elif size is not None:
+                setattr(transform, name, scaled(size, scale))
+    if not any(type(transform).__name__ in _RESIZES for transform in compose.transforms):
         compose.transforms.insert(0, Rescale(scale))
     return compose

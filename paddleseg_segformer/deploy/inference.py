@@ -94,7 +94,7 @@ def load_model(config, model_path):
     """
     config = copy.deepcopy(config)
     for section in (config.dic["model"], config.dic["model"].get("backbone", {})):
-        section["pretrained"] = None  # the checkpoint has it all: fetch nothing
+        section.pop("pretrained", None)  # the checkpoint has it all: fetch nothing
     (model,) = build(config, "model")
     missing = load_weights(model, model_path).missing
     if missing:

@@ -50,6 +50,12 @@ def find_images(path):
     return root, names
 
 
+def _target_name(name):
+    """Where an image's pictures go below a folder: never outside it, whatever its own path."""
+    parts = [part for part in name.parts if part not in (name.anchor, "..")]
+    return Path(*parts).with_suffix(".png")
+
+
 def predict(config, model_path, image_path, save_dir, **options):
     """Segment image files and write an overlay, a colour map and a label map of each.
 
@@ -72,7 +78,14 @@ def predict(config, model_path, image_path, save_dir, **options):
     transforms = Compose(build(config, "val_transforms")[0])
     colours = palette(build(config, "val_dataset_class")[0])[:, ::-1]  # OpenCV's order is BGR
     model = load_model(config, model_path)
-    for name in tqdm(names, desc="predict", unit="image", disable=None):
+    targets = {_target_name(name): name for name in names}
+    if len(targets) < len(names):
+        twice = next(name for name in names if name not in targets.values())
+        raise InputError(
+            f"{root / twice}: its pictures would have the same names as those of "
+            f"{root / targets[_target_name(twice)]}; segment the two one at a time."
+        )
+    for target, name in tqdm(targets.items(), desc="predict", unit="image", disable=None):
         path = root / name
         image = cv2.imread(str(path))
         if image is None:
@@ -86,7 +99,13 @@ def predict(config, model_path, image_path, save_dir, **options):
             LABEL_MAPS: labels,
         }
         for folder, picture in pictures.items():
-            target = (Path(save_dir) / folder / name).with_suffix(".png")
-            target.parent.mkdir(parents=True, exist_ok=True)
-            cv2.imwrite(str(target), picture)
+            _write(Path(save_dir) / folder / target, picture)
     return len(names)
+
+
+def _write(path, picture):
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(cv2.imencode(path.suffix, picture)[1])
+    except OSError as error:
+        raise InputError(f"--save_dir: {path} cannot be written ({error.strerror}).") from error

@@ -11,6 +11,14 @@ from .log import logger, setup_logging
 EXIT_INPUT = 2
 
 
+def positive(text):
+    """The type of flags that count something: a whole number above 0."""
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not a whole number above 0")
+    return number
+
+
 def config_parser(description, example):
     """An argument parser with the flags that every tool has which reads a configuration."""
     parser = argparse.ArgumentParser(

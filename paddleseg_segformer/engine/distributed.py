@@ -27,3 +27,11 @@ def sum_over_processes(array):
     tensor = paddle.to_tensor(array)
     distributed.all_reduce(tensor)
     return tensor.numpy()
+
+
+def share_statistics(layer):
+    """Give every process the first one's BatchNorm statistics, which else are each its own."""
+    if world_size() > 1:
+        for tensor in layer.state_dict().values():
+            if tensor.stop_gradient:
+                distributed.broadcast(tensor, src=0)

@@ -9,18 +9,18 @@ from ..data import class_names
 from ..deploy import Protocol, load_model, segment
 from ..errors import InputError
 from . import distributed
+from .loader import read_sample
 from .log import logger, progress
 from .metrics import Scores, confusion_matrix
 
-_READERS = 2  # threads; images are decoded while the model works
 
-
-def validate(config, model_path, **options):
+def validate(config, model_path, num_workers=2, **options):
     """Score a checkpoint on the configuration's validation set, and log the scores.
 
     Args:
         config: PaddleSeg's ``Config``.
         model_path: Weights of the whole model; see ``load_weights``.
+        num_workers: Threads that read images while the model works.
         options: Override keys of the configuration's ``test_config``; see ``Protocol``.
 
     Returns:
@@ -29,13 +29,13 @@ def validate(config, model_path, **options):
     distributed.start()
     protocol = Protocol.of_config(config, **options)
     (dataset,) = build(config, "val_dataset")
-    scores = evaluate(load_model(config, model_path), dataset, protocol)
+    scores = evaluate(load_model(config, model_path), dataset, protocol, num_workers)
     log_scores(scores, len(dataset))
     logger.info("[EVAL] Classes that occur:\n%s", scores.table())
     return scores
 
 
-def evaluate(model, dataset, protocol):
+def evaluate(model, dataset, protocol, num_workers=2):
     """Score a model on a validation set.
 
     Every process of a distributed job takes its share of the images; all get the same scores.
@@ -44,6 +44,7 @@ def evaluate(model, dataset, protocol):
         model: A PaddleSeg model; its training mode is restored afterwards.
         dataset: A PaddleSeg data set in validation mode.
         protocol: ``deploy.Protocol``.
+        num_workers: Threads that read images while the model works.
 
     Returns:
         ``Scores`` of one confusion matrix over the whole set, at the images' original sizes.
@@ -57,11 +58,12 @@ def evaluate(model, dataset, protocol):
     was_training = model.training
     model.eval()
     try:
-        for index, sample in progress(_read_ahead(dataset, indices), len(indices), "evaluate"):
+        samples = _read_ahead(dataset, indices, num_workers)
+        for index, sample in progress(samples, len(indices), "evaluate"):
             image_path, label_path = dataset.file_list[index]
             sample["path"] = image_path
             predictions = segment(model, dataset.transforms, sample, protocol).numpy()
-            labels = np.asarray(sample["label"]).reshape(predictions.shape)
+            labels = np.asarray(sample["label"])[0]
             try:
                 confusion += confusion_matrix(labels, predictions, classes, dataset.ignore_index)
             except ValueError as error:
@@ -72,13 +74,13 @@ def evaluate(model, dataset, protocol):
     return Scores(distributed.sum_over_processes(confusion), class_names(dataset))
 
 
-def _read_ahead(dataset, indices):
+def _read_ahead(dataset, indices, num_workers):
     """Yield (index, sample) in order, the next samples being read meanwhile."""
-    with ThreadPoolExecutor(_READERS) as pool:
+    with ThreadPoolExecutor(num_workers) as pool:
         waiting = []
         for index in indices:
-            waiting.append((index, pool.submit(dataset.__getitem__, index)))
-            if len(waiting) > 2 * _READERS:
+            waiting.append((index, pool.submit(read_sample, dataset, index)))
+            if len(waiting) > 2 * num_workers:
                 index, sample = waiting.pop(0)
                 yield index, sample.result()
         for index, sample in waiting:

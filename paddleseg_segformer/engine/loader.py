@@ -45,6 +45,22 @@ class TrainSampler(BatchSampler):
             yield batch
 
 
+def read_sample(dataset, index):
+    """``dataset[index]``, with an error that names the sample's files.
+
+    Raises:
+        InputError: The sample cannot be read or transformed.
+    """
+    try:
+        return dataset[index]
+    except InputError:
+        raise
+    except Exception as error:  # PaddleSeg's data sets raise whatever OpenCV and NumPy do
+        files = " and ".join(map(str, dataset.file_list[index]))
+        reason = " ".join(str(error).split())
+        raise InputError(f"{files}: cannot be read ({reason}); mend or remove it.") from error
+
+
 class SeededDataset(Dataset):
     """A data set whose random transforms depend on the seed and the sample's number alone.
 
@@ -65,7 +81,7 @@ class SeededDataset(Dataset):
         random.seed(state)
         np.random.seed(state)
         try:
-            return self.dataset[index]
+            return read_sample(self.dataset, index)
         except InputError as error:  # Paddle's workers would lose it: it travels in the batch
             return {"error": np.frombuffer(str(error).encode(), dtype="uint8")}
 

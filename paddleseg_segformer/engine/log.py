@@ -5,6 +5,7 @@ import sys
 import time
 from datetime import timedelta
 
+import paddleseg.utils.logger
 from tqdm import tqdm
 
 from .distributed import rank
@@ -21,6 +22,7 @@ def setup_logging():
     logger.handlers = [handler]
     logger.propagate = False
     logger.setLevel(logging.INFO if rank() == 0 else logging.ERROR)
+    paddleseg.utils.logger.log_level = 1  # its warnings; its information fills pages
 
 
 def progress(iterable, total, description):

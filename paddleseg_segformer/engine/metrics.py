@@ -17,8 +17,10 @@ def confusion_matrix(labels, predictions, num_classes, ignore_index):
         int64 array ``[num_classes, num_classes]``; rows are true classes.
 
     Raises:
-        ValueError: A label is neither a class nor the ignore index.
+        ValueError: A label is neither a class nor the ignore index, or the shapes differ.
     """
+    if labels.shape != predictions.shape:
+        raise ValueError(f"labels of shape {labels.shape} for an image of {predictions.shape}")
     valid = labels != ignore_index
     labels = labels[valid].astype("int64")
     if labels.size and not 0 <= labels.min() <= labels.max() < num_classes:

@@ -52,7 +52,7 @@ def train(
         keep_checkpoint_max: How many ``iter_N`` to keep; 0 keeps all.
         seed: Of initial weights, order of samples and augmentation.
         precision: ``"fp32"``, ``"fp16"`` or ``"bf16"``; the latter two on a GPU.
-        amp_level: Paddle's ``"O1"`` or ``"O2"``, for the lower precisions.
+        amp_level: Paddle's ``"O1"``, of the lower precisions; ``"O2"`` is not supported.
 
     Returns:
         The best mIoU; None without ``do_eval``.
@@ -61,24 +61,35 @@ def train(
         InputError: The configuration, the data or an argument is at fault.
         SystemExit: With 143, after saving, on SIGTERM.
     """
+    if amp_level != "O1":
+        raise InputError(f"--amp_level {amp_level}: is not supported; use O1.")
     on_cpu = paddle.get_device() == "cpu"
     if precision != "fp32" and on_cpu:
         raise InputError(f"--precision {precision}: needs a GPU; on a CPU use fp32.")
     if num_workers is None:
         num_workers = 0 if on_cpu else min(8, available_cpus())
+    _check_folder(save_dir)
     distributed.start()
     paddle.seed(seed)
-    trainer = Trainer(config, save_dir, do_eval, use_ema, use_vdl, precision, amp_level)
+    trainer = Trainer(config, save_dir, do_eval, use_ema, use_vdl, precision)
     if resume_model is not None:
         trainer.resume(resume_model)
+    paddle.seed(seed + distributed.rank())  # each process drops other samples and channels
     trainer.run(seed, num_workers, log_iters, save_interval, keep_checkpoint_max)
     return trainer.best["miou"] if do_eval else None
+
+
+def _check_folder(save_dir):
+    try:
+        Path(save_dir).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"--save_dir {save_dir}: is no folder ({error.strerror}).") from error
 
 
 class Trainer:
     """The state of a run: model, optimizer, iteration, best score."""
 
-    def __init__(self, config, save_dir, do_eval, use_ema, use_vdl, precision, amp_level):
+    def __init__(self, config, save_dir, do_eval, use_ema, use_vdl, precision):
         self.config, self.save_dir = config, Path(save_dir)
         self.iteration, self.best = 0, {"miou": -1.0, "iteration": -1}
         self.dataset, self.model, self.optimizer, self.losses = build(
@@ -90,13 +101,9 @@ class Trainer:
         if use_ema:
             init_ema_params(self.ema_model, self.model)
             self.ema_model.eval()
-        self.amp = {"enable": precision != "fp32", "level": amp_level}
+        self.amp = {"enable": precision != "fp32", "level": "O1"}
         self.amp["dtype"] = "bfloat16" if precision == "bf16" else "float16"
         self.scaler = paddle.amp.GradScaler(enable=precision == "fp16")
-        if self.amp["enable"] and amp_level == "O2":
-            self.model, self.optimizer = paddle.amp.decorate(
-                self.model, self.optimizer, "O2", self.amp["dtype"], save_dtype="float32"
-            )
         self.parallel_model = self.model
         if distributed.world_size() > 1:
             if paddle.get_device() != "cpu":  # synchronised BatchNorm has no CPU kernel
@@ -111,34 +118,46 @@ class Trainer:
     def resume(self, folder):
         """Go on from a checkpoint folder."""
         progress = checkpoint.load(folder, self.model, self.optimizer, self.ema_model)
-        self.iteration = progress["iteration"]
-        self.best = progress.get("best", self.best)
+        self.iteration, self.best = progress["iteration"], progress["best"]
         logger.info("Resumed from %s at iteration %d", folder, self.iteration)
 
     def run(self, seed, num_workers, log_iters, save_interval, keep_checkpoint_max):
         """Train from the present iteration to the configuration's last."""
         iters, batch_size = self.config.iters, self.config.batch_size
         batches = train_batches(self.dataset, batch_size, self.iteration, iters, seed, num_workers)
-        stop = _StopSignal()
         meter = _Meter(batch_size * distributed.world_size(), iters)
+        logger.info(
+            "Training %s on %d images, %d a step, from iteration %d to %d, into %s",
+            type(self.model).__name__,
+            len(self.dataset),
+            meter.batch_size,
+            self.iteration,
+            iters,
+            self.save_dir,
+        )
         self.model.train()
-        for batch in batches:
-            meter.batch_ready()
-            losses = self.step(batch)
-            self.iteration += 1
-            meter.step_done(losses)
-            if self.iteration % log_iters == 0 or self.iteration == iters:
-                self.log(meter)
-            if self.iteration % save_interval == 0 or self.iteration == iters or stop.requested:
-                if self.val_dataset is not None and not stop.requested:
-                    self.evaluate()
-                self.save(keep_checkpoint_max)
-                meter.resume()
-            if stop.requested:
-                logger.info("Terminated; saved at iteration %d", self.iteration)
-                raise SystemExit(EXIT_TERMINATED)
+        with _StopSignal() as stop:
+            for batch in batches:
+                self._iterate(batch, meter, stop, log_iters, save_interval, keep_checkpoint_max)
         if self.writer is not None:
             self.writer.close()
+
+    def _iterate(self, batch, meter, stop, log_iters, save_interval, keep_checkpoint_max):
+        meter.batch_ready()
+        losses = self.step(batch)
+        self.iteration += 1
+        meter.step_done(losses)
+        last = self.iteration == meter.iters
+        if self.iteration % log_iters == 0 or last:
+            self.log(meter)
+        if self.iteration % save_interval == 0 or last or stop.requested:
+            if self.val_dataset is not None and not stop.requested:
+                self.evaluate()
+            self.save(keep_checkpoint_max)
+            meter.resume()
+        if stop.requested:
+            logger.info("Terminated; saved at iteration %d", self.iteration)
+            raise SystemExit(EXIT_TERMINATED)
 
     def step(self, batch):
         """One step of the optimizer; returns the losses as floats."""
@@ -150,6 +169,7 @@ class Trainer:
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.optimizer.clear_grad()
+        self.lr = self.optimizer.get_lr()
         schedule = self.optimizer._learning_rate
         if isinstance(schedule, paddle.optimizer.lr.LRScheduler):
             schedule.step()
@@ -176,18 +196,20 @@ class Trainer:
             self.iteration,
             meter.iters,
             figures["loss"],
-            self.optimizer.get_lr(),
+            self.lr,
             figures["batch_cost"],
             figures["reader_cost"],
             figures["ips"],
             eta_text(figures["eta"]),
         )
-        self.write_scalars("Train", {"lr": self.optimizer.get_lr(), **figures})
+        self.write_scalars("Train", {"lr": self.lr, **figures})
 
     def evaluate(self):
         """Score the model, and the averaged one; remember and save the best."""
+        distributed.share_statistics(self.model)
         models = {"": self.model}
         if self.ema_model is not None:
+            distributed.share_statistics(self.ema_model)
             models["ema_"] = self.ema_model
         for prefix, model in models.items():
             scores = evaluate(model, self.val_dataset, self.protocol)
@@ -214,7 +236,8 @@ class Trainer:
 
     def progress(self):
         """What resuming needs beside the state dicts."""
-        return {"iteration": self.iteration, "best": self.best}
+        names = checkpoint.parameter_names(self.model)
+        return {"iteration": self.iteration, "best": self.best, "parameters": names}
 
     def save(self, keep):
         """Write ``iter_N``, and remove checkpoints beyond the newest ``keep``."""
@@ -226,8 +249,10 @@ class Trainer:
         }
         if self.ema_model is not None:
             states[checkpoint.EMA] = self.ema_model.state_dict()
-        checkpoint.save(self.save_dir / f"iter_{self.iteration}", states, self.progress())
-        checkpoint.remove_old(self.save_dir, keep)
+        folder = self.save_dir / f"iter_{self.iteration}"
+        checkpoint.save(folder, states, self.progress())
+        checkpoint.remove_old(self.save_dir, keep, self.iteration)
+        logger.info("Saved %s", folder)
 
     def write_scalars(self, group, figures):
         """Hand figures to VisualDL, where it is in use."""
@@ -236,11 +261,17 @@ class Trainer:
 
 
 class _StopSignal:
-    """Whether the process has been asked to end, by SIGTERM."""
+    """Whether SIGTERM has asked the process to end, since ``with`` took it over."""
 
     def __init__(self):
         self.requested = False
-        signal.signal(signal.SIGTERM, self._request)
+
+    def __enter__(self):
+        self._before = signal.signal(signal.SIGTERM, self._request)
+        return self
+
+    def __exit__(self, *_):
+        signal.signal(signal.SIGTERM, self._before)
 
     def _request(self, *_):
         self.requested = True

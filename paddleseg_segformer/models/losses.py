@@ -43,7 +43,7 @@ class CrossEntropyLoss(nn.Layer):
             semantic_weights: Optional float tensor of label's shape, a weight for each pixel.
 
         Returns:
-            Float tensor without dimensions.
+            Tensor without dimensions, float32 (float64 of float64 logits).
 
         Raises:
             ValueError: The number of class weights is not the number of classes.
@@ -55,6 +55,8 @@ class CrossEntropyLoss(nn.Layer):
                 f"CrossEntropyLoss has {len(self.weight)} class weights "
                 f"for {logit.shape[-1]} classes."
             )
+        if logit.dtype != paddle.float64:  # in half precision the sum over an image overflows
+            logit = logit.astype("float32")
         label = label.astype("int64")
         valid = label != self.ignore_index
         loss = F.cross_entropy(

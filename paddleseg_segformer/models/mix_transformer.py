@@ -7,7 +7,7 @@ import paddle
 import paddle.nn.functional as F
 from paddle import nn
 
-from ..weights import load_pretrained
+from ..weights import SIZES, load_pretrained
 
 # LayerNorm epsilons of the paper's checkpoints: block and stage norms, then the norms that follow
 # the convolutions of patch embedding and sequence reduction.
@@ -242,22 +242,21 @@ def init_weights(layer):
         nn.initializer.Constant(0.0)(layer.bias)
 
 
-def _variant(name, embed_dims, depths):
-    """A constructor of one size, registered under ``MixVisionTransformer_<name>``."""
+def _variant(size):
+    """A constructor of one size of the family, under the name that PaddleSeg gives it."""
+    embed_dims, depths = SIZES[size]
 
     def build(**kwargs):
         return MixVisionTransformer(**{"embed_dims": embed_dims, "depths": depths, **kwargs})
 
-    build.__name__ = build.__qualname__ = f"MixVisionTransformer_{name}"
-    build.__doc__ = f"MiT-{name}: ``MixVisionTransformer`` with this size's channels and depths."
+    build.__name__ = build.__qualname__ = f"MixVisionTransformer_{size}"
+    build.__doc__ = f"MiT-{size}: ``MixVisionTransformer`` with this size's channels and depths."
     return build
 
 
-# Paper, table 6.
-_SMALL, _WIDE = (32, 64, 160, 256), (64, 128, 320, 512)
-MixVisionTransformer_B0 = _variant("B0", _SMALL, (2, 2, 2, 2))
-MixVisionTransformer_B1 = _variant("B1", _WIDE, (2, 2, 2, 2))
-MixVisionTransformer_B2 = _variant("B2", _WIDE, (3, 4, 6, 3))
-MixVisionTransformer_B3 = _variant("B3", _WIDE, (3, 4, 18, 3))
-MixVisionTransformer_B4 = _variant("B4", _WIDE, (3, 8, 27, 3))
-MixVisionTransformer_B5 = _variant("B5", _WIDE, (3, 6, 40, 3))
+MixVisionTransformer_B0 = _variant("B0")
+MixVisionTransformer_B1 = _variant("B1")
+MixVisionTransformer_B2 = _variant("B2")
+MixVisionTransformer_B3 = _variant("B3")
+MixVisionTransformer_B4 = _variant("B4")
+MixVisionTransformer_B5 = _variant("B5")

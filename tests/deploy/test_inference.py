@@ -5,9 +5,10 @@ import numpy as np
 import paddle
 import paddle.nn.functional as F
 import pytest
-from paddleseg.transforms import Compose, Normalize, Padding, Resize
+from paddleseg.transforms import Compose, LimitLong, Normalize, Padding, Resize
 
 import paddleseg_segformer as ps
+from paddleseg_segformer.data.transforms import at_scale
 from paddleseg_segformer.deploy import Protocol, segment
 from paddleseg_segformer.deploy.inference import PAPER_SCALES, _slide
 
@@ -62,6 +63,18 @@ def test_multi_scale_is_the_mean_softmax_of_views_of_the_original(picture):
         logits = F.interpolate(logits, [40, 60], mode="bilinear").numpy()[0]
         total = total + np.exp(logits) / np.exp(logits).sum(axis=0)
     assert (labels == total.argmax(axis=0)).mean() > 0.999
+
+
+def test_scales_of_transforms_that_do_not_resize(picture):
+    """Limits and padding grow with the image, which is then rescaled itself."""
+    for transforms in ([], [LimitLong(2048)], [Padding((128, 64))]):
+        sizes = []
+        for scale in (0.5, 2):
+            view = at_scale(Compose(list(transforms)), scale)({"img": picture, "trans_info": []})
+            assert view["trans_info"][0] == ("resize", (40, 60))
+            sizes.append(view["img"].shape[1:])
+        padded = transforms and isinstance(transforms[0], Padding)
+        assert sizes == ([(32, 64), (128, 256)] if padded else [(20, 30), (80, 120)])
 
 
 def test_mirrored_views_are_mirrored_back(picture):
