@@ -7,6 +7,7 @@ from . import runtime  # first: it notes the environment before Paddle changes i
 from paddleseg.cvlibs import manager
 
 from .data import ADE20K
+from .data.transforms import PhotometricDistortion, RandomCategoryCrop, ResizeToFit
 from .errors import InputError
 from .models import (
     CrossEntropyLoss,
@@ -33,6 +34,9 @@ __all__ = [
     "MixVisionTransformer_B3",
     "MixVisionTransformer_B4",
     "MixVisionTransformer_B5",
+    "PhotometricDistortion",
+    "RandomCategoryCrop",
+    "ResizeToFit",
     "SegFormer",
     "load_weights",
     "runtime",
@@ -52,6 +56,7 @@ for _manager, *_components in (
         MixVisionTransformer_B5,
     ),
     (manager.DATASETS, ADE20K),
+    (manager.TRANSFORMS, PhotometricDistortion, RandomCategoryCrop, ResizeToFit),
     (manager.LOSSES, CrossEntropyLoss),
 ):
     _manager.components_dict.update({c.__name__: c for c in _components})

@@ -7,8 +7,10 @@ import os
 import yaml
 from paddleseg.cvlibs import Config, SegBuilder
 from paddleseg.cvlibs.config_checker import ConfigChecker
+from paddleseg.utils.utils import CachedProperty
 
 from .errors import InputError
+from .schedule import WarmupPolynomialDecay
 
 
 def load_config(path, opts=(), **overrides):
@@ -108,6 +110,14 @@ class Builder(SegBuilder):
     @classmethod
     def show_msg(cls, name, cfg):
         """Nothing: one run would fill pages."""
+
+    @CachedProperty
+    def lr_scheduler(self):
+        """Our own schedule where the config names it, else one of Paddle's."""
+        options = self.config.lr_scheduler_cfg
+        if options.pop("type") != WarmupPolynomialDecay.__name__:
+            return SegBuilder.lr_scheduler.func(self)
+        return WarmupPolynomialDecay(**{"decay_steps": self.config.iters, **options})
 
     def build_component_impl(self, component_class, *args, **kwargs):
         try:

@@ -10,6 +10,9 @@ def parse_args():
         "--model_path output/best_model/model.pdparams --aug_eval",
     )
     parser.add_argument("--model_path", required=True, metavar="FILE", help="trained weights")
+    parser.add_argument(
+        "--json", dest="json_path", metavar="FILE", help="write every figure to a file"
+    )
     parser.add_argument("--num_workers", type=cli.positive, default=2, help="reading threads")
     cli.add_protocol_flags(parser, "--aug_eval")
     return parser.parse_args()

@@ -92,7 +92,7 @@ class ADE20K(paddle.io.Dataset):
                 f"is {image.shape[1]}x{image.shape[0]}."
             )
         training = self.mode == "train"
-        sample = {"img": image.astype("float32"), "label": label, "trans_info": []}
+        sample = {"img": image, "label": label, "trans_info": []}
         sample["gt_fields"] = ["label"] if training else []
         sample = self.transforms(sample)
         if not training:

@@ -1,17 +1,50 @@
-"""Transforms beside PaddleSeg's own, in its form: a sample dictionary in, the same one out."""
+"""The paper's transforms where PaddleSeg has none, in its form: a sample in, the same one out.
+
+Images are ``[H, W, 3]``, RGB, 0 to 255; they are handled as 8-bit, whatever type holds them. All
+draws come from NumPy's global generator, which ``engine.loader`` seeds for each sample.
+"""
 
 import copy
+import math
 
 import cv2
+import numpy as np
 
-# PaddleSeg's transforms that alone determine the image's size, and the attributes in which these
-# and others, which limit or pad, hold sizes in pixels.
-_RESIZES = ("Resize", "ResizeByLong", "ResizeByShort")
+# PaddleSeg's transforms, and ours, that alone determine the image's size, and the attributes in
+# which these and others, which limit or pad, hold sizes in pixels.
+_RESIZES = ("Resize", "ResizeByLong", "ResizeByShort", "ResizeToFit")
 _SIZES = ("target_size", "long_size", "short_size", "max_size", "max_long", "min_long")
 
 
+class ResizeToFit:
+    """Resize, keeping the ratio, to the largest size that fits into a rectangle either way round.
+
+    Args:
+        target_size: Two numbers; the larger bounds the longer side, the smaller the shorter side.
+        ratio_range: ``[low, high]``: the rectangle is multiplied by a factor drawn uniformly from
+            it; None leaves it.
+        size_divisor: Each side is then rounded up to a multiple of this; None leaves it.
+    """
+
+    def __init__(self, target_size, ratio_range=None, size_divisor=None):
+        self.target_size, self.ratio_range = target_size, ratio_range
+        self.size_divisor = size_divisor
+
+    def __call__(self, sample):
+        height, width = sample["img"].shape[:2]
+        factor = min(
+            max(self.target_size) / max(height, width), min(self.target_size) / min(height, width)
+        )
+        if self.ratio_range is not None:
+            factor *= np.random.uniform(*self.ratio_range)
+        size = [max(scaled(side, factor), 1) for side in (width, height)]
+        if self.size_divisor is not None:
+            size = [math.ceil(side / self.size_divisor) * self.size_divisor for side in size]
+        return _resize(sample, size)
+
+
 class Rescale:
-    """Resize the image by a factor, each side rounded.
+    """Resize by a factor.
 
     Args:
         factor: Positive number.
@@ -22,10 +55,83 @@ class Rescale:
 
     def __call__(self, sample):
         height, width = sample["img"].shape[:2]
-        sample["trans_info"].append(("resize", (height, width)))
-        size = scaled(width, self.factor), scaled(height, self.factor)
-        sample["img"] = cv2.resize(sample["img"], size, interpolation=cv2.INTER_LINEAR)
+        return _resize(sample, [scaled(side, self.factor) for side in (width, height)])
+
+
+class RandomCategoryCrop:
+    """Crop at random, again while one class fills the crop.
+
+    A side that is shorter than the crop stays whole.
+
+    Args:
+        crop_size: ``(width, height)``.
+        category_max_ratio: Largest share of the crop's valid pixels that a class may have.
+        tries: How many crops are drawn at the most; the last is taken as it is.
+        ignore_index: Label of the pixels that are not valid.
+    """
+
+    def __init__(self, crop_size, category_max_ratio=0.75, tries=10, ignore_index=255):
+        self.crop_size, self.category_max_ratio = crop_size, category_max_ratio
+        self.tries, self.ignore_index = tries, ignore_index
+
+    def __call__(self, sample):
+        height, width = sample["img"].shape[:2]
+        for _ in range(self.tries):
+            top = np.random.randint(max(height - self.crop_size[1], 0) + 1)
+            left = np.random.randint(max(width - self.crop_size[0], 0) + 1)
+            window = np.s_[top : top + self.crop_size[1], left : left + self.crop_size[0]]
+            if self._is_mixed(sample["label"][window]):
+                break
+        for key in ("img", *sample["gt_fields"]):
+            sample[key] = sample[key][window]
         return sample
+
+    def _is_mixed(self, label):
+        counts = np.bincount(label[label != self.ignore_index])
+        return counts.size > 0 and counts.max() <= self.category_max_ratio * counts.sum()
+
+
+class PhotometricDistortion:
+    """Change brightness, contrast, saturation and hue, each with probability 0.5.
+
+    Contrast is changed before saturation and hue or after them, with equal probability.
+
+    Args:
+        brightness: Largest number that is added to or taken from all values.
+        contrast, saturation: ``[low, high]`` of the factor of the values, and of the saturation.
+        hue: Largest shift, either way, of the hue, of which a circle has 180.
+    """
+
+    def __init__(self, brightness=32, contrast=(0.5, 1.5), saturation=(0.5, 1.5), hue=18):
+        self.brightness, self.contrast = brightness, contrast
+        self.saturation, self.hue = saturation, hue
+
+    def __call__(self, sample):
+        image = np.ascontiguousarray(sample["img"].astype("uint8", copy=False))
+        if _coin():
+            shift = np.random.uniform(-self.brightness, self.brightness)
+            image = cv2.LUT(image, _table(1, shift))
+        contrast = _table(np.random.uniform(*self.contrast), 0) if _coin() else None
+        contrast_first = _coin()
+        if contrast is not None and contrast_first:
+            image = cv2.LUT(image, contrast)
+        image = self._distort_colours(image)
+        if contrast is not None and not contrast_first:
+            image = cv2.LUT(image, contrast)
+        sample["img"] = image
+        return sample
+
+    def _distort_colours(self, image):
+        tables = [np.arange(256, dtype="uint8") for _ in range(3)]  # of hue, saturation, value
+        if change_saturation := _coin():
+            tables[1] = _table(np.random.uniform(*self.saturation), 0)
+        if change_hue := _coin():
+            shift = np.random.randint(-self.hue, self.hue + 1)
+            tables[0] = ((np.arange(256) + shift) % 180).astype("uint8")
+        if not (change_saturation or change_hue):
+            return image
+        hsv = cv2.LUT(cv2.cvtColor(image, cv2.COLOR_RGB2HSV), np.stack(tables, axis=-1)[None])
+        return cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB)
 
 
 def scaled(side, factor):
@@ -51,3 +157,21 @@ def at_scale(compose, scale):
     if not any(type(transform).__name__ in _RESIZES for transform in compose.transforms):
         compose.transforms.insert(0, Rescale(scale))
     return compose
+
+
+def _resize(sample, size):
+    sample.setdefault("trans_info", []).append(("resize", sample["img"].shape[:2]))
+    sample["img"] = cv2.resize(sample["img"].astype("uint8", copy=False), tuple(size))
+    for key in sample.get("gt_fields", []):
+        sample[key] = cv2.resize(sample[key], tuple(size), interpolation=cv2.INTER_NEAREST)
+    return sample
+
+
+def _coin():
+    return np.random.randint(2) == 1
+
+
+def _table(factor, shift):
+    """What each 8-bit value becomes: multiplied, shifted, rounded, kept within 0 to 255."""
+    values = np.arange(256) * factor + shift
+    return np.clip(values + 0.5, 0, 255).astype("uint8")

@@ -1,6 +1,9 @@
 """Evaluating a model on a data set."""
 
+import json
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
+from pathlib import Path
 
 import numpy as np
 
@@ -14,13 +17,14 @@ from .log import logger, progress
 from .metrics import Scores, confusion_matrix
 
 
-def validate(config, model_path, num_workers=2, **options):
+def validate(config, model_path, num_workers=2, json_path=None, **options):
     """Score a checkpoint on the configuration's validation set, and log the scores.
 
     Args:
         config: PaddleSeg's ``Config``.
         model_path: Weights of the whole model; see ``load_weights``.
         num_workers: Threads that read images while the model works.
+        json_path: File to write every figure to; see ``Scores.figures``.
         options: Override keys of the configuration's ``test_config``; see ``Protocol``.
 
     Returns:
@@ -32,7 +36,17 @@ def validate(config, model_path, num_workers=2, **options):
     scores = evaluate(load_model(config, model_path), dataset, protocol, num_workers)
     log_scores(scores, len(dataset))
     logger.info("[EVAL] Classes that occur:\n%s", scores.table())
+    if json_path is not None and distributed.rank() == 0:
+        figures = {"images": len(dataset), "protocol": asdict(protocol), **scores.figures()}
+        _write(json_path, json.dumps(figures, indent=1) + "\n")
     return scores
+
+
+def _write(path, text):
+    try:
+        Path(path).write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise InputError(f"--json {path}: cannot be written ({error.strerror}).") from error
 
 
 def evaluate(model, dataset, protocol, num_workers=2):

@@ -81,6 +81,21 @@ class Scores:
         shares = np.full(len(numerator), np.nan)
         return np.divide(numerator, denominator, out=shares, where=self.present)
 
+    def figures(self):
+        """Every figure, as plain JSON: a class that does not occur has null for its scores."""
+
+        def plain(values):
+            return [None if np.isnan(value) else float(value) for value in values]
+
+        classes = zip(self.names, plain(self.iou), plain(self.class_accuracy))
+        return {
+            "miou": self.miou,
+            "accuracy": self.accuracy,
+            "mean_accuracy": self.mean_accuracy,
+            "classes": [{"name": n, "iou": i, "accuracy": a} for n, i, a in classes],
+            "confusion": self.confusion.tolist(),
+        }
+
     def table(self):
         """The classes that occur, one a line: name, IoU, accuracy, share of the labels' pixels."""
         share = self.confusion.sum(axis=1) / max(self.confusion.sum(), 1)

@@ -17,6 +17,7 @@ from . import checkpoint, distributed
 from .evaluator import evaluate, log_scores
 from .loader import train_batches
 from .log import eta_text, logger
+from .optimizer import log_parameter_groups
 
 EXIT_TERMINATED = 143
 
@@ -95,6 +96,7 @@ class Trainer:
         self.dataset, self.model, self.optimizer, self.losses = build(
             config, "train_dataset", "model", "optimizer", "loss"
         )
+        log_parameter_groups(config, self.model)
         self.val_dataset = build(config, "val_dataset")[0] if do_eval else None
         self.protocol = Protocol.of_config(config)
         self.ema_model = copy.deepcopy(self.model) if use_ema else None

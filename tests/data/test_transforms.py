@@ -1,0 +1,184 @@
+"""Each transform against its definition, given the same draws, and the draws' distributions."""
+
+import random
+
+import cv2
+import numpy as np
+import pytest
+from paddleseg.transforms import RandomHorizontalFlip
+
+from paddleseg_segformer.data import transforms as T
+
+RNG = np.random.default_rng(0)
+IMAGE = RNG.integers(0, 256, [90, 140, 3]).astype("uint8")
+LABEL = np.repeat(np.repeat(RNG.integers(0, 4, [9, 14]), 10, 0), 10, 1).astype("uint8")
+LABEL[:9] = 255
+
+
+def sample(image=IMAGE, label=LABEL):
+    return {"img": image, "label": label, "gt_fields": ["label"], "trans_info": []}
+
+
+def draws(monkeypatch, **queues):
+    """Make NumPy's generator hand out these numbers, and no others."""
+    for name, queue in queues.items():
+        queue = iter(queue)
+        monkeypatch.setattr(np.random, name, lambda *a, q=queue: next(q))
+
+
+@pytest.mark.parametrize(
+    "size, target, expected",
+    [
+        ((683, 512), (2048, 512), (683, 512)),
+        ((512, 683), (2048, 512), (512, 683)),
+        ((1000, 100), (2048, 512), (2048, 205)),  # the longer side binds: 204.8 is rounded
+        ((256, 341), (2048, 512), (512, 682)),
+    ],
+)
+def test_fit(size, target, expected):
+    """Sizes worked out by hand, (height, width)."""
+    out = T.ResizeToFit(target)(sample(np.zeros([*size, 3], "uint8"), np.zeros(size, "uint8")))
+    assert out["img"].shape[:2] == out["label"].shape == expected
+    assert out["trans_info"] == [("resize", size)]
+
+
+def test_fit_resizes_the_8_bit_image_once_straight_to_aligned_sides():
+    image = IMAGE.astype("float32")  # as PaddleSeg hands it over
+    out = T.ResizeToFit((400, 100), size_divisor=32)({"img": image, "trans_info": []})
+    factor = min(400 / 140, 100 / 90)
+    width, height = (int(side * factor + 0.5) for side in (140, 90))
+    assert (width, height) == (156, 100)
+    np.testing.assert_array_equal(out["img"], cv2.resize(IMAGE, (160, 128)))
+
+
+def test_fit_at_a_drawn_ratio(monkeypatch):
+    draws(monkeypatch, uniform=[0.7])
+    out = T.ResizeToFit((200, 80), ratio_range=(0.5, 2.0))(sample())
+    factor = 0.7 * min(200 / 140, 80 / 90)
+    size = int(140 * factor + 0.5), int(90 * factor + 0.5)
+    np.testing.assert_array_equal(out["img"], cv2.resize(IMAGE, size))
+    nearest = cv2.resize(LABEL, size, interpolation=cv2.INTER_NEAREST)
+    np.testing.assert_array_equal(out["label"], nearest)
+
+
+def test_ratios_are_uniform():
+    np.random.seed(0)
+    fit = T.ResizeToFit((2000, 1000), ratio_range=(0.5, 2.0))
+    image = np.zeros([10, 20, 3], "uint8")
+    heights = [fit({"img": image, "trans_info": []})["img"].shape[0] for _ in range(300)]
+    assert 500 <= min(heights) < 520 and 1980 < max(heights) <= 2000
+    quartiles = np.percentile(heights, [25, 50, 75])
+    np.testing.assert_allclose(quartiles, [875, 1250, 1625], atol=150)  # 3.5 standard errors
+
+
+def test_crop_takes_the_first_mixed_window(monkeypatch):
+    """Windows of 40x30 at (top, left); the share of the largest class by counting, with loops."""
+    label = np.zeros([90, 140], "uint8")
+    label[:, 70:] = 1
+    label[80:] = 255
+    windows = [(0, 0), (10, 45), (5, 90), (20, 50), (0, 60)]
+    shares = []
+    for top, left in windows:
+        valid = [v for v in label[top : top + 30, left : left + 40].ravel() if v != 255]
+        shares.append(max(valid.count(c) for c in (0, 1)) / len(valid))
+    assert [share > 0.75 for share in shares] == [True, False, True, False, False]
+    drawn = [n for window in windows for n in window]
+    draws(monkeypatch, randint=drawn)
+    out = T.RandomCategoryCrop((40, 30), category_max_ratio=0.75)(sample(label=label))
+    np.testing.assert_array_equal(out["img"], IMAGE[10:40, 45:85])
+    np.testing.assert_array_equal(out["label"], label[10:40, 45:85])
+
+
+def test_crop_gives_up_after_ten_tries(monkeypatch):
+    windows = [(i, 2 * i) for i in range(20)]
+    draws(monkeypatch, randint=[n for window in windows for n in window])
+    out = T.RandomCategoryCrop((40, 30))(sample(label=np.zeros([90, 140], "uint8")))
+    np.testing.assert_array_equal(out["img"], IMAGE[9:39, 18:58])
+
+
+def test_crop_of_ignored_pixels_is_not_taken(monkeypatch):
+    draws(monkeypatch, randint=[0, 0, 40, 40])
+    label = LABEL.copy()
+    label[:40] = 255
+    out = T.RandomCategoryCrop((40, 30), category_max_ratio=1.0)(sample(label=label))
+    np.testing.assert_array_equal(out["label"], label[40:70, 40:80])
+
+
+def test_crop_of_a_small_image_takes_it_whole():
+    out = T.RandomCategoryCrop((200, 50))(sample())
+    assert out["img"].shape == (50, 140, 3) and out["label"].shape == (50, 140)
+
+
+def test_crops_reach_every_corner_evenly():
+    np.random.seed(0)
+    ramp = np.stack([np.arange(64).reshape(8, 8)] * 3, -1).astype("uint8")
+    crop = T.RandomCategoryCrop((7, 7), category_max_ratio=1.0)
+    corners = [int(crop(sample(ramp, ramp[..., 0]))["label"][0, 0]) for _ in range(2000)]
+    counts = [corners.count(corner) for corner in (0, 1, 8, 9)]
+    assert sum(counts) == 2000
+    np.testing.assert_allclose(counts, 500, atol=80)  # 4 standard deviations
+
+
+def rendered(image, shift=None, contrast=None, first=True, saturation=None, hue=None):
+    """The distortion by its definition: float arithmetic on pixels, rounded after each change."""
+
+    def scale(values, factor, offset=0.0):
+        return np.clip(np.floor(values.astype("float64") * factor + offset + 0.5), 0, 255)
+
+    if shift is not None:
+        image = scale(image, 1, shift).astype("uint8")
+    if contrast is not None and first:
+        image = scale(image, contrast).astype("uint8")
+    if saturation is not None or hue is not None:
+        hsv = cv2.cvtColor(image, cv2.COLOR_RGB2HSV)
+        if saturation is not None:
+            hsv[..., 1] = scale(hsv[..., 1], saturation)
+        if hue is not None:
+            hsv[..., 0] = (hsv[..., 0].astype(int) + hue) % 180
+        image = cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB)
+    if contrast is not None and not first:
+        image = scale(image, contrast).astype("uint8")
+    return image
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"shift": -20.3},
+        {"contrast": 1.37},
+        {"contrast": 0.6, "first": False, "saturation": 1.4},
+        {"saturation": 0.55},
+        {"hue": -18},
+        {"shift": 31.9, "contrast": 1.5, "first": True, "saturation": 1.5, "hue": 7},
+        {"shift": 3.0, "contrast": 0.5, "first": False, "saturation": 0.9, "hue": 18},
+    ],
+)
+def test_distortion(monkeypatch, changes):
+    asked = {k: k in changes for k in ("shift", "contrast", "saturation", "hue")}
+    first = changes.get("first", True)
+    coins = [asked["shift"], asked["contrast"], first, asked["saturation"], asked["hue"]]
+    integers = [*map(int, coins), *([changes["hue"]] if asked["hue"] else [])]
+    numbers = [changes[k] for k in ("shift", "contrast", "saturation") if k in changes]
+    draws(monkeypatch, randint=integers, uniform=numbers)
+    out = T.PhotometricDistortion()(sample())["img"]
+    np.testing.assert_array_equal(out, rendered(IMAGE, **changes))
+
+
+def test_distortions_bounds_and_probabilities():
+    """What is drawn, seen through a grey ramp, which only brightness and contrast can change."""
+    np.random.seed(0)
+    distort = T.PhotometricDistortion()
+    grey = np.full([1, 1, 3], 100, "uint8")
+    values = np.array([int(distort({"img": grey})["img"][0, 0, 0]) for _ in range(4000)])
+    assert (values == 100).mean() == pytest.approx(0.25, abs=0.05)  # neither of the two
+    assert values.min() < 45 and values.max() > 185  # (100 -+ 32) x 0.5 or 1.5
+    assert values.min() >= 34 and values.max() <= 198
+
+
+def test_flip_rate():
+
+    random.seed(0)
+    flip = RandomHorizontalFlip(prob=0.5)
+    flipped = [flip(sample())["img"][0, 0, 0] != IMAGE[0, 0, 0] for _ in range(1000)]
+    assert np.mean(flipped) == pytest.approx(0.5, abs=0.06)  # 4 standard deviations
