@@ -3,7 +3,6 @@
 import os
 from pathlib import Path
 
-import cv2
 import numpy as np
 import paddle
 import paddleseg.transforms.functional as F
@@ -11,6 +10,7 @@ from paddleseg.transforms import Compose
 
 from ..errors import InputError
 from .classes import read_class_table
+from .pairs import read_pair
 
 SPLITS = {"train": "training", "val": "validation"}
 HOW_TO_GET = "docs/ade20k.md says how to get the data set"
@@ -37,6 +37,7 @@ class ADE20K(paddle.io.Dataset):
     NUM_CLASSES = 150
     IGNORE_INDEX = 255
     IMG_CHANNELS = 3
+    LABEL_OFFSET = 1
     CLASS_NAMES, PALETTE = read_class_table(Path(__file__).with_name("ade20k_classes.tsv"))
 
     def __init__(self, transforms, dataset_root=None, mode="train", edge=False):
@@ -84,13 +85,13 @@ class ADE20K(paddle.io.Dataset):
             of the transforms that change them.
         """
         image_path, label_path = self.file_list[index]
-        image = self._read(image_path, cv2.IMREAD_COLOR)
-        label = self._read_label(label_path)
-        if image.shape[:2] != label.shape:
+        image, annotation = read_pair(image_path, label_path)
+        if annotation.max() > self.NUM_CLASSES:
             raise InputError(
-                f"{label_path}: is {label.shape[1]}x{label.shape[0]}, but its image {image_path} "
-                f"is {image.shape[1]}x{image.shape[0]}."
+                f"{label_path}: has the value {annotation.max()}; ADE20K's annotations go from 0, "
+                f"unlabelled, to {self.NUM_CLASSES}."
             )
+        label = annotation - np.uint8(self.LABEL_OFFSET)  # 0 wraps round to the ignore index
         training = self.mode == "train"
         sample = {"img": image, "label": label, "trans_info": []}
         sample["gt_fields"] = ["label"] if training else []
@@ -102,22 +103,3 @@ class ADE20K(paddle.io.Dataset):
                 sample["label"], radius=2, num_classes=self.num_classes
             )
         return sample
-
-    def _read_label(self, path):
-        annotation = self._read(path, cv2.IMREAD_UNCHANGED)
-        if annotation.ndim != 2 or annotation.dtype != np.uint8:
-            raise InputError(f"{path}: must be an 8-bit image of one channel.")
-        if annotation.max() > self.NUM_CLASSES:
-            raise InputError(
-                f"{path}: has the value {annotation.max()}; ADE20K's annotations go from 0, "
-                f"unlabelled, to {self.NUM_CLASSES}."
-            )
-        return annotation - np.uint8(1)  # 0 wraps round to 255, the ignore index
-
-    @staticmethod
-    def _read(path, flags):
-        # OpenCV returns None for a truncated or foreign file, and only warns.
-        image = cv2.imread(path, flags)
-        if image is None:
-            raise InputError(f"{path}: cannot be read as an image; fetch it again or remove it.")
-        return image
