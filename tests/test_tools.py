@@ -1,5 +1,7 @@
 """The command-line tools as a user runs them, on a few drawn scenes."""
 
+import json
+import os
 import re
 import signal
 import subprocess
@@ -135,6 +137,62 @@ def test_evaluation(run, scenes, views):
     assert done.returncode == 0, done.stderr
     assert re.search(r"#Images: 3 mIoU: 0\.\d{4} Acc: 0\.\d{4}", done.stdout)
     assert re.search(r"^sky +\d\.\d{4} \d\.\d{4} +\d+\.\d\d%$", done.stdout, re.MULTILINE)
+
+
+def test_two_processes_evaluate_like_one(run, scenes, tmp_path):
+    """Three images, which two processes cannot share evenly: the same figures to the last digit."""
+    model = run[0] / "best_model/model.pdparams"
+    figures = []
+    for launcher in ([], ["-m", "paddle.distributed.launch", "--nproc_per_node", "2"]):
+        file = tmp_path / f"{len(figures)}.json"
+        arguments = ["--config", CONFIG, "--model_path", model, "--json", file, *options(scenes)]
+        done = subprocess.run(
+            [sys.executable, *launcher, "tools/val.py", *map(str, arguments)],
+            capture_output=True,
+            text=True,
+            cwd=ROOT,
+            env={**os.environ, "PADDLE_LOG_DIR": str(tmp_path)},
+        )
+        assert done.returncode == 0, done.stderr
+        figures.append(json.loads(file.read_text()))
+    assert figures[0] == figures[1]
+    assert figures[0]["images"] == 3 and len(figures[0]["classes"]) == 150
+
+
+PAPER_TRANSFORMS = """
+train_dataset:
+  transforms:
+    - {type: ResizeToFit, target_size: [256, 96], ratio_range: [0.5, 2.0]}
+    - {type: RandomCategoryCrop, crop_size: [96, 96]}
+    - {type: RandomHorizontalFlip}
+    - {type: PhotometricDistortion}
+    - {type: Normalize, mean: [0.485, 0.456, 0.406], std: [0.229, 0.224, 0.225]}
+    - {type: Padding, target_size: [96, 96], im_padding_value: 0, label_padding_value: 255}
+"""
+
+
+def test_seeded_runs_are_identical_for_any_number_of_workers(scenes, tmp_path):
+    config = tmp_path / "config.yaml"
+    config.write_text(f"_base_: {CONFIG}\n{PAPER_TRANSFORMS}")
+
+    def train(workers, seed=1):
+        save_dir = tmp_path / f"{workers}-{seed}-{len(list(tmp_path.iterdir()))}"
+        done = tool(
+            *("train", "--config", config, "--save_dir", save_dir, "--iters", 20),
+            *("--batch_size", 2, "--log_iters", 1, "--seed", seed, "--num_workers", workers),
+            *options(scenes),
+        )
+        assert done.returncode == 0, done.stderr
+        return losses(done.stdout), read_dictionary(save_dir / "iter_20/model.pdparams")
+
+    first, weights = train(0)
+    assert len(first) == 20
+    for workers in (0, 2):
+        again, same = train(workers)
+        assert again == first
+        for name, value in weights.items():
+            np.testing.assert_array_equal(same[name], value, err_msg=name)
+    assert train(0, seed=2)[0] != first
 
 
 def test_prediction(run, scenes, tmp_path):

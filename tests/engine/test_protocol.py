@@ -1,0 +1,106 @@
+"""The evaluation against an implementation that shares nothing with ours but the network."""
+
+import cv2
+import numpy as np
+import paddle
+import pytest
+from paddleseg.datasets import Dataset
+from paddleseg.transforms import Normalize
+from PIL import Image
+from shared import SHARED, needs_shared
+
+import paddleseg_segformer as ps
+from paddleseg_segformer.deploy import Protocol
+from paddleseg_segformer.engine import evaluate
+
+pytestmark = needs_shared
+ROOT = SHARED / "data/camvid_small"
+MEAN, STD = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
+SCALES = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)
+
+
+@pytest.fixture(scope="module")
+def model():
+    segformer = ps.SegFormer(19, ps.MixVisionTransformer_B0(norm_epsilon=1e-5), 256)
+    ps.load_weights(segformer, SHARED / "weights/segformer_b0_cityscapes_hf")
+    segformer.eval()
+    return segformer
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory):
+    """Three real images, through the ADE20K configs' validation transforms."""
+    lines = (ROOT / "val.txt").read_text().splitlines()[:3]
+    listed = tmp_path_factory.mktemp("list") / "val.txt"
+    listed.write_text("\n".join(lines))
+    transforms = [
+        ps.ResizeToFit([2048, 512], size_divisor=32),
+        Normalize(MEAN.tolist(), STD.tolist()),
+    ]
+    return Dataset("val", str(ROOT), transforms, 19, val_path=str(listed))
+
+
+def interpolate(maps, height, width):
+    """Bilinear, half-pixel centres, float64: ``[C, h, w]`` to ``[C, height, width]``."""
+    for axis, target in ((1, height), (2, width)):
+        source = maps.shape[axis]
+        at = np.clip((np.arange(target) + 0.5) * source / target - 0.5, 0, source - 1)
+        low = np.floor(at).astype(int)
+        high = np.minimum(low + 1, source - 1)
+        share = (at - low).reshape([-1 if i == axis else 1 for i in range(3)])
+        maps = maps.take(low, axis) * (1 - share) + maps.take(high, axis) * share
+    return maps
+
+
+def expected_labels(model, path, scales, flips):
+    """DESIGN's evaluation, in NumPy: each scale from the original 8-bit image."""
+    image = np.asarray(Image.open(path).convert("RGB"))
+    height, width = image.shape[:2]
+    total = 0
+    for scale in scales:
+        factor = min(2048 * scale / max(height, width), 512 * scale / min(height, width))
+        sides = [-(-int(side * factor + 0.5) // 32) * 32 for side in (height, width)]
+        resized = cv2.resize(image, sides[::-1], interpolation=cv2.INTER_LINEAR)
+        normal = ((resized / 255.0 - MEAN) / STD).transpose(2, 0, 1).astype("float32")
+        for flip in flips:
+            view = np.ascontiguousarray(normal[:, :, ::-1] if flip else normal)
+            with paddle.no_grad():
+                features = model.backbone(paddle.to_tensor(view)[None])
+                logits = model.decode(features)[0].numpy().astype("float64")
+            if flip:
+                logits = logits[:, :, ::-1]
+            logits = interpolate(interpolate(logits, *sides), height, width)
+            exponentials = np.exp(logits - logits.max(axis=0))
+            total = total + exponentials / exponentials.sum(axis=0)
+    return total.argmax(axis=0)
+
+
+def confusion_of(predictions, labels):
+    matrix = np.zeros([19, 19], dtype="int64")
+    valid = labels != 255
+    np.add.at(matrix, (labels[valid], predictions[valid]), 1)
+    return matrix
+
+
+def expected_confusion(model, dataset, scales, flips):
+    return sum(
+        confusion_of(expected_labels(model, image, scales, flips), np.asarray(Image.open(label)))
+        for image, label in dataset.file_list
+    )
+
+
+def test_single_scale_is_identical(model, dataset):
+    scores = evaluate(model, dataset, Protocol())
+    expected = expected_confusion(model, dataset, (1.0,), (False,))
+    np.testing.assert_array_equal(scores.confusion, expected)
+    occurring = expected.sum(axis=1) > 0
+    union = expected.sum(axis=0) + expected.sum(axis=1) - np.diag(expected)
+    expected_iou = np.diag(expected)[occurring] / union[occurring]
+    assert scores.miou == pytest.approx(expected_iou.mean(), rel=1e-12)
+
+
+def test_multi_scale_and_flip(model, dataset):
+    scores = evaluate(model, dataset, Protocol(scales=SCALES, flip_horizontal=True))
+    expected = expected_confusion(model, dataset, SCALES, (False, True))
+    moved = abs(scores.confusion - expected).sum() / 2
+    assert moved <= 0.001 * expected.sum()
