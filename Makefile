@@ -5,7 +5,7 @@ QUICKSTART := output/quickstart
 CONFIG := configs/quickstart.yaml
 MODEL := $(QUICKSTART)/best_model/model.pdparams
 
-.PHONY: quickstart test lint clean
+.PHONY: quickstart test lint parity clean
 
 # Draws a data set, trains SegFormer-B0 on it, evaluates it, writes pictures. Needs no GPU.
 quickstart: $(VENV)/ready
@@ -26,6 +26,11 @@ test: $(VENV)/ready-test
 
 lint: $(VENV)/ready-test
 	$(VENV)/bin/ruff check . && $(VENV)/bin/ruff format --check .
+
+# The tests that need PyTorch and Hugging Face's transformers.
+parity: $(VENV)/ready-test
+	$(VENV)/bin/pip install -q -r requirements-parity.txt
+	$(RUN) -m pytest tests/weights/test_huggingface.py tests/weights/test_files.py
 
 clean:
 	rm -rf $(VENV) data/scenes $(QUICKSTART)

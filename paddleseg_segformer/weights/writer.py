@@ -44,12 +44,14 @@ def convert_checkpoint(source, target, force=False):
     # Paddle and safetensors look at the ending, so the temporary name keeps it.
     partial = target.with_name(f".{os.getpid()}.partial{target.suffix}")
     try:
+        target.parent.mkdir(parents=True, exist_ok=True)
         WRITERS[target.suffix](state, partial)
         partial.replace(target)
     except OSError as error:
         raise InputError(f"{target}: cannot be written ({error.strerror}).") from error
     finally:
-        partial.unlink(missing_ok=True)
+        if partial.exists():
+            partial.unlink()
     parameters = sum(
         math.prod(value.shape)
         for name, value in state.items()
