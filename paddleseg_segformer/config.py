@@ -3,6 +3,7 @@
 import ast
 import logging
 import os
+import re
 
 import yaml
 from paddleseg.cvlibs import Config, SegBuilder
@@ -32,6 +33,7 @@ def load_config(path, opts=(), **overrides):
         config = Config(os.fspath(path), checker=ConfigChecker([]), **overrides)
         for option in opts:
             _set_option(config.dic, option)
+        config.dic = _read_numbers(config.dic)
         _check_types(config.dic)
         Config._build_default_checker().apply_all_rules(config)
     except InputError as error:
@@ -44,8 +46,20 @@ def load_config(path, opts=(), **overrides):
     return config
 
 
+def _read_numbers(tree):
+    """The same tree with its numbers: YAML 1.1 takes 6e-5, without a point, for text."""
+    if isinstance(tree, dict):
+        return {key: _read_numbers(value) for key, value in tree.items()}
+    if isinstance(tree, list):
+        return [_read_numbers(value) for value in tree]
+    if isinstance(tree, str) and re.fullmatch(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+", tree):
+        return float(tree)
+    return tree
+
+
 _SECTIONS = ("model", "train_dataset", "optimizer", "lr_scheduler", "loss")
 _OPTIONAL_SECTIONS = ("val_dataset", "test_config")
+_SCHEDULE_NUMBERS = {"learning_rate", "power", "end_lr", "warmup_iters", "warmup_start_lr"}
 
 
 def _check_types(tree):
@@ -61,6 +75,10 @@ def _check_types(tree):
         value = tree.get(key, 1)
         if not isinstance(value, int) or isinstance(value, bool) or value < 1:
             raise InputError(f"{key} must be a whole number above 0, not {value!r}.")
+    for key in _SCHEDULE_NUMBERS & tree.get("lr_scheduler", {}).keys():
+        value = tree["lr_scheduler"][key]
+        if isinstance(value, str):
+            raise InputError(f"lr_scheduler.{key} must be a number, not {value!r}.")
 
 
 def _settle_warmup(schedule, iters):
@@ -117,7 +135,8 @@ class Builder(SegBuilder):
         options = self.config.lr_scheduler_cfg
         if options.pop("type") != WarmupPolynomialDecay.__name__:
             return SegBuilder.lr_scheduler.func(self)
-        return WarmupPolynomialDecay(**{"decay_steps": self.config.iters, **options})
+        options.setdefault("decay_steps", self.config.iters)
+        return self.build_component_impl(WarmupPolynomialDecay, **options)
 
     def build_component_impl(self, component_class, *args, **kwargs):
         try:
@@ -138,8 +157,8 @@ def build(config, *names):
 
     Args:
         config: PaddleSeg's ``Config``.
-        names: What to build, in this order: ``model``, ``optimizer``, ``lr_scheduler``, ``loss``,
-            ``train_dataset``, ``val_dataset``, ``val_transforms``.
+        names: What to build, in this order; properties of PaddleSeg's ``SegBuilder``, such as
+            ``model``, ``optimizer``, ``train_dataset``.
 
     Returns:
         A list of the parts. Parts that share another, as optimizer and model do, share the object.

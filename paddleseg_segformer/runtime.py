@@ -81,9 +81,10 @@ def set_device(name=None):
             "or use --device cpu."
         )
     try:
-        return paddle.set_device(name) and name
+        paddle.set_device(name)
     except (ValueError, RuntimeError) as error:
         raise ValueError(f"--device {name}: Paddle cannot use it ({error}).") from error
+    return name
 
 
 def _has_gpu():

@@ -101,3 +101,16 @@ def test_missing_file():
 def test_components_that_cannot_be_built(path, option, message):
     with pytest.raises(ps.InputError, match=message):
         build(load_config(path, ["model.backbone.pretrained=null", option]), "model")
+
+
+def test_numbers_that_yaml_takes_for_text(path):
+    path.write_text(TEXT.replace("learning_rate: 0.1", "learning_rate: 6e-5"))
+    assert load_config(path).lr_scheduler_cfg["learning_rate"] == 6e-5
+    with pytest.raises(ps.InputError, match=r"lr_scheduler\.power must be a number"):
+        load_config(path, ["lr_scheduler.power=one"])
+
+
+def test_schedule_with_a_wrong_key(path):
+    option = "lr_scheduler={type: WarmupPolynomialDecay, learning_rate: 0.1, pover: 2}"
+    with pytest.raises(ps.InputError, match="pover"):
+        build(load_config(path, [option]), "lr_scheduler")

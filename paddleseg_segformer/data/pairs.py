@@ -18,16 +18,21 @@ def read_pair(image_path, label_path):
         InputError: A file is missing or unreadable, the label is not 8-bit of one channel, or the
             sizes differ.
     """
-    image = cv2.imread(image_path, cv2.IMREAD_COLOR)  # None for a truncated or foreign file
-    if image is None:
-        raise InputError(f"{image_path}: cannot be read as an image; mend or remove it.")
-    try:
-        label = np.asarray(Image.open(label_path))
-    except (OSError, SyntaxError) as error:  # Pillow calls a broken PNG a syntax error
-        raise InputError(f"{label_path}: cannot be read as an image ({error}).") from error
+    image = _read(image_path, lambda: cv2.imread(image_path, cv2.IMREAD_COLOR))
+    label = _read(label_path, lambda: np.asarray(Image.open(label_path)))
     if label.ndim != 2 or label.dtype != np.uint8:
         raise InputError(f"{label_path}: must be an 8-bit image of one channel.")
     if label.shape != image.shape[:2]:
         sizes = [f"{array.shape[1]}x{array.shape[0]}" for array in (label, image)]
         raise InputError(f"{label_path}: is {sizes[0]}, but its image {image_path} is {sizes[1]}.")
     return image, label
+
+
+def _read(path, reader):
+    try:
+        array = reader()
+    except Exception as error:  # of damaged files Pillow and OpenCV raise many kinds
+        raise InputError(f"{path}: cannot be read as an image ({error}).") from error
+    if array is None:  # what OpenCV returns for a truncated or foreign file
+        raise InputError(f"{path}: cannot be read as an image; mend or remove it.")
+    return array

@@ -27,7 +27,7 @@ class ResizeToFit:
     """
 
     def __init__(self, target_size, ratio_range=None, size_divisor=None):
-        self.target_size, self.ratio_range = target_size, ratio_range
+        self.target_size, self.ratio_range = _pair("target_size", target_size), ratio_range
         self.size_divisor = size_divisor
 
     def __call__(self, sample):
@@ -55,7 +55,7 @@ class Rescale:
 
     def __call__(self, sample):
         height, width = sample["img"].shape[:2]
-        return _resize(sample, [scaled(side, self.factor) for side in (width, height)])
+        return _resize(sample, [max(scaled(side, self.factor), 1) for side in (width, height)])
 
 
 class RandomCategoryCrop:
@@ -71,7 +71,8 @@ class RandomCategoryCrop:
     """
 
     def __init__(self, crop_size, category_max_ratio=0.75, tries=10, ignore_index=255):
-        self.crop_size, self.category_max_ratio = crop_size, category_max_ratio
+        self.crop_size = _pair("crop_size", crop_size)
+        self.category_max_ratio = category_max_ratio
         self.tries, self.ignore_index = tries, ignore_index
 
     def __call__(self, sample):
@@ -150,7 +151,9 @@ def at_scale(compose, scale):
     for transform in compose.transforms:
         for name in _SIZES:
             size = getattr(transform, name, None)
-            if isinstance(size, (list, tuple)):
+            if isinstance(transform, ResizeToFit) and size is not None:
+                transform.target_size = [side * scale for side in size]
+            elif isinstance(size, (list, tuple)):
                 setattr(transform, name, [scaled(side, scale) for side in size])
             elif size is not None:
                 setattr(transform, name, scaled(size, scale))
@@ -165,6 +168,12 @@ def _resize(sample, size):
     for key in sample.get("gt_fields", []):
         sample[key] = cv2.resize(sample[key], tuple(size), interpolation=cv2.INTER_NEAREST)
     return sample
+
+
+def _pair(name, value):
+    if not isinstance(value, (list, tuple)) or len(value) != 2 or min(value) <= 0:
+        raise ValueError(f"{name} must be two positive numbers, not {value!r}")
+    return value
 
 
 def _coin():

@@ -65,14 +65,14 @@ class Protocol:
         protocol = {}
         if options.get("aug_eval"):
             scales = options.get("scales")
-            protocol["scales"] = PAPER_SCALES if scales is None else tuple(np.ravel(scales))
+            protocol["scales"] = PAPER_SCALES if scales is None else _numbers("scales", scales)
             protocol["flip_horizontal"] = options.get("flip_horizontal", scales is None)
             protocol["flip_vertical"] = options.get("flip_vertical", False)
         if options.get("is_slide"):
             for key in ("crop_size", "stride"):
                 if options.get(key) is None:
                     raise InputError(f"--is_slide needs --{key}, too.")
-                protocol[key] = tuple(options[key])
+                protocol[key] = _numbers(key, options[key], count=2)
         return cls(**protocol)
 
     @property
@@ -84,6 +84,18 @@ class Protocol:
         if self.flip_vertical:
             flips += [flip + [2] for flip in flips]
         return flips
+
+
+def _numbers(key, value, count=None):
+    """A tuple of the numbers that an option gives, alone or in a list."""
+    try:
+        numbers = np.ravel(value).astype(float).tolist()
+    except (TypeError, ValueError):
+        numbers = []
+    if not numbers or (count is not None and len(numbers) != count):
+        wanted = f"{count} numbers" if count else "a number or a list of numbers"
+        raise InputError(f"{key}: must be {wanted}, not {value!r}.")
+    return tuple(int(n) for n in numbers) if count else tuple(numbers)
 
 
 def load_model(config, model_path):

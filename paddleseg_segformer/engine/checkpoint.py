@@ -77,7 +77,7 @@ def parameter_names(model):
 
 def _rename_parameters(state, saved_names, model):
     here = parameter_names(model)
-    # Longest first: linear_1.w_0 is also the beginning of linear_1.w_0_x's states' names.
+    # In reverse, so that of two names of which one begins the other, the longer comes first.
     renames = sorted(((old, here[name]) for name, old in saved_names.items()), reverse=True)
     renamed = {}
     for key, value in state.items():

@@ -31,8 +31,14 @@ def check_datasets(config, num_workers=None):
     """
     problems = []
     for split in ("train_dataset", "val_dataset"):
-        if split in config.dic:
-            problems += _check(build(config, split)[0], split, num_workers or available_cpus())
+        if split not in config.dic:
+            continue
+        try:
+            (dataset,) = build(config, split)
+        except InputError as error:
+            problems.append(str(error))
+        else:
+            problems += _check(dataset, split, num_workers or available_cpus())
     for problem in problems[:SHOWN]:
         logger.error(problem)
     if problems:

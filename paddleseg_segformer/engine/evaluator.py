@@ -1,6 +1,7 @@
 """Evaluating a model on a data set."""
 
 import json
+import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
@@ -30,6 +31,8 @@ def validate(config, model_path, num_workers=2, json_path=None, **options):
     Returns:
         ``Scores``.
     """
+    if json_path is not None:
+        _check_writable(json_path)
     distributed.start()
     protocol = Protocol.of_config(config, **options)
     (dataset,) = build(config, "val_dataset")
@@ -38,15 +41,16 @@ def validate(config, model_path, num_workers=2, json_path=None, **options):
     logger.info("[EVAL] Classes that occur:\n%s", scores.table())
     if json_path is not None and distributed.rank() == 0:
         figures = {"images": len(dataset), "protocol": asdict(protocol), **scores.figures()}
-        _write(json_path, json.dumps(figures, indent=1) + "\n")
+        text = json.dumps(figures, indent=1, allow_nan=False)
+        Path(json_path).write_text(text + "\n", encoding="utf-8")
     return scores
 
 
-def _write(path, text):
-    try:
-        Path(path).write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise InputError(f"--json {path}: cannot be written ({error.strerror}).") from error
+def _check_writable(path):
+    """Before hours of evaluation, not after them."""
+    path = Path(path).absolute()
+    if path.is_dir() or not os.access(path.parent, os.W_OK):
+        raise InputError(f"--json {path}: cannot be written; name a file in an existing folder.")
 
 
 def evaluate(model, dataset, protocol, num_workers=2):

@@ -58,7 +58,7 @@ def read_sample(dataset, index):
     except Exception as error:  # PaddleSeg's data sets raise whatever OpenCV and NumPy do
         files = " and ".join(map(str, dataset.file_list[index]))
         reason = " ".join(str(error).split())
-        raise InputError(f"{files}: cannot be read ({reason}); mend or remove it.") from error
+        raise InputError(f"{files}: cannot be read or transformed ({reason}).") from error
 
 
 class SeededDataset(Dataset):

@@ -84,15 +84,18 @@ class Scores:
     def figures(self):
         """Every figure, as plain JSON: a class that does not occur has null for its scores."""
 
-        def plain(values):
-            return [None if np.isnan(value) else float(value) for value in values]
+        def plain(value):
+            return None if np.isnan(value) else float(value)
 
-        classes = zip(self.names, plain(self.iou), plain(self.class_accuracy))
+        classes = zip(self.names, self.iou, self.class_accuracy)
         return {
-            "miou": self.miou,
+            "miou": plain(self.miou),
             "accuracy": self.accuracy,
-            "mean_accuracy": self.mean_accuracy,
-            "classes": [{"name": n, "iou": i, "accuracy": a} for n, i, a in classes],
+            "mean_accuracy": plain(self.mean_accuracy),
+            "classes": [
+                {"name": name, "iou": plain(iou), "accuracy": plain(accuracy)}
+                for name, iou, accuracy in classes
+            ],
             "confusion": self.confusion.tolist(),
         }
 

@@ -92,7 +92,7 @@ class Trainer:
 
     def __init__(self, config, save_dir, do_eval, use_ema, use_vdl, precision):
         self.config, self.save_dir = config, Path(save_dir)
-        self.iteration, self.best = 0, {"miou": -1.0, "iteration": -1}
+        self.iteration, self.lr, self.best = 0, None, {"miou": -1.0, "iteration": -1}
         self.dataset, self.model, self.optimizer, self.losses = build(
             config, "train_dataset", "model", "optimizer", "loss"
         )

@@ -79,3 +79,22 @@ def tell_architecture(state):
 def _depth(names, stage):
     numbers = (re.match(rf"block{stage}\.(\d+)\.", name) for name in names)
     return 1 + max(int(number[1]) for number in numbers if number)
+
+
+_LINEARS = ("attn.q", "attn.kv", "attn.proj", "mlp.fc1", "mlp.fc2")
+_BLOCK = ("norm1", "norm2", *_LINEARS, "mlp.dwconv.dwconv")
+
+
+def missing_parts(architecture, state):
+    """The layers of an architecture that a state dict in our names has no weight of."""
+    layers = []
+    for i, depth in enumerate(architecture.depths, 1):
+        layers += [f"patch_embed{i}.proj", f"patch_embed{i}.norm", f"norm{i}"]
+        parts = _BLOCK if i == 4 else (*_BLOCK, "attn.sr", "attn.norm")  # the last keeps all keys
+        layers += [f"block{i}.{j}.{part}" for j in range(depth) for part in parts]
+    if architecture.width is not None:
+        kinds = ("proj",) if architecture.stage_projection == "linear" else ("_conv", "_batch_norm")
+        layers = [BACKBONE + layer for layer in layers]
+        layers += [f"linear_c{i}.{kind}" for i in range(1, 5) for kind in kinds]
+        layers += ["linear_fuse._conv", "linear_fuse._batch_norm", "linear_pred"]
+    return [layer for layer in layers if f"{layer}.weight" not in state]

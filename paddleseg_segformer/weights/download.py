@@ -1,11 +1,13 @@
 """Fetching weights from a URL, once."""
 
+import hashlib
+import http.client
 import os
+import re
 import time
 import urllib.error
 import urllib.request
 from pathlib import Path
-from urllib.parse import unquote, urlparse
 
 from paddleseg.utils import seg_env
 from tqdm import tqdm
@@ -17,7 +19,7 @@ TRIES, TIMEOUT = 3, 30
 
 def is_url(source):
     """Whether ``source`` is an http or https address."""
-    return isinstance(source, str) and urlparse(source).scheme in ("http", "https")
+    return isinstance(source, str) and source.lower().startswith(("http://", "https://"))
 
 
 def download(url):
@@ -29,23 +31,29 @@ def download(url):
     Raises:
         InputError: It could not be fetched.
     """
-    # The last folder tells apart the many files called model.pdparams.
-    *_, folder, name = ("", *unquote(urlparse(url).path).strip("/").split("/"))
-    target = Path(seg_env.PRETRAINED_MODEL_HOME, folder, name)
+    # Many files are called model.pdparams: a folder for each address keeps them apart.
+    name = re.sub(r"[^\w.-]", "_", url.split("?")[0].split("#")[0].rstrip("/").split("/")[-1])
+    folder = Path(seg_env.PRETRAINED_MODEL_HOME, hashlib.sha256(url.encode()).hexdigest()[:16])
+    target = folder / name
     if target.is_file():
         return target
-    target.parent.mkdir(parents=True, exist_ok=True)
-    partial = target.with_name(f"{name}.{os.getpid()}.partial")  # several processes may fetch
+    partial = folder / f"{name}.{os.getpid()}.partial"  # several processes may fetch
     for attempt in range(TRIES):
         try:
+            folder.mkdir(parents=True, exist_ok=True)
             _fetch(url, partial)
             partial.replace(target)
             return target
-        except (OSError, urllib.error.URLError) as error:
+        except (OSError, http.client.HTTPException, ValueError) as error:
             failure = error
+            if isinstance(error, (http.client.InvalidURL, ValueError)) or (
+                isinstance(error, urllib.error.HTTPError) and error.code < 500
+            ):
+                break
             time.sleep(attempt)
         finally:
-            partial.unlink(missing_ok=True)
+            if partial.exists():
+                partial.unlink()
     raise InputError(
         f"{url}: could not be fetched ({failure}); fetch it elsewhere and set the config's "
         "pretrained key to the file, such as --opts model.backbone.pretrained=FILE, or to null to "
@@ -56,8 +64,10 @@ def download(url):
 def _fetch(url, path):
     with urllib.request.urlopen(url, timeout=TIMEOUT) as response, open(path, "wb") as file:
         size = int(response.headers.get("Content-Length") or 0)
-        with tqdm(total=size or None, desc=path.name, unit="B", unit_scale=True) as bar:
+        with tqdm(total=size or None, desc=path.stem, unit="B", unit_scale=True) as bar:
             while chunk := response.read(1 << 20):
+                if file.tell() == 0 and chunk.lstrip()[:1] == b"<":
+                    raise ValueError("the answer is a web page")
                 file.write(chunk)
                 bar.update(len(chunk))
         if size and file.tell() != size:

@@ -41,13 +41,14 @@ def read_checkpoint(path):
     for wrapper in ("state_dict", "model"):
         if isinstance(state.get(wrapper), dict):
             state = state[wrapper]
-    state = {str(name).removeprefix("module."): value for name, value in state.items()}
-    tensors = {name: value for name, value in state.items() if isinstance(value, np.ndarray)}
+    tensors = {}
+    for name, value in state.items():
+        if isinstance(value, list) and len(value) == 2:  # nested, Paddle names each tensor again
+            value = value[1]
+        if isinstance(value, np.ndarray):
+            tensors[str(name).removeprefix("module.")] = value
     if not tensors:
         raise InputError(f"{path}: holds no tensors.")
-    for name, value in tensors.items():
-        if value.dtype.kind == "f" and not np.isfinite(value).all():
-            raise InputError(f"{path}: {name} has NaN or infinite values; use another checkpoint.")
     return tensors
 
 
@@ -113,8 +114,7 @@ def _reader(path):
 
 
 def _read_paddle(path):
-    with open(path, "rb") as file:
-        return unpickle(file)
+    return unpickle(path.read_bytes())
 
 
 def _read_tar(path):
@@ -123,7 +123,7 @@ def _read_tar(path):
         members = [member for member in archive.getmembers() if member.name.endswith(".pdparams")]
         if len(members) != 1:
             raise InputError(f"holds {len(members)} files *.pdparams; there must be one.")
-        return unpickle(archive.extractfile(members[0]))
+        return unpickle(archive.extractfile(members[0]).read())
 
 
 def _read_safetensors(path):
@@ -133,6 +133,8 @@ def _read_safetensors(path):
         raise InputError(f"is a damaged safetensors file ({error}); fetch it again.") from error
     state = {}
     for name, tensor in tensors:
+        if tensor["dtype"] not in _SAFETENSORS_TYPES:
+            raise InputError(f"has tensors of type {tensor['dtype']}, which is not supported.")
         value = np.frombuffer(tensor["data"], dtype=_SAFETENSORS_TYPES[tensor["dtype"]])
         if tensor["dtype"] == "BF16":
             value = bfloat16_to_float32(value)

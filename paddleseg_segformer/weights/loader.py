@@ -13,6 +13,7 @@ from .architecture import Architecture, tell_architecture
 from .download import download, is_url
 from .files import read_checkpoint
 from .naming import BACKBONE
+from .pickles import bfloat16_to_float32
 
 FORMATS = (paddleseg, nvlabs, huggingface, mmseg, paddlevit)
 CLASSIFIER = ("linear_pred.weight", "linear_pred.bias")
@@ -75,19 +76,40 @@ def read_weights(source, names=()):
     else:
         name = os.fspath(source)
         state = read_checkpoint(download(name) if is_url(name) else name)
+    state = {key: _checked(name, key, value) for key, value in state.items()}
     for source_format in FORMATS:
-        if source_format.recognises(state):
-            state = source_format.convert(state)
-            if all(key.startswith(BACKBONE) for key in state):
-                state = {key[len(BACKBONE) :]: value for key, value in state.items()}
-            architecture = tell_architecture(state)
-            return Checkpoint(name, source_format.NAME, source_format.EPSILON, state, architecture)
+        try:
+            if source_format.recognises(state):
+                return _converted(name, source_format, state)
+        except (KeyError, ValueError, IndexError) as error:
+            raise InputError(
+                f"{name}: is a damaged {source_format.NAME} checkpoint ({error}); fetch it again."
+            ) from error
     if any(key in names for key in state):
         return Checkpoint(name, paddleseg.NAME, paddleseg.EPSILON, state, None)
     raise InputError(
         f"{name}: is no SegFormer in a known format ({', '.join(f.NAME for f in FORMATS)}); its "
         f"first tensors are {_first(list(state))}."
     )
+
+
+def _checked(source, name, value):
+    """A tensor's numbers: finite, and no longer in Paddle's guise of bfloat16."""
+    if value.dtype == np.uint16:
+        value = bfloat16_to_float32(value)
+    if value.dtype.kind not in "biuf":
+        raise InputError(f"{source}: {name} holds no numbers.")
+    if value.dtype.kind == "f" and not np.isfinite(value).all():
+        raise InputError(f"{source}: {name} has NaN or infinite values; use another checkpoint.")
+    return value
+
+
+def _converted(name, source_format, state):
+    state = source_format.convert(state)
+    if all(key.startswith(BACKBONE) for key in state):
+        state = {key[len(BACKBONE) :]: value for key, value in state.items()}
+    architecture = tell_architecture(state)
+    return Checkpoint(name, source_format.NAME, source_format.EPSILON, state, architecture)
 
 
 def load_weights(model, source, strict=True):
@@ -119,18 +141,39 @@ def load_weights(model, source, strict=True):
     missing = [name for name in target if name not in fitting]
     unexpected = [name for name in state if name not in target]
     has_head = any(name in state for name in target if not name.startswith(BACKBONE))
-    may_miss = CLASSIFIER if has_head else [n for n in missing if not n.startswith(BACKBONE)]
+    other_classes = has_head and all(name in state and name in missing for name in CLASSIFIER)
+    if has_head:
+        may_miss = CLASSIFIER if other_classes else ()
+    else:
+        may_miss = [name for name in missing if not name.startswith(BACKBONE)]
     misfits = [name for name in missing if name not in may_miss]
     if not fitting or (strict and (misfits or unexpected)):
         raise InputError(_misfit(checkpoint, tell_architecture(target), misfits, unexpected))
     for name, value in fitting.items():
         target[name].set_value(value.astype(target[name].numpy().dtype))
-    if has_head and CLASSIFIER[0] in missing:
+    _warn_of_epsilon(model, checkpoint)
+    if other_classes:
         logger.warning(
             "%s has another number of classes than the model: the classifier keeps its own weights",
             checkpoint.source,
         )
     return Loaded(list(fitting), missing, unexpected, checkpoint)
+
+
+def _warn_of_epsilon(model, checkpoint):
+    epsilons = {
+        layer._epsilon for layer in model.sublayers() if type(layer).__name__ == "LayerNorm"
+    }
+    wanted = checkpoint.norm_epsilon
+    if wanted is not None and epsilons - {wanted}:
+        logger.warning(
+            "%s comes from %s, where every LayerNorm's epsilon is %g: set model.backbone."
+            "norm_epsilon=%g for the same function",
+            checkpoint.source,
+            checkpoint.format,
+            wanted,
+            wanted,
+        )
 
 
 def load_pretrained(model, source):

@@ -1,58 +1,205 @@
-"""A pickle can name any function to call. These readers know only what tensors need."""
+"""Reading pickles as data.
+
+A pickle is a program: it can call any function, set any attribute, and hand NumPy forged pointers.
+This reader runs the few instructions that tensors in dictionaries need, and what a pickle takes for
+NumPy's and PyTorch's types are objects of our own that check what they are given.
+"""
 
 import io
+import math
 import pickle
+import re
 import zipfile
-from collections import OrderedDict
 
 import numpy as np
 
 from ..errors import InputError
 
+_OPCODES = """
+    PROTO FRAME STOP MARK POP NONE NEWTRUE NEWFALSE INT BININT BININT1 BININT2 LONG LONG1 LONG4
+    FLOAT BINFLOAT BINSTRING SHORT_BINSTRING UNICODE BINUNICODE SHORT_BINUNICODE BINUNICODE8
+    BINBYTES SHORT_BINBYTES BINBYTES8 EMPTY_TUPLE TUPLE TUPLE1 TUPLE2 TUPLE3 EMPTY_LIST LIST APPEND
+    APPENDS EMPTY_DICT SETITEM SETITEMS GLOBAL STACK_GLOBAL REDUCE BUILD BINPERSID PUT BINPUT
+    LONG_BINPUT GET BINGET LONG_BINGET MEMOIZE
+"""
+
+
+class _Dict(dict):
+    """A dictionary of names: other keys could take for ever to hash. Attributes are not for it."""
+
+    __slots__ = ()
+
+    def __setitem__(self, key, value):
+        if type(key) not in (str, int):
+            raise ValueError(f"a key is a {type(key).__name__}")
+        super().__setitem__(key, value)
+
+    def __setstate__(self, state):
+        """PyTorch's ``_metadata``, of no use here."""
+
+
+class _Function:
+    """What a pickle may call. It cannot be changed by one."""
+
+    __slots__ = ("_function",)
+
+    def __init__(self, function):
+        self._function = function
+
+    def __call__(self, *args):
+        return self._function(*args)
+
+    def __setstate__(self, state):
+        raise ValueError("it changes a function")
+
+
+class _Inert:
+    """Stands for objects beside the tensors, such as a training log's; nothing happens to it."""
+
+    __slots__ = ()
+
+    def __init__(self, *_):
+        pass
+
+    def __call__(self, *_):
+        return self
+
+    def __setstate__(self, state):
+        pass
+
+
+class _Dtype:
+    """``numpy.dtype`` of plain numbers."""
+
+    __slots__ = ("code",)
+
+    def __init__(self, code, *_):
+        if not re.fullmatch(r"[<>|=]?([iuf][1248]|b1|\?)", str(code)):
+            raise ValueError(f"an array of type {str(code)[:20]}")
+        self.code = str(code)
+
+    def __setstate__(self, state):
+        if state[1] in ("<", ">"):
+            self.code = state[1] + self.code.lstrip("<>|=")
+
+
+class _Array:
+    """An array; NumPy's pickles make it empty and fill it afterwards, through ``__setstate__``."""
+
+    __slots__ = ("value",)
+
+    def __init__(self, value=None):
+        self.value = value
+
+    def __setstate__(self, state):
+        _, shape, dtype, column_major, data = state
+        values = _numbers(data, dtype)
+        if any(type(n) is not int or n < 0 for n in shape) or math.prod(shape) != values.size:
+            raise ValueError("an array's shape does not fit its data")
+        self.value = values.reshape(shape, order="F" if column_major else "C")
+
+
+def _numbers(data, dtype):
+    """The plain numbers in some bytes, as a new array."""
+    if type(data) is not bytes or type(dtype) is not _Dtype:
+        raise ValueError("an array without data or type")
+    return np.frombuffer(data, dtype=dtype.code).copy()
+
+
+def _scalar(dtype, data):
+    (number,) = _numbers(data, dtype)
+    return number.item()
+
 
 def _encode(text, encoding):
-    """What Python 2's pickles of bytes call; no other codec is of use to an array."""
+    """What pickles of protocol 2 call for bytes."""
     if encoding != "latin1":
-        raise InputError(f"it asks for the codec {encoding}, which no checkpoint needs.")
+        raise ValueError(f"the codec {encoding}")
     return text.encode("latin1")
 
 
-# NumPy 2 renamed its modules; a file made with it reads like one made before.
-_NUMPY = {
-    ("numpy.core.multiarray", "_reconstruct"): np.core.multiarray._reconstruct,
-    ("numpy._core.multiarray", "_reconstruct"): np.core.multiarray._reconstruct,
-    ("numpy.core.multiarray", "scalar"): np.core.multiarray.scalar,
-    ("numpy._core.multiarray", "scalar"): np.core.multiarray.scalar,
-    ("numpy", "ndarray"): np.ndarray,
-    ("numpy", "dtype"): np.dtype,
-    ("collections", "OrderedDict"): OrderedDict,
-    ("_codecs", "encode"): _encode,
-    ("builtins", "tuple"): tuple,
+_ALLOWED = {
+    ("collections", "OrderedDict"): _Function(lambda items=(): _fill(_Dict(), items)),
+    ("builtins", "tuple"): _Function(tuple),
+    ("_codecs", "encode"): _Function(_encode),
+    ("numpy", "ndarray"): _Inert(),
+    ("numpy", "dtype"): _Function(_Dtype),
+    # NumPy 2 renamed its modules.
+    **{
+        (module, name): function
+        for module in ("numpy.core.multiarray", "numpy._core.multiarray")
+        for name, function in (
+            ("_reconstruct", _Function(lambda *_: _Array())),
+            ("scalar", _Function(_scalar)),
+        )
+    },
+    # What mmengine's checkpoints hold beside the weights.
+    ("mmengine.logging.history_buffer", "HistoryBuffer"): _Inert(),
+    ("builtins", "getattr"): _Inert(),
 }
 
 
-class _DataUnpickler(pickle.Unpickler):
-    def __init__(self, file, allowed):
-        super().__init__(file)
-        self.allowed = allowed
+def _fill(dictionary, items):
+    for key, value in items:
+        dictionary[key] = value
+    return dictionary
+
+
+class _DataUnpickler(pickle._Unpickler):
+    """Python's own unpickler in Python: the one in C lets a small file ask for any memory."""
+
+    dispatch = {  # noqa: RUF012 - as in the class it changes
+        getattr(pickle, name)[0]: pickle._Unpickler.dispatch[getattr(pickle, name)[0]]
+        for name in _OPCODES.split()
+    }
+
+    def load_empty_dict(self):
+        self.append(_Dict())
+
+    dispatch[pickle.EMPTY_DICT[0]] = load_empty_dict
 
     def find_class(self, module, name):
         try:
-            return self.allowed[module, name]
+            return self.allowed()[module, name]
         except KeyError:
             raise InputError(
                 f"asks to run {module}.{name}, which no checkpoint needs; nothing of it was run."
             ) from None
 
+    def allowed(self):
+        """What the pickle may name."""
+        return _ALLOWED
 
-def unpickle(file):
-    """Read a pickle of NumPy arrays, numbers, strings and containers of them.
+
+def _plain(tree, done):
+    """The same tree with NumPy arrays; ``done`` keeps what is shared from being walked again."""
+    if isinstance(tree, _Array):
+        return tree.value
+    if not isinstance(tree, (dict, list, tuple)):
+        return tree
+    if id(tree) not in done:
+        if isinstance(tree, dict):
+            done[id(tree)] = plain = {}
+            plain.update((key, _plain(value, done)) for key, value in tree.items())
+        else:
+            done[id(tree)] = [_plain(value, done) for value in tree]
+    return done[id(tree)]
+
+
+def unpickle(data):
+    """Read a pickle of arrays, numbers, strings, and dictionaries and lists of them.
+
+    Args:
+        data: bytes.
+
+    Returns:
+        What was pickled, with NumPy arrays, tuples as lists, and dictionaries for all mappings.
 
     Raises:
         InputError: It asks for anything else.
         Exception: It is damaged; a damaged pickle can raise anything.
     """
-    return _DataUnpickler(file, _NUMPY).load()
+    return _plain(_DataUnpickler(io.BytesIO(data)).load(), {})
 
 
 # PyTorch's storages hold raw little-endian numbers; bfloat16 is the upper half of a float32.
@@ -75,47 +222,71 @@ def bfloat16_to_float32(bits):
     return (bits.astype("uint32") << 16).view("float32")
 
 
+class _Storage:
+    """The numbers that tensors are views of."""
+
+    __slots__ = ("numbers",)
+
+    def __init__(self, numbers):
+        self.numbers = numbers
+
+    def __setstate__(self, state):
+        raise ValueError("it changes a storage")
+
+
 def _rebuild_tensor(storage, offset, size, stride, *_):
     """A tensor of ``size`` and ``stride`` (in elements) within its storage."""
+    if type(storage) is not _Storage or len(size) != len(stride):
+        raise ValueError("a tensor without storage")
+    if any(type(n) is not int or n < 0 for n in (offset, *size, *stride)):
+        raise ValueError("a tensor's size is not a number")
+    numbers = storage.numbers
     last = offset + sum((n - 1) * step for n, step in zip(size, stride))
-    if min((offset, *size, *stride)) < 0 or (0 not in size and last >= len(storage)):
+    if math.prod(size) > len(numbers) or (0 not in size and last >= len(numbers)):
         raise ValueError("a tensor lies outside its storage")
-    strides = [step * storage.itemsize for step in stride]
-    return np.lib.stride_tricks.as_strided(storage[offset:], size, strides).copy()
+    strides = [step * numbers.itemsize for step in stride]
+    return _Array(np.lib.stride_tricks.as_strided(numbers[offset:], size, strides).copy())
 
 
 _TORCH = {
-    **_NUMPY,
-    ("torch._utils", "_rebuild_tensor_v2"): _rebuild_tensor,
-    ("torch._utils", "_rebuild_parameter"): lambda tensor, *_: tensor,
-    ("torch", "Size"): tuple,
+    **_ALLOWED,
+    ("torch._utils", "_rebuild_tensor_v2"): _Function(_rebuild_tensor),
+    ("torch._utils", "_rebuild_parameter"): _Function(lambda tensor, *_: tensor),
+    ("torch", "Size"): _Function(tuple),
+    ("torch", "device"): _Inert(),
     **{("torch", name): name for name in _STORAGES},
+    **{("torch", f"{kind}{bits}"): _Inert() for kind in ("float", "int") for bits in (16, 32, 64)},
 }
 
 
 class _TorchUnpickler(_DataUnpickler):
     def __init__(self, archive, pickle_name):
-        super().__init__(io.BytesIO(archive.read(pickle_name)), _TORCH)
+        super().__init__(io.BytesIO(archive.read(pickle_name)))
         self.archive = archive
         self.folder = pickle_name[: -len("data.pkl")]
+
+    def allowed(self):
+        return _TORCH
 
     def persistent_load(self, reference):
         _, kind, key, _, count = reference
         data = self.archive.read(f"{self.folder}data/{key}")
-        storage = np.frombuffer(data, dtype=_STORAGES[kind], count=count)
-        return bfloat16_to_float32(storage) if kind == "BFloat16Storage" else storage
+        numbers = np.frombuffer(data, dtype=_STORAGES[kind], count=count)
+        return _Storage(bfloat16_to_float32(numbers) if kind == "BFloat16Storage" else numbers)
 
 
 def unpickle_torch(path):
     """Read a file of ``torch.save`` of PyTorch 1.6 or later, plain tensors only, without PyTorch.
 
     Returns:
-        What was saved, with NumPy arrays for tensors.
+        What was saved, as ``unpickle``.
 
     Raises:
         InputError: It asks for anything but tensors and containers.
         Exception: It is damaged, or is no such file.
     """
     with zipfile.ZipFile(path) as archive:
+        if any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist()):
+            raise ValueError("it is compressed, which PyTorch's files are not")
         (name,) = [name for name in archive.namelist() if name.endswith("/data.pkl")]
-        return _TorchUnpickler(archive, name).load()
+        return _plain(_TorchUnpickler(archive, name).load(), {})

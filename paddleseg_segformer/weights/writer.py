@@ -5,9 +5,11 @@ import os
 from pathlib import Path
 
 import paddle
+from safetensors import SafetensorError
 from safetensors.numpy import save_file
 
 from ..errors import InputError
+from .architecture import missing_parts
 from .loader import read_weights
 
 
@@ -38,8 +40,13 @@ def convert_checkpoint(source, target, force=False):
     if target.exists() and not force:
         raise InputError(f"{target}: exists; choose another name, or replace it with --force.")
     checkpoint = read_weights(source)
-    if checkpoint.architecture is None:
-        raise InputError(f"{checkpoint.source}: lacks parts of a SegFormer; nothing was written.")
+    architecture = checkpoint.architecture
+    missing = missing_parts(architecture, checkpoint.state) if architecture else ["the encoder"]
+    if missing:
+        raise InputError(
+            f"{checkpoint.source}: lacks {missing[0]} and {len(missing) - 1} other layers of a "
+            "SegFormer; nothing was written."
+        )
     state = {name: value.copy(order="C") for name, value in checkpoint.state.items()}
     # Paddle and safetensors look at the ending, so the temporary name keeps it.
     partial = target.with_name(f".{os.getpid()}.partial{target.suffix}")
@@ -47,8 +54,8 @@ def convert_checkpoint(source, target, force=False):
         target.parent.mkdir(parents=True, exist_ok=True)
         WRITERS[target.suffix](state, partial)
         partial.replace(target)
-    except OSError as error:
-        raise InputError(f"{target}: cannot be written ({error.strerror}).") from error
+    except (OSError, SafetensorError) as error:
+        raise InputError(f"{target}: cannot be written ({error}).") from error
     finally:
         if partial.exists():
             partial.unlink()

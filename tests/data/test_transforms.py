@@ -20,10 +20,19 @@ def sample(image=IMAGE, label=LABEL):
 
 
 def draws(monkeypatch, **queues):
-    """Make NumPy's generator hand out these numbers, and no others."""
+    """Make NumPy's generator hand out these numbers, and no others; returns what was asked for."""
+    asked = []
+
+    def hand_out(queue):
+        def draw(*arguments):
+            asked.append(arguments)
+            return next(queue)
+
+        return draw
+
     for name, queue in queues.items():
-        queue = iter(queue)
-        monkeypatch.setattr(np.random, name, lambda *a, q=queue: next(q))
+        monkeypatch.setattr(np.random, name, hand_out(iter(queue)))
+    return asked
 
 
 @pytest.mark.parametrize(
@@ -163,6 +172,32 @@ def test_distortion(monkeypatch, changes):
     draws(monkeypatch, randint=integers, uniform=numbers)
     out = T.PhotometricDistortion()(sample())["img"]
     np.testing.assert_array_equal(out, rendered(IMAGE, **changes))
+
+
+def test_distortion_draws_from_the_papers_ranges(monkeypatch):
+    """Coins, brightness, contrast, saturation, hue, in this order; randint's upper end is open."""
+    asked = draws(monkeypatch, randint=[1, 1, 1, 1, 1, 0], uniform=[0.0, 1.0, 1.0])
+    T.PhotometricDistortion()(sample())
+    coin, contrast, saturation = (2,), (0.5, 1.5), (0.5, 1.5)
+    brightness, hue = (-32, 32), (-18, 19)
+    assert asked == [coin, brightness, coin, contrast, coin, coin, saturation, coin, hue]
+
+
+def test_colour_changes_with_probability_a_half():
+    """A coloured pixel's hue and saturation, brightness and contrast left alone."""
+    np.random.seed(0)
+    distort = T.PhotometricDistortion(brightness=0, contrast=(1, 1))
+    pixel = np.full([1, 1, 3], (200, 80, 120), "uint8")
+    hsv = [
+        cv2.cvtColor(distort({"img": pixel})["img"], cv2.COLOR_RGB2HSV)[0, 0] for _ in range(2000)
+    ]
+    hue, saturation, _ = np.array(hsv, dtype=int).T
+    before = cv2.cvtColor(pixel, cv2.COLOR_RGB2HSV)[0, 0].astype(int)
+    turn = (hue - before[0] + 90) % 180 - 90
+    assert abs(turn).max() in (18, 19) and (abs(turn) > 1).mean() == pytest.approx(0.46, abs=0.05)
+    factor = saturation / before[1]
+    assert 0.48 < factor.min() < 0.53 and 1.45 < factor.max() < 1.52
+    assert (abs(factor - 1) > 0.02).mean() == pytest.approx(0.48, abs=0.05)
 
 
 def test_distortions_bounds_and_probabilities():

@@ -129,6 +129,9 @@ def test_options_are_paddlesegs():
         ({"is_slide": True, "crop_size": [64, 64]}, "--stride"),
         ({"is_slide": True, "crop_size": [64, 64], "stride": [65, 64]}, "--stride"),
         ({"is_sliding": True}, "is_sliding"),
+        ({"aug_eval": True, "scales": []}, "scales"),
+        ({"aug_eval": True, "scales": "big"}, "scales"),
+        ({"is_slide": True, "crop_size": 1024, "stride": [768, 768]}, "crop_size"),
     ],
 )
 def test_bad_options_are_named(options, message):

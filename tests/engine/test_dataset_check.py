@@ -53,3 +53,12 @@ def test_every_problem_is_reported(request, scenes, caplog):
         folder, ending = (images, "jpg") if number == 1 else (labels, "png")
         assert f"{folder}/{name(number)}.{ending}: " in caplog.text
     assert "label 150 is neither" in caplog.text and name(6) not in caplog.text
+
+
+def test_a_missing_pair_does_not_hide_the_other_set(request, scenes, caplog):
+    (scenes / "annotations/training/scene_train_00000001.png").unlink()
+    (scenes / "images/validation/scene_val_00000002.jpg").write_bytes(b"")
+    with pytest.raises(InputError, match="2 problems"):
+        check(request, scenes, caplog)
+    assert "scene_train_00000001.jpg: has no annotation" in caplog.text
+    assert "scene_val_00000002.jpg: cannot be read" in caplog.text

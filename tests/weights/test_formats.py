@@ -165,3 +165,42 @@ def test_half_precision_becomes_float32():
 def test_foreign_model_is_named():
     with pytest.raises(ps.InputError, match=r"is no SegFormer.*layer1\.0\.conv1\.weight"):
         read_weights({"layer1.0.conv1.weight": np.ones([2, 2])})
+
+
+def test_nan_is_named():
+    state = arrays(random_model("B0", "linear"))
+    state["backbone.norm1.bias"] = np.full([32], np.nan, "float32")
+    with pytest.raises(ps.InputError, match=r"backbone\.norm1\.bias has NaN"):
+        ps.load_weights(random_model("B0", "linear"), state)
+
+
+def test_half_a_classifier_is_missing_tensors():
+    state = arrays(random_model("B0", "linear"))
+    del state["linear_pred.bias"]
+    with pytest.raises(ps.InputError, match=r"linear_pred\.bias"):
+        ps.load_weights(random_model("B0", "linear"), state)
+
+
+@pytest.mark.parametrize("name", ["huggingface", "mmseg"])
+def test_damaged_projections_are_an_input_error(name):
+    write, projection = FORMATS[name]
+    state = write(arrays(random_model("B0", projection)), 19)
+    if name == "huggingface":
+        del state["segformer.encoder.block.0.0.attention.self.value.weight"]
+    else:
+        key = "backbone.layers.0.1.0.attn.attn.in_proj_weight"
+        state[key] = state[key][:-1]
+    with pytest.raises(ps.InputError, match=f"damaged {name} checkpoint"):
+        read_weights(state)
+
+
+def test_other_epsilon_is_told(caplog):
+    write, projection = FORMATS["huggingface"]
+    state = write(arrays(random_model("B0", projection)), 19)
+    with caplog.at_level("WARNING"):
+        ps.load_weights(random_model("B0", "linear"), state)
+    assert "norm_epsilon=1e-05" in caplog.text
+    caplog.clear()
+    ours = ps.SegFormer(19, ps.MixVisionTransformer_B0(norm_epsilon=1e-5), 256)
+    ps.load_weights(ours, state)
+    assert "norm_epsilon" not in caplog.text

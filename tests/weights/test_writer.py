@@ -66,3 +66,10 @@ def test_tool_refuses_in_one_sentence(tmp_path):
     assert done.returncode == 2
     assert done.stderr.splitlines()[-1].startswith(f"error: {bad}: is a web page")
     assert "Traceback" not in done.stderr and len(list(tmp_path.iterdir())) == 1
+
+
+def test_incomplete_models_are_not_written(source, tmp_path):
+    ours = {name: value for name, value in source[0].items() if "block3.0." not in name}
+    with pytest.raises(ps.InputError, match=r"lacks backbone\.block3\.0\."):
+        convert_checkpoint(ours, tmp_path / "m.pdparams")
+    assert not list(tmp_path.iterdir())
