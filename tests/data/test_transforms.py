@@ -191,7 +191,7 @@ def test_colour_changes_with_probability_a_half():
     hsv = [
         cv2.cvtColor(distort({"img": pixel})["img"], cv2.COLOR_RGB2HSV)[0, 0] for _ in range(2000)
     ]
-    hue, saturation, _ = hsv.astype(int).T
+    hue, saturation, _ = np.array(hsv, dtype=int).T
     before = cv2.cvtColor(pixel, cv2.COLOR_RGB2HSV)[0, 0].astype(int)
     turn = (hue - before[0] + 90) % 180 - 90
     assert abs(turn).max() in (18, 19) and (abs(turn) > 1).mean() == pytest.approx(0.46, abs=0.05)
