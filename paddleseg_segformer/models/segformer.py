@@ -70,9 +70,6 @@ class SegFormer(nn.Layer):
         self.linear_pred = nn.Conv2D(embedding_dim, num_classes, 1)
         for layer in (*head, self.linear_fuse, self.linear_pred):
             layer.apply(init_weights)
-        # By the rule of the other convolutions, a classifier of few classes would start with large
-        # random logits: with 11 classes a loss of 6, where knowing nothing is 2.4.
-        nn.initializer.Normal(std=0.01)(self.linear_pred.weight)
         load_pretrained(self, pretrained)
 
     def forward(self, x):
