@@ -52,8 +52,8 @@ def interpolate(maps, height, width):
     return maps
 
 
-def expected_labels(model, path, scales, flips):
-    """DESIGN's evaluation, in NumPy: each scale from the original 8-bit image."""
+def expected_probabilities(model, path, scales, flips):
+    """The specified evaluation, in NumPy: each scale from the original 8-bit image."""
     image = np.asarray(Image.open(path).convert("RGB"))
     height, width = image.shape[:2]
     total = 0
@@ -72,7 +72,7 @@ def expected_labels(model, path, scales, flips):
             logits = interpolate(interpolate(logits, *sides), height, width)
             exponentials = np.exp(logits - logits.max(axis=0))
             total = total + exponentials / exponentials.sum(axis=0)
-    return total.argmax(axis=0)
+    return total / (len(scales) * len(flips))
 
 
 def confusion_of(predictions, labels):
@@ -82,21 +82,24 @@ def confusion_of(predictions, labels):
     return matrix
 
 
-def expected_confusion(model, dataset, scales, flips):
-    return sum(
-        confusion_of(expected_labels(model, image, scales, flips), np.asarray(Image.open(label)))
-        for image, label in dataset.file_list
-    )
-
-
 def test_single_scale_is_identical(model, dataset):
+    """Every pixel counted alike, but for those whose two best classes differ by rounding alone."""
+    expected, ties = 0, 0
+    for image, label in dataset.file_list:
+        probabilities = expected_probabilities(model, image, (1.0,), (False,))
+        labels = np.asarray(Image.open(label))
+        expected = expected + confusion_of(probabilities.argmax(axis=0), labels)
+        second, best = np.partition(probabilities, -2, axis=0)[-2:]
+        ties += ((best - second < 1e-5) & (labels != 255)).sum()
+    assert ties < 1e-4 * expected.sum()
+
     scores = evaluate(model, dataset, Protocol())
-    expected = expected_confusion(model, dataset, (1.0,), (False,))
-    np.testing.assert_array_equal(scores.confusion, expected)
+    assert scores.confusion.sum() == expected.sum()
+    assert np.abs(scores.confusion - expected).sum() <= 2 * ties
     occurring = expected.sum(axis=1) > 0
     union = expected.sum(axis=0) + expected.sum(axis=1) - np.diag(expected)
     expected_iou = np.diag(expected)[occurring] / union[occurring]
-    assert scores.miou == pytest.approx(expected_iou.mean(), rel=1e-12)
+    assert scores.miou == pytest.approx(expected_iou.mean(), abs=1e-4)
 
 
 def test_multi_scale_and_flip(model, dataset):
@@ -105,5 +108,5 @@ def test_multi_scale_and_flip(model, dataset):
     for index, (image, _) in enumerate(dataset.file_list):
         sample = {**dataset[index], "path": image}
         actual = segment(model, dataset.transforms, sample, protocol).numpy()
-        expected = expected_labels(model, image, SCALES, (False, True))
+        expected = expected_probabilities(model, image, SCALES, (False, True)).argmax(axis=0)
         assert (actual == expected).mean() >= 0.999
