@@ -5,20 +5,33 @@ import os
 import platform
 import sys
 import warnings
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 # Paddle's advice on compiling extensions, and its news of what BatchNorm now always does.
 for _message in ("No ccache found", "When training, we now always track global mean"):
     warnings.filterwarnings("ignore", message=_message)
 
-# Paddle sets OMP_NUM_THREADS=1 when it is imported, so what the user set shows only before that;
-# paddle.distributed.launch imports it and hands that 1 to its processes. Where Paddle was imported
-# here before us, we cannot tell, and leave the threads alone.
-_LAUNCHED = "PADDLE_TRAINER_ID" in os.environ
-_USER_SET_THREADS = "paddle" in sys.modules or (
-    "OMP_NUM_THREADS" in os.environ and not (_LAUNCHED and os.environ["OMP_NUM_THREADS"] == "1")
-)
 
-_M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD = -1, -2, -3  # <malloc.h>
+def _user_set_threads():
+    """Whether OMP_NUM_THREADS is the user's, and not the 1 that Paddle sets when it is imported.
+
+    What Paddle sets is not in the environment that the process was started with, but in that of
+    the processes that paddle.distributed.launch starts.
+    """
+    threads = os.environ.get("OMP_NUM_THREADS")
+    if threads != "1" or "PADDLE_TRAINER_ID" in os.environ:
+        return threads not in (None, "1")
+    at_start = Path("/proc/self/environ")
+    if "paddle" not in sys.modules or not at_start.exists():
+        return "paddle" not in sys.modules
+    return b"OMP_NUM_THREADS=1" in at_start.read_bytes().split(b"\0")
+
+
+_USER_SET_THREADS = _user_set_threads()
+_threads, _pool = 1, None  # of parallel_map; tune_cpu sets them
+
+_M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -2, -3, -8  # <malloc.h>
 
 
 def available_cpus():
@@ -36,14 +49,51 @@ def tune_cpu():
     Paddle's MKL takes a slow path on AMD processors. What the user set in the environment
     (OMP_NUM_THREADS, MKL_DEBUG_CPU_TYPE, GLIBC_TUNABLES, MALLOC_*) stays. Results are unchanged.
     """
+    global _threads, _pool
     # MKL reads its variable at its first call, not when it is loaded.
     os.environ.setdefault("MKL_DEBUG_CPU_TYPE", "5")
-    if not _USER_SET_THREADS:
+    if _USER_SET_THREADS:
+        _threads = int(os.environ["OMP_NUM_THREADS"].split(",")[0])
+    else:
         import paddle
 
         processes_here = int(os.environ.get("PADDLE_LOCAL_SIZE", 1))
-        paddle.base.core.set_num_threads(max(1, available_cpus() // processes_here))
+        _threads = max(1, available_cpus() // processes_here)
+        paddle.base.core.set_num_threads(_threads)
+    if _pool is None:
+        _pool = ThreadPoolExecutor(_threads, "operators", _use_one_thread)
     _keep_freed_memory()
+
+
+def parallelism():
+    """How many items ``parallel_map`` works on at the same time."""
+    import paddle
+
+    return _threads if paddle.get_device() == "cpu" else 1
+
+
+def parallel_map(function, items):
+    """``[function(item) for item in items]``, on the CPU on all threads that ``tune_cpu`` found.
+
+    Most of Paddle's CPU operators use one thread, whatever their number is set to. Work that falls
+    into pieces is faster when each thread runs the operators of its own piece. Not to be nested.
+    """
+    if parallelism() == 1:
+        return [function(item) for item in items]
+    return list(_pool.map(function, items))
+
+
+def _use_one_thread():
+    """Let the products that this thread starts run on it alone."""
+    import paddle
+
+    libraries = Path(paddle.__file__).parent / "libs"
+    for name, function in (
+        ("libmklml_intel.so", "MKL_Set_Num_Threads_Local"),
+        ("libiomp5.so", "omp_set_num_threads"),
+    ):
+        if (libraries / name).exists():
+            getattr(ctypes.CDLL(str(libraries / name)), function)(1)
 
 
 def _keep_freed_memory():
@@ -54,6 +104,7 @@ def _keep_freed_memory():
     libc.mallopt(_M_MMAP_THRESHOLD, 1 << 30)
     libc.mallopt(_M_TRIM_THRESHOLD, (1 << 31) - 1)
     libc.mallopt(_M_TOP_PAD, 64 << 20)
+    libc.mallopt(_M_ARENA_MAX, 1)  # the other arenas, of parallel_map's threads, cannot keep it
 
 
 def set_device(name=None):

@@ -9,7 +9,8 @@ from tqdm import tqdm
 from ..config import build
 from ..data import palette
 from ..errors import InputError
-from .inference import Protocol, load_model, segment
+from .protocol import Protocol
+from .segmenter import Segmenter, load_model
 from .visualise import colour_map, overlay
 
 IMAGE_ENDINGS = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"}
@@ -77,7 +78,7 @@ def predict(config, model_path, image_path, save_dir, **options):
     root, names = find_images(image_path)
     transforms = Compose(build(config, "val_transforms")[0])
     colours = palette(build(config, "val_dataset_class")[0])[:, ::-1]  # OpenCV's order is BGR
-    model = load_model(config, model_path)
+    segmenter = Segmenter(load_model(config, model_path), transforms, protocol)
     targets = {_target_name(name): name for name in names}
     if len(targets) < len(names):
         twice = next(name for name in names if name not in targets.values())
@@ -90,9 +91,8 @@ def predict(config, model_path, image_path, save_dir, **options):
         image = cv2.imread(str(path))
         if image is None:
             raise InputError(f"{path}: cannot be read as an image.")
-        sample = transforms({"img": image.astype("float32"), "trans_info": []})
-        sample["path"] = str(path)
-        labels = segment(model, transforms, sample, protocol).numpy().astype("uint8")
+        (labels,) = segmenter([segmenter.views(image)])
+        labels = labels.numpy().astype("uint8")
         pictures = {
             OVERLAYS: overlay(image, labels, colours),
             COLOUR_MAPS: colour_map(labels, colours),

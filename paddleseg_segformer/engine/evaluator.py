@@ -6,16 +6,21 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
 
+import cv2
 import numpy as np
 
 from ..config import build
 from ..data import class_names
-from ..deploy import Protocol, load_model, segment
+from ..deploy import Protocol, Segmenter, load_model
 from ..errors import InputError
+from ..runtime import parallelism
 from . import distributed
 from .loader import read_sample
 from .log import logger, progress
 from .metrics import Scores, confusion_matrix
+
+# Images in work at the same time, of which each needs the memory of a forward pass.
+MOST_AT_ONCE = 8
 
 
 def validate(config, model_path, num_workers=2, json_path=None, **options):
@@ -73,36 +78,56 @@ def evaluate(model, dataset, protocol, num_workers=2):
     classes = dataset.num_classes
     confusion = np.zeros([classes, classes], dtype="int64")
     indices = range(distributed.rank(), len(dataset), distributed.world_size())
+    segmenter = Segmenter(model, dataset.transforms, protocol)
     was_training = model.training
     model.eval()
     try:
-        samples = _read_ahead(dataset, indices, num_workers)
-        for index, sample in progress(samples, len(indices), "evaluate"):
-            image_path, label_path = dataset.file_list[index]
-            sample["path"] = image_path
-            predictions = segment(model, dataset.transforms, sample, protocol).numpy()
-            labels = np.asarray(sample["label"])[0]
-            try:
-                confusion += confusion_matrix(labels, predictions, classes, dataset.ignore_index)
-            except ValueError as error:
-                raise InputError(f"{label_path}: {error}.") from error
+        samples = _read_ahead(dataset, indices, segmenter, num_workers)
+        for chunk in _chunks(progress(samples, len(indices), "evaluate")):
+            predictions = segmenter([views for _, _, views in chunk])
+            for (index, labels, _), predicted in zip(chunk, predictions):
+                try:
+                    confusion += confusion_matrix(
+                        labels, predicted.numpy(), classes, dataset.ignore_index
+                    )
+                except ValueError as error:
+                    raise InputError(f"{dataset.file_list[index][1]}: {error}.") from error
     finally:
         if was_training:
             model.train()
     return Scores(distributed.sum_over_processes(confusion), class_names(dataset))
 
 
-def _read_ahead(dataset, indices, num_workers):
-    """Yield (index, sample) in order, the next samples being read meanwhile."""
+def _read_ahead(dataset, indices, segmenter, num_workers):
+    """Yield (index, labels, views) in order, the next images being read meanwhile."""
     with ThreadPoolExecutor(num_workers) as pool:
         waiting = []
         for index in indices:
-            waiting.append((index, pool.submit(read_sample, dataset, index)))
+            waiting.append(pool.submit(_read, dataset, index, segmenter))
             if len(waiting) > 2 * num_workers:
-                index, sample = waiting.pop(0)
-                yield index, sample.result()
-        for index, sample in waiting:
-            yield index, sample.result()
+                yield waiting.pop(0).result()
+        for sample in waiting:
+            yield sample.result()
+
+
+def _read(dataset, index, segmenter):
+    sample = read_sample(dataset, index)
+    image = None
+    if set(segmenter.protocol.scales) != {1}:
+        image = cv2.imread(dataset.file_list[index][0], dataset.transforms.read_flag)
+    return index, np.asarray(sample["label"])[0], segmenter.views(image, sample)
+
+
+def _chunks(samples):
+    """Lists of samples that together have a view for each thread, if not too many."""
+    chunk = []
+    for sample in samples:
+        chunk.append(sample)
+        if len(chunk) * len(chunk[0][2]) >= min(parallelism(), MOST_AT_ONCE):
+            yield chunk
+            chunk = []
+    if chunk:
+        yield chunk
 
 
 def log_scores(scores, images, of=""):

@@ -4,6 +4,8 @@ import paddle
 import paddle.nn.functional as F
 from paddle import nn
 
+from ..ops import resize_bilinear, upsampled_cross_entropy
+
 
 class CrossEntropyLoss(nn.Layer):
     """Softmax cross-entropy over pixels; a drop-in for PaddleSeg's, which crashes on Paddle 3.
@@ -37,9 +39,14 @@ class CrossEntropyLoss(nn.Layer):
     def forward(self, logit, label, semantic_weights=None):
         """The mean loss.
 
+        Maps of logits that are not of the label's size are resized to it, without ever holding
+        more than a part of one image at that size, so that a model need not do it before.
+
         Args:
-            logit: Float tensor ``[N, C, ...]``, or ``[N, ..., C]`` when the format is NHWC.
-            label: Integer tensor ``[N, ...]`` of class indices or ``ignore_index``.
+            logit: Float tensor ``[N, C, h, w]``, or ``[N, h, w, C]`` when the format is NHWC; or
+                of any other number of dimensions, those after the classes then being label's own.
+            label: Integer tensor ``[N, H, W]`` (``[N, ...]``) of class indices or
+                ``ignore_index``.
             semantic_weights: Optional float tensor of label's shape, a weight for each pixel.
 
         Returns:
@@ -48,35 +55,35 @@ class CrossEntropyLoss(nn.Layer):
         Raises:
             ValueError: The number of class weights is not the number of classes.
         """
-        if self.data_format == "NCHW" and logit.ndim > 2:
-            logit = logit.transpose([0, *range(2, logit.ndim), 1])
-        if self.weight is not None and len(self.weight) != logit.shape[-1]:
+        if self.data_format != "NCHW":
+            logit = logit.transpose([0, logit.ndim - 1, *range(1, logit.ndim - 1)])
+        if self.weight is not None and len(self.weight) != logit.shape[1]:
             raise ValueError(
                 f"CrossEntropyLoss has {len(self.weight)} class weights "
-                f"for {logit.shape[-1]} classes."
+                f"for {logit.shape[1]} classes."
             )
-        if logit.dtype != paddle.float64:  # in half precision the sum over an image overflows
-            logit = logit.astype("float32")
         label = label.astype("int64")
         valid = label != self.ignore_index
-        loss = F.cross_entropy(
-            logit, label, self.weight, ignore_index=self.ignore_index, reduction="none"
-        ).reshape(label.shape)
-        divisor = self._divisor(label, valid).astype(loss.dtype)
+        label = paddle.where(valid, label, 0)
+        weights = valid.astype("float64" if logit.dtype == paddle.float64 else "float32")
+        if self.weight is not None:
+            weights *= self.weight.gather(label.flatten()).reshape(label.shape)
+        divisors = weights if self.avg_non_ignore else paddle.ones_like(weights)
         if semantic_weights is not None:
-            loss = loss * semantic_weights
-        if self.top_k_percent_pixels < 1:
-            hardest = int(self.top_k_percent_pixels * loss.size)
-            loss, indices = paddle.topk(loss.flatten(), hardest)
-            divisor = divisor.flatten().gather(indices)
-        return loss.sum() / (divisor.sum() + self._EPSILON)
+            weights = weights * semantic_weights
+        if logit.ndim == 4 and self.top_k_percent_pixels == 1:
+            total = upsampled_cross_entropy(logit, label, weights)
+        else:
+            total, divisors = self._of_hardest(logit, label, weights, divisors)
+        return total / (divisors.sum() + self._EPSILON)
 
-    def _divisor(self, label, valid):
-        """Each pixel's share of the number that the summed loss is divided by."""
-        if not self.avg_non_ignore:
-            return paddle.ones_like(label)
-        if self.weight is None:
-            return valid
-        return self.weight.gather(paddle.where(valid, label, 0).flatten()).reshape(
-            label.shape
-        ) * valid.astype("float32")
+    def _of_hardest(self, logit, label, weights, divisors):
+        """The sum of the highest weighted losses, and those pixels' divisors."""
+        if logit.ndim == 4:
+            logit = resize_bilinear(logit, label.shape[1:])
+        # Classes last: on a CPU softmax is then several times faster. In half precision the sum
+        # over an image would overflow.
+        logit = logit.transpose([0, *range(2, logit.ndim), 1]).astype(weights.dtype)
+        losses = F.cross_entropy(logit, label, reduction="none").flatten() * weights.flatten()
+        losses, indices = paddle.topk(losses, int(self.top_k_percent_pixels * losses.size))
+        return losses.sum(), divisors.flatten().gather(indices)

@@ -7,6 +7,7 @@ import paddle
 import paddle.nn.functional as F
 from paddle import nn
 
+from ..ops import add_bias
 from ..weights import SIZES, load_pretrained
 
 # LayerNorm epsilons of the paper's checkpoints: block and stage norms, then the norms that follow
@@ -112,7 +113,7 @@ class PatchEmbedding(nn.Layer):
 
     def __init__(self, in_channels, channels, kernel, stride, epsilon):
         super().__init__()
-        self.proj = nn.Conv2D(in_channels, channels, kernel, stride, padding=kernel // 2)
+        self.proj = Conv2D(in_channels, channels, kernel, stride, padding=kernel // 2)
         self.norm = nn.LayerNorm(channels, epsilon)
 
     def forward(self, x):
@@ -155,14 +156,14 @@ class EfficientAttention(nn.Layer):
         super().__init__()
         self.num_heads = num_heads
         self.scale = qk_scale or (channels // num_heads) ** -0.5
-        self.q = nn.Linear(channels, channels, bias_attr=None if qkv_bias else False)
-        self.kv = nn.Linear(channels, 2 * channels, bias_attr=None if qkv_bias else False)
+        self.q = Linear(channels, channels, bias_attr=None if qkv_bias else False)
+        self.kv = Linear(channels, 2 * channels, bias_attr=None if qkv_bias else False)
         self.attn_drop = nn.Dropout(attn_drop_rate)
-        self.proj = nn.Linear(channels, channels)
+        self.proj = Linear(channels, channels)
         self.proj_drop = nn.Dropout(drop_rate)
         self.reduces = sr_ratio > 1
         if self.reduces:
-            self.sr = nn.Conv2D(channels, channels, sr_ratio, sr_ratio)
+            self.sr = Conv2D(channels, channels, sr_ratio, sr_ratio)
             self.norm = nn.LayerNorm(channels, epsilon)
 
     def forward(self, x, h, w):
@@ -183,25 +184,44 @@ class MixFFN(nn.Layer):
 
     def __init__(self, channels, hidden, drop_rate):
         super().__init__()
-        self.fc1 = nn.Linear(channels, hidden)
+        self.fc1 = Linear(channels, hidden)
         self.dwconv = DepthwiseConv(hidden)
-        self.fc2 = nn.Linear(hidden, channels)
+        self.fc2 = Linear(hidden, channels)
         self.drop = nn.Dropout(drop_rate)
 
     def forward(self, x, h, w):
-        x = F.gelu(self.dwconv(self.fc1(x), h, w))
-        return self.drop(self.fc2(self.drop(x)))
+        # The hidden features stay a map [N, hidden, h, w], which the products before and after
+        # write and read as it is: nothing is transposed.
+        x = paddle.matmul(self.fc1.weight, x, transpose_x=True, transpose_y=True)
+        x = add_bias(x, self.fc1.bias, axis=1).reshape([0, 0, h, w])
+        x = self.drop(F.gelu(self.dwconv.dwconv(x))).flatten(2)
+        x = add_bias(paddle.matmul(x, self.fc2.weight, transpose_x=True), self.fc2.bias)
+        return self.drop(x)
 
 
 class DepthwiseConv(nn.Layer):
-    """3x3 depthwise convolution of tokens; a layer of its own because checkpoints name it so."""
+    """3x3 depthwise convolution, under the name that checkpoints give it."""
 
     def __init__(self, channels):
         super().__init__()
-        self.dwconv = nn.Conv2D(channels, channels, 3, padding=1, groups=channels)
+        self.dwconv = Conv2D(channels, channels, 3, padding=1, groups=channels)
 
-    def forward(self, x, h, w):
-        return to_tokens(self.dwconv(to_map(x, h, w)))
+
+class Linear(nn.Linear):
+    """Linear layer that adds its bias the fast way."""
+
+    def forward(self, x):
+        x = paddle.matmul(x, self.weight)
+        return x if self.bias is None else add_bias(x, self.bias)
+
+
+class Conv2D(nn.Conv2D):
+    """Convolution that adds its bias the fast way."""
+
+    def forward(self, x):
+        x = F.conv2d(x, self.weight, None, self._stride, self._padding, groups=self._groups)
+        h, w = x.shape[2:]
+        return add_bias(x.flatten(2), self.bias, axis=1).reshape([0, 0, h, w])
 
 
 class DropPath(nn.Layer):

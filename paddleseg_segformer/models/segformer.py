@@ -16,7 +16,7 @@ from paddle import nn
 
 from ..ops import resize_bilinear
 from ..weights import load_pretrained
-from .mix_transformer import init_weights
+from .mix_transformer import Conv2D, init_weights
 
 STAGE_PROJECTIONS = ("linear", "conv_bn_relu")
 
@@ -57,6 +57,7 @@ class SegFormer(nn.Layer):
         self.num_classes = num_classes
         self.align_corners = align_corners
         self.stage_projection = stage_projection
+        self.resizes_logits_in_training = True
         # The stages in the order in which the variant's fuse convolution takes them.
         self.fuse_order = (4, 3, 2, 1) if stage_projection == "linear" else (1, 2, 3, 4)
         projection = Projection if stage_projection == "linear" else ConvBN
@@ -67,7 +68,7 @@ class SegFormer(nn.Layer):
             head.append(layer)
         self.linear_fuse = ConvBN(4 * embedding_dim, embedding_dim)
         self.dropout = nn.Dropout2D(dropout)
-        self.linear_pred = nn.Conv2D(embedding_dim, num_classes, 1)
+        self.linear_pred = Conv2D(embedding_dim, num_classes, 1)
         for layer in (*head, self.linear_fuse, self.linear_pred):
             layer.apply(init_weights)
         load_pretrained(self, pretrained)
@@ -79,29 +80,36 @@ class SegFormer(nn.Layer):
             x: Float tensor ``[N, 3, H, W]``, normalised, with H and W at least 32.
 
         Returns:
-            A list with one float tensor of logits, ``[N, num_classes, H, W]``.
+            A list with one float tensor of logits, ``[N, num_classes, H, W]``; in training, and
+            where ``resizes_logits_in_training`` was set to False because the loss resizes them,
+            ``[N, num_classes, ceil(H / 4), ceil(W / 4)]``.
         """
         logits = self.decode(self.backbone(x))
+        if self.training and not self.resizes_logits_in_training:
+            return [logits]
         return [resize_bilinear(logits, x.shape[2:], self.align_corners)]
 
     def decode(self, features):
         """The backbone's four maps to logits ``[N, num_classes, h, w]`` at stride 4."""
         size = features[0].shape[2:]
-        fuse = self.linear_fuse._conv.weight.flatten(1).chunk(4, axis=1)
-        fused = 0
-        for i, fuse_i in zip(self.fuse_order, fuse):
-            projected = self._project(features[i - 1], getattr(self, f"linear_c{i}"), fuse_i)
-            fused = fused + resize_bilinear(projected, size, self.align_corners)
+        weights = self.linear_fuse._conv.weight.flatten(1).chunk(4, axis=1)
+        stages = [(features[i - 1], getattr(self, f"linear_c{i}")) for i in self.fuse_order]
+        if self.stage_projection == "linear":
+            bias = sum(paddle.mv(a, layer.proj.bias) for a, (_, layer) in zip(weights, stages))
+            maps = [
+                F.conv2d(x, paddle.matmul(a, layer.proj.weight, transpose_y=True)[:, :, None, None])
+                for a, (x, layer) in zip(weights, stages)
+            ]
+            # The constants may be added before the resize: where there is least to add them to.
+            maps[0] = maps[0] + bias[:, None, None]
+        else:
+            maps = [
+                F.conv2d(F.relu(layer(x)), a[:, :, None, None])
+                for a, (x, layer) in zip(weights, stages)
+            ]
+        fused = sum(resize_bilinear(x, size, self.align_corners) for x in maps)
         fused = F.relu(self.linear_fuse._batch_norm(fused))
         return self.linear_pred(self.dropout(fused))
-
-    def _project(self, x, layer, fuse):
-        """One stage's share of the fuse convolution's output, at the stage's own size."""
-        if self.stage_projection == "linear":
-            weight = paddle.matmul(fuse, layer.proj.weight, transpose_y=True)
-            bias = paddle.mv(fuse, layer.proj.bias)
-            return F.conv2d(x, weight[:, :, None, None], bias)
-        return F.conv2d(F.relu(layer(x)), fuse[:, :, None, None])
 
 
 class Projection(nn.Layer):

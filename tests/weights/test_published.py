@@ -8,7 +8,7 @@ from paddleseg.transforms import Compose, Normalize, Resize
 from shared import SHARED, needs_shared
 
 import paddleseg_segformer as ps
-from paddleseg_segformer.deploy import Protocol, segment
+from paddleseg_segformer.deploy import Protocol, Segmenter
 from paddleseg_segformer.engine.metrics import Scores, confusion_matrix
 
 pytestmark = needs_shared
@@ -66,11 +66,11 @@ def test_camvid(model):
     names = [name.strip() for name in (root / "labels.txt").read_text().split("\n") if name.strip()]
     to_camvid = np.array([names.index(name) for name in CAMVID.values()])
     transforms = Compose([Resize((960, 720)), NORMALIZE])
+    segmenter = Segmenter(model, transforms, Protocol())
     confusion = 0
     for line in (root / "val.txt").read_text().splitlines():
         image, label = (str(root / part) for part in line.split())
-        sample = transforms({"img": image, "trans_info": []})
-        predictions = to_camvid[segment(model, transforms, sample, Protocol()).numpy()]
+        predictions = to_camvid[segmenter([segmenter.views(cv2.imread(image))])[0].numpy()]
         labels = cv2.imread(label, cv2.IMREAD_UNCHANGED)
         confusion = confusion + confusion_matrix(labels, predictions, 11, 255)
     scores = Scores(confusion, names)

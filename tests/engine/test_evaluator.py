@@ -10,7 +10,7 @@ from PIL import Image
 from shared import SHARED, needs_shared
 
 import paddleseg_segformer as ps
-from paddleseg_segformer.deploy import Protocol, segment
+from paddleseg_segformer.deploy import Protocol, Segmenter
 from paddleseg_segformer.engine import evaluate
 
 pytestmark = needs_shared
@@ -105,8 +105,8 @@ def test_single_scale_is_identical(model, dataset):
 def test_multi_scale_and_flip(model, dataset):
     """Pixel by pixel, the ignored ones too."""
     protocol = Protocol(scales=SCALES, flip_horizontal=True)
-    for index, (image, _) in enumerate(dataset.file_list):
-        sample = {**dataset[index], "path": image}
-        actual = segment(model, dataset.transforms, sample, protocol).numpy()
+    segmenter = Segmenter(model, dataset.transforms, protocol)
+    for image, _ in dataset.file_list:
+        actual = segmenter([segmenter.views(cv2.imread(image))])[0].numpy()
         expected = expected_probabilities(model, image, SCALES, (False, True)).argmax(axis=0)
         assert (actual == expected).mean() >= 0.999

@@ -9,8 +9,8 @@ from paddleseg.transforms import Compose, LimitLong, Normalize, Padding, Resize
 
 import paddleseg_segformer as ps
 from paddleseg_segformer.data.transforms import at_scale
-from paddleseg_segformer.deploy import Protocol, segment
-from paddleseg_segformer.deploy.inference import PAPER_SCALES, _slide
+from paddleseg_segformer.deploy import Protocol, Segmenter
+from paddleseg_segformer.deploy.segmenter import View
 
 
 class ByColour(paddle.nn.Layer):
@@ -19,11 +19,6 @@ class ByColour(paddle.nn.Layer):
     def forward(self, x):
         self.seen = [*getattr(self, "seen", []), x.shape[2:]]
         return [x * 10]
-
-
-class Config:
-    def __init__(self, **test_config):
-        self.test_config = test_config
 
 
 @pytest.fixture
@@ -35,26 +30,26 @@ def picture(tmp_path):
     return str(tmp_path / "image.png")
 
 
-def sample_of(path, transforms):
-    return {**transforms({"img": path, "trans_info": []}), "path": path}
+def segment(model, transforms, path, **protocol):
+    segmenter = Segmenter(model, transforms, Protocol(**protocol))
+    return segmenter([segmenter.views(cv2.imread(path))])[0].numpy()
 
 
 def test_one_view_is_the_argmax_at_original_size(picture):
     transforms = Compose([Resize((96, 64)), Padding((128, 64)), Normalize([0] * 3, [1] * 3)])
     model = ByColour()
-    labels = segment(model, transforms, sample_of(picture, transforms), Protocol())
+    labels = segment(model, transforms, picture)
     expected = cv2.imread(picture)[:, :, ::-1].argmax(axis=2)
-    assert model.seen == [[64, 128]] and labels.shape == [40, 60]
-    assert (labels.numpy() == expected).mean() > 0.97  # but for the borders between patches
+    assert model.seen == [[64, 128]] and labels.shape == (40, 60)
+    assert (labels == expected).mean() > 0.97  # but for the borders between patches
 
 
 def test_multi_scale_is_the_mean_softmax_of_views_of_the_original(picture):
     """Against the same written with OpenCV and NumPy alone."""
     transforms = Compose([Resize((96, 64)), Normalize([0] * 3, [1] * 3)])
-    protocol = Protocol(scales=(0.5, 1.0, 1.5), flip_horizontal=True)
     model = ByColour()
-    labels = segment(model, transforms, sample_of(picture, transforms), protocol).numpy()
-    assert model.seen == [[32, 48]] * 2 + [[64, 96]] * 2 + [[96, 144]] * 2
+    labels = segment(model, transforms, picture, scales=(0.5, 1.0, 1.5), flip_horizontal=True)
+    assert sorted(model.seen) == [[32, 48]] * 2 + [[64, 96]] * 2 + [[96, 144]] * 2
     image = cv2.imread(picture)[:, :, ::-1].astype("float32")
     total = 0
     for width, height in ((48, 32), (96, 64), (144, 96)):
@@ -88,9 +83,8 @@ def test_mirrored_views_are_mirrored_back(picture):
             return [logits]
 
     transforms = Compose([])
-    sample = sample_of(picture, transforms)
-    both = segment(LeftHalf(), transforms, sample, Protocol(flip_horizontal=True)).numpy()
-    once = segment(LeftHalf(), transforms, sample, Protocol()).numpy()
+    both = segment(LeftHalf(), transforms, picture, flip_horizontal=True)
+    once = segment(LeftHalf(), transforms, picture)
     assert once[:, :30].all() and not once[:, 30:].any()
     assert not both.any()  # a tie everywhere: the first class
 
@@ -105,35 +99,12 @@ def test_sliding_window_is_paddlesegs(crop, stride):
     model = ps.SegFormer(4, ps.MixVisionTransformer_B0(), 16)
     model.eval()
     image = paddle.randn([1, 3, 75, 90])
+    windows = Protocol(crop_size=crop, stride=stride)
+    segmenter = Segmenter(model, Compose([]), windows)
+    parts = segmenter._parts(View(image[0].numpy(), (), []))
+    actual = sum(np.einsum("Hh,chw,Ww->cHW", p.down, p.logits.numpy(), p.across) for p in parts)
     with paddle.no_grad():
-        actual = _slide(model, image, Protocol(crop_size=crop, stride=stride))
-        expected = slide_inference(model, image, crop, stride)
-    np.testing.assert_allclose(actual.numpy(), expected.numpy(), atol=1e-5)
-
-
-def test_options_are_paddlesegs():
-    paper = Protocol(scales=PAPER_SCALES, flip_horizontal=True)
-    assert Protocol.of_config(Config(), aug_eval=True) == paper
-    assert Protocol.of_config(Config(aug_eval=True)) == paper
-    assert Protocol.of_config(Config(scales=[0.5, 2], flip_horizontal=True)) == Protocol()
-    assert Protocol.of_config(Config(), aug_eval=True, scales=2) == Protocol(scales=(2,))
-    config = Config(is_slide=True, crop_size=[64, 32], stride=[48, 24])
-    assert Protocol.of_config(config) == Protocol(crop_size=(64, 32), stride=(48, 24))
-    assert Protocol(flip_horizontal=True, flip_vertical=True).flips == [[], [3], [2], [3, 2]]
-
-
-@pytest.mark.parametrize(
-    "options, message",
-    [
-        ({"aug_eval": True, "scales": [0.5, 0]}, "--scales"),
-        ({"is_slide": True, "crop_size": [64, 64]}, "--stride"),
-        ({"is_slide": True, "crop_size": [64, 64], "stride": [65, 64]}, "--stride"),
-        ({"is_sliding": True}, "is_sliding"),
-        ({"aug_eval": True, "scales": []}, "scales"),
-        ({"aug_eval": True, "scales": "big"}, "scales"),
-        ({"is_slide": True, "crop_size": 1024, "stride": [768, 768]}, "crop_size"),
-    ],
-)
-def test_bad_options_are_named(options, message):
-    with pytest.raises(ps.InputError, match=message):
-        Protocol.of_config(Config(), **options)
+        expected = slide_inference(model, image, crop, stride)[0].numpy()
+    np.testing.assert_allclose(actual, expected, atol=1e-5)
+    (labels,) = segmenter([[View(image[0].numpy(), (), [])]])
+    assert (labels.numpy() == expected.argmax(axis=0)).mean() > 0.999

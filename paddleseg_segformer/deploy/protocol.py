@@ -1,0 +1,91 @@
+"""How an image is looked at: at one scale or several, mirrored, whole or in windows."""
+
+from dataclasses import dataclass, fields
+from typing import Optional
+
+import numpy as np
+
+from ..errors import InputError
+
+PAPER_SCALES = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """How an image is looked at.
+
+    Attributes:
+        scales: Factors; at each the image is made anew from the original.
+        flip_horizontal, flip_vertical: Whether mirrored views are added.
+        crop_size, stride: ``(width, height)`` of sliding windows and of their steps; None sees
+            the image whole.
+
+    Raises:
+        InputError: A scale or step is not positive, or a stride leaves gaps between windows.
+    """
+
+    scales: tuple = (1.0,)
+    flip_horizontal: bool = False
+    flip_vertical: bool = False
+    crop_size: Optional[tuple] = None
+    stride: Optional[tuple] = None
+
+    def __post_init__(self):
+        if not self.scales or min(self.scales) <= 0:
+            raise InputError(f"--scales {list(self.scales)}: each scale must be positive.")
+        if self.crop_size is None:
+            return
+        for size, step in zip(self.crop_size, self.stride):
+            if not 0 < step <= size:
+                raise InputError(
+                    f"--stride {list(self.stride)}: must be positive and at most "
+                    f"--crop_size {list(self.crop_size)}, or pixels between windows are lost."
+                )
+
+    @classmethod
+    def of_config(cls, config, **options):
+        """What a configuration's ``test_config`` describes, its keys overridden by ``options``.
+
+        The keys are PaddleSeg's: scales and flips count only with ``aug_eval``, ``crop_size`` and
+        ``stride`` only with ``is_slide``. ``aug_eval`` without scales means the paper's
+        multi-scale test: six scales, each also mirrored.
+        """
+        options = {**config.test_config, **options}
+        known = ("aug_eval", "is_slide", *(field.name for field in fields(cls)))
+        for key in options:
+            if key not in known:
+                raise InputError(f"test_config.{key}: unknown key; known are {', '.join(known)}.")
+        protocol = {}
+        if options.get("aug_eval"):
+            scales = options.get("scales")
+            protocol["scales"] = PAPER_SCALES if scales is None else _numbers("scales", scales)
+            protocol["flip_horizontal"] = options.get("flip_horizontal", scales is None)
+            protocol["flip_vertical"] = options.get("flip_vertical", False)
+        if options.get("is_slide"):
+            for key in ("crop_size", "stride"):
+                if options.get(key) is None:
+                    raise InputError(f"--is_slide needs --{key}, too.")
+                protocol[key] = _numbers(key, options[key], count=2)
+        return cls(**protocol)
+
+    @property
+    def flips(self):
+        """The axes of ``[N, C, H, W]`` that each view of a scale is mirrored along."""
+        flips = [[]]
+        if self.flip_horizontal:
+            flips += [[3]]
+        if self.flip_vertical:
+            flips += [flip + [2] for flip in flips]
+        return flips
+
+
+def _numbers(key, value, count=None):
+    """A tuple of the numbers that an option gives, alone or in a list."""
+    try:
+        numbers = np.ravel(value).astype(float).tolist()
+    except (TypeError, ValueError):
+        numbers = []
+    if not numbers or (count is not None and len(numbers) != count):
+        wanted = f"{count} numbers" if count else "a number or a list of numbers"
+        raise InputError(f"{key}: must be {wanted}, not {value!r}.")
+    return tuple(int(n) for n in numbers) if count else tuple(numbers)

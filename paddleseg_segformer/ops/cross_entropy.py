@@ -1,0 +1,135 @@
+"""Cross-entropy of logits that are upsampled on the way, without the upsampled logits."""
+
+from functools import lru_cache
+
+import paddle
+import paddle.nn.functional as F
+from paddle.autograd import PyLayer
+
+from ..runtime import parallel_map
+from .resize import bands, linear_weights
+
+# A sum of exponentials that is larger lost nothing to float32's range.
+SAFE = 1e-30
+
+
+def upsampled_cross_entropy(logits, labels, weights):
+    """The weighted sum of the pixels' cross-entropies after a bilinear resize of the logits.
+
+    Equal to resizing (``align_corners=False``) to the labels' size, then softmax cross-entropy.
+    The gradient is computed on the way forward and kept at the logits' own size, so that neither
+    pass holds more full-size logits than a tile on each thread (of one image on a GPU), whatever
+    the batch. It has no second derivative.
+
+    Args:
+        logits: Float tensor ``[N, C, h, w]``.
+        labels: int64 tensor ``[N, H, W]`` of classes, 0 to C - 1 also where the weight is 0.
+        weights: Float tensor ``[N, H, W]``, each pixel's share in the sum.
+
+    Returns:
+        Tensor without dimensions: float64 of float64 logits, else float32.
+    """
+    return _UpsampledCrossEntropy.apply(logits, labels, weights)
+
+
+class _UpsampledCrossEntropy(PyLayer):
+    @staticmethod
+    def forward(ctx, logits, labels, weights):
+        dtype = "float64" if logits.dtype == paddle.float64 else "float32"
+        compute = _on_cpu if logits.place.is_cpu_place() else _by_operators
+        with paddle.amp.auto_cast(enable=False):
+            loss, gradient = compute(logits.astype(dtype), labels, weights.astype(dtype))
+        ctx.save_for_backward(gradient)
+        ctx.dtype = logits.dtype
+        return loss
+
+    @staticmethod
+    def backward(ctx, upstream):
+        (gradient,) = ctx.saved_tensor()
+        return (gradient * upstream).astype(ctx.dtype), None, None
+
+
+def _by_operators(logits, labels, weights):
+    """Loss and gradient, image by image, through Paddle's own operators."""
+    losses, gradients = [], []
+    for i in range(len(logits)):
+        with paddle.enable_grad():
+            image = logits[i : i + 1].detach()
+            image.stop_gradient = False
+            full = F.interpolate(image, labels.shape[1:], mode="bilinear", align_corners=False)
+            loss = F.cross_entropy(full, labels[i : i + 1], axis=1, reduction="none")
+            loss = (loss.reshape(weights[i].shape) * weights[i]).sum()
+            gradients += paddle.grad(loss, image)
+        losses.append(loss.detach())
+    return sum(losses), paddle.concat(gradients)
+
+
+def _on_cpu(logits, labels, weights):
+    """Loss and gradient, by bands of rows on all threads.
+
+    Classes lie along memory, for softmax, and columns farthest, so that a tile is one piece.
+    """
+    n, c, h, w = logits.shape
+    height, width = labels.shape[1:]
+    logits = logits.transpose([0, 3, 2, 1]).contiguous()
+    labels, weights = labels.transpose([0, 2, 1]), weights.transpose([0, 2, 1])
+    rows, columns = _cached_bands(h, height, logits.dtype), _cached_bands(w, width, logits.dtype)
+    jobs = [
+        (
+            logits[i, :, row.source],
+            labels[i, :, row.target],
+            weights[i, :, row.target],
+            row,
+            columns,
+        )
+        for i in range(n)
+        for row in rows
+    ]
+    losses, gradient = [], paddle.zeros([n, h, w, c], logits.dtype)
+    for job, (loss, part) in enumerate(parallel_map(_band, jobs)):
+        losses.append(loss)
+        gradient[job // len(rows), rows[job % len(rows)].source].add_(part)
+    return paddle.add_n(losses), gradient.transpose([0, 3, 1, 2])
+
+
+@lru_cache(maxsize=16)
+def _cached_bands(source, target, dtype):
+    return bands(linear_weights(source, target), dtype)
+
+
+@paddle.no_grad()  # which is a thread's own
+def _band(job):
+    """Loss of one band of rows, and its gradient with respect to the rows that it comes from."""
+    logits, labels, weights, row, columns = job
+    ones = paddle.ones([logits.shape[-1], 1], logits.dtype)
+    # What is taken from all classes of a pixel, before or after the resize, changes nothing. With
+    # the largest logit taken, hardly an exponential below is out of range. A product with ones is
+    # faster than broadcasting.
+    logits = logits.contiguous()
+    largest = logits.max(axis=-1, keepdim=True)
+    down = paddle.matmul(row.weights, logits - paddle.matmul(largest, ones, transpose_y=True))
+    height, c = down.shape[1:]
+    losses, gradient = [], paddle.zeros_like(down)
+    for column in columns:
+        tile = paddle.matmul(column.weights, down[column.source].reshape([-1, height * c]))
+        tile = tile.reshape([-1, c])
+        label = labels[column.target].reshape([-1, 1])
+        weight = weights[column.target].reshape([-1, 1])
+        picked = paddle.take_along_axis(tile, label, 1)
+        exponentials = paddle.exp(tile)
+        total = paddle.matmul(exponentials, ones)
+        if float(total.min()) < SAFE:  # neighbours that are sure of different classes
+            largest = tile.max(axis=1, keepdim=True)
+            picked -= largest
+            exponentials = paddle.exp(tile - largest)
+            total = paddle.matmul(exponentials, ones)
+        losses.append(paddle.dot((paddle.log(total) - picked).flatten(), weight.flatten()))
+        # weight * (softmax - one-hot)
+        exponentials.multiply_(paddle.matmul(weight / total, ones, transpose_y=True))
+        exponentials.put_along_axis_(label, -weight, 1, reduce="add")
+        part = paddle.matmul(
+            column.weights, exponentials.reshape([-1, height * c]), transpose_x=True
+        )
+        gradient[column.source].add_(part.reshape([-1, height, c]))
+    gradient = paddle.matmul(row.weights, gradient, transpose_x=True)
+    return paddle.add_n(losses), gradient.transpose([1, 0, 2]).contiguous()

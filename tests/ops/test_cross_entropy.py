@@ -1,0 +1,107 @@
+"""Upsampled cross-entropy against resizing and the definition of cross-entropy."""
+
+import numpy as np
+import paddle
+import pytest
+from oracles import bilinear
+
+from paddleseg_segformer.ops import upsampled_cross_entropy
+from paddleseg_segformer.ops.cross_entropy import _by_operators, _on_cpu
+
+# Logits' and labels' sizes: more than one tile, less than one, odd ratios, smaller, the same.
+SIZES = [
+    ((20, 35), (80, 140)),
+    ((3, 4), (12, 16)),
+    ((7, 5), (65, 131)),
+    ((9, 8), (4, 3)),
+    ((6, 70),) * 2,
+]
+
+
+def example(source, target, seed=0):
+    rng = np.random.default_rng(seed)
+    logits = rng.normal(size=[2, 5, *source]) * 4
+    labels = rng.integers(0, 5, [2, *target])
+    weights = rng.random([2, *target]) * rng.integers(0, 2, [2, *target])
+    return logits, labels, weights
+
+
+def definition(logits, labels, weights):
+    """Sum of weight * (log sum exp - logit of the label) over the pixels of resized logits."""
+    full = bilinear(logits, labels.shape[1:])
+    picked = np.take_along_axis(full, labels[:, None], axis=1)[:, 0]
+    return (weights * (np.log(np.exp(full).sum(axis=1)) - picked)).sum()
+
+
+def run(example, dtype="float64"):
+    logits, labels, weights = (paddle.to_tensor(array) for array in example)
+    logits = logits.astype(dtype)
+    logits.stop_gradient = False
+    loss = upsampled_cross_entropy(logits, labels, weights)
+    loss.backward()
+    return loss, logits.grad
+
+
+@pytest.mark.parametrize("source, target", SIZES)
+def test_value_and_gradient(source, target):
+    """The gradient against central differences of the definition, along random directions."""
+    logits, labels, weights = example(source, target)
+    loss, gradient = run((logits, labels, weights))
+    assert float(loss) == pytest.approx(definition(logits, labels, weights), rel=1e-12)
+    rng = np.random.default_rng(1)
+    for _ in range(3):
+        direction = rng.normal(size=logits.shape)
+        ahead = definition(logits + 1e-5 * direction, labels, weights)
+        behind = definition(logits - 1e-5 * direction, labels, weights)
+        slope = (ahead - behind) / 2e-5
+        assert (gradient.numpy() * direction).sum() == pytest.approx(slope, rel=1e-6, abs=1e-6)
+
+
+@pytest.mark.parametrize("source, target", SIZES)
+def test_float32_differs_by_rounding(source, target):
+    inputs = example(source, target)
+    loss, gradient = run(inputs, "float32")
+    exact_loss, exact_gradient = run(inputs)
+    assert float(loss) == pytest.approx(float(exact_loss), rel=1e-5)
+    largest = float(exact_gradient.abs().max())
+    assert float((gradient.astype("float64") - exact_gradient).abs().max()) < 1e-5 * largest
+
+
+def test_half_precision_is_computed_in_single():
+    """An image's summed loss is beyond float16's range; the gradient comes back in its type."""
+    inputs = example((20, 35), (80, 140))
+    inputs[2][:] = 10
+    loss, gradient = run(inputs, "float16")
+    exact_loss, _ = run((inputs[0].astype("float16").astype("float64"), *inputs[1:]))
+    assert float(loss) > np.finfo("float16").max
+    assert float(loss) == pytest.approx(float(exact_loss), rel=1e-5)
+    assert gradient.dtype == paddle.float16
+
+
+@pytest.mark.parametrize("source, target", SIZES)
+def test_the_way_of_other_devices_is_the_same(source, target):
+    logits, labels, weights = (paddle.to_tensor(array) for array in example(source, target))
+    for actual, expected in zip(
+        _by_operators(logits, labels, weights), _on_cpu(logits, labels, weights)
+    ):
+        np.testing.assert_allclose(actual.numpy(), expected.numpy(), rtol=1e-5, atol=1e-5)
+
+
+def test_classes_far_apart():
+    """A class that is certainly not there costs what its distance says, whatever the neighbours."""
+    logits = np.zeros([1, 3, 1, 2])
+    logits[0, :2] = [[[0, -500]], [[-500, 0]]]  # left and right are sure, of different classes
+    labels, weights = np.ones([1, 4, 8], "int64"), np.ones([1, 4, 8])
+    logits[0, 2] = -900
+    loss, gradient = run((logits, labels, weights), "float32")
+    assert float(loss) == pytest.approx(definition(logits, labels, weights), rel=1e-6)
+    assert np.isfinite(gradient.numpy()).all()
+
+
+def test_upstream_gradient():
+    logits, labels, weights = example((3, 4), (12, 16))
+    _, gradient = run((logits, labels, weights))
+    leaf = paddle.to_tensor(logits, stop_gradient=False)
+    loss = upsampled_cross_entropy(leaf, paddle.to_tensor(labels), paddle.to_tensor(weights))
+    (loss * 3 - 1).backward()
+    np.testing.assert_allclose(leaf.grad.numpy(), 3 * gradient.numpy(), rtol=1e-12)
