@@ -8,8 +8,13 @@ import warnings
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-# Paddle's advice on compiling extensions, and its news of what BatchNorm now always does.
-for _message in ("No ccache found", "When training, we now always track global mean"):
+# Paddle's advice on compiling extensions, its news of what BatchNorm now always does, and that an
+# exported graph has no operators that work in place.
+for _message in (
+    "No ccache found",
+    "When training, we now always",
+    "In static graph mode, softmax_",
+):
     warnings.filterwarnings("ignore", message=_message)
 
 

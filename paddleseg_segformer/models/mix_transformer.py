@@ -6,6 +6,7 @@ import numpy as np
 import paddle
 import paddle.nn.functional as F
 from paddle import nn
+from paddle.distributed.fleet.utils import recompute as recompute_in_backward
 
 from ..ops import add_bias
 from ..weights import SIZES, load_pretrained
@@ -13,6 +14,9 @@ from ..weights import SIZES, load_pretrained
 # LayerNorm epsilons of the paper's checkpoints: block and stage norms, then the norms that follow
 # the convolutions of patch embedding and sequence reduction.
 BLOCK_EPSILON, CONV_EPSILON = 1e-6, 1e-5
+
+# The types for which Paddle has a fused attention operator.
+FUSED_TYPES = (paddle.float16, paddle.bfloat16)
 
 
 class MixVisionTransformer(nn.Layer):
@@ -32,6 +36,8 @@ class MixVisionTransformer(nn.Layer):
         drop_path_rate: Stochastic depth of the last block; it rises linearly from 0 at the first.
         norm_epsilon: LayerNorm's epsilon everywhere; None means the paper's own mix.
         pretrained: Weights to start from, as in ``load_weights``, or a URL.
+        recompute: Whether a block's activations are computed again in the backward pass, not kept
+            for it: less memory, a third more time, the same gradients.
         img_size, patch_size, num_classes: Unused, as in PaddleSeg's class, so that a
             configuration written for it keeps working.
 
@@ -53,12 +59,14 @@ class MixVisionTransformer(nn.Layer):
         drop_path_rate=0.1,
         norm_epsilon=None,
         pretrained=None,
+        recompute=False,
         img_size=None,
         patch_size=None,
         num_classes=None,
     ):
         super().__init__()
         self.feat_channels = list(embed_dims)
+        self.recompute = recompute
         conv_epsilon = CONV_EPSILON if norm_epsilon is None else norm_epsilon
         block_epsilon = BLOCK_EPSILON if norm_epsilon is None else norm_epsilon
         attention = {
@@ -102,7 +110,10 @@ class MixVisionTransformer(nn.Layer):
         for i in range(1, 5):
             x, h, w = getattr(self, f"patch_embed{i}")(x)
             for block in getattr(self, f"block{i}"):
-                x = block(x, h, w)
+                if self.recompute and self.training:
+                    x = recompute_in_backward(block, x, h, w)
+                else:
+                    x = block(x, h, w)
             x = to_map(getattr(self, f"norm{i}")(x), h, w)
             features.append(x)
         return features
@@ -168,15 +179,22 @@ class EfficientAttention(nn.Layer):
 
     def forward(self, x, h, w):
         short = self.norm(to_tokens(self.sr(to_map(x, h, w)))) if self.reduces else x
-        q = self._heads(self.q(x) * self.scale)
-        k, v = (self._heads(half) for half in self.kv(short).chunk(2, axis=-1))
-        attention = self.attn_drop(F.softmax(paddle.matmul(q, k, transpose_y=True)))
-        x = paddle.matmul(attention, v).transpose([0, 2, 1, 3]).flatten(2)
-        return self.proj_drop(self.proj(x))
+        q, k, v = (self._heads(t) for t in (self.q(x), *self.kv(short).chunk(2, axis=-1)))
+        return self.proj_drop(self.proj(self._attend(q, k, v).flatten(2)))
 
     def _heads(self, x):
-        """``[N, L, C]`` to ``[N, heads, L, C / heads]``."""
-        return x.reshape([0, 0, self.num_heads, -1]).transpose([0, 2, 1, 3])
+        """``[N, L, C]`` to ``[N, L, heads, C / heads]``."""
+        return x.reshape([0, 0, self.num_heads, -1])
+
+    def _attend(self, q, k, v):
+        """softmax(scale q k^T) v; all ``[N, L, heads, C / heads]``."""
+        if q.dtype in FUSED_TYPES:  # flash attention, which keeps no scores
+            q = q * (self.scale * q.shape[-1] ** 0.5)
+            drop = {"dropout_p": self.attn_drop.p, "training": self.training}
+            return F.scaled_dot_product_attention(q, k, v, **drop)
+        q, k, v = (x.transpose([0, 2, 1, 3]) for x in (q * self.scale, k, v))
+        attention = self.attn_drop(F.softmax_(paddle.matmul(q, k, transpose_y=True)))
+        return paddle.matmul(attention, v).transpose([0, 2, 1, 3])
 
 
 class MixFFN(nn.Layer):

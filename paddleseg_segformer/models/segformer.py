@@ -14,9 +14,9 @@ import paddle
 import paddle.nn.functional as F
 from paddle import nn
 
-from ..ops import resize_bilinear
+from ..ops import add_bias, resize_bilinear
 from ..weights import load_pretrained
-from .mix_transformer import Conv2D, init_weights
+from .mix_transformer import init_weights
 
 STAGE_PROJECTIONS = ("linear", "conv_bn_relu")
 
@@ -68,7 +68,7 @@ class SegFormer(nn.Layer):
             head.append(layer)
         self.linear_fuse = ConvBN(4 * embedding_dim, embedding_dim)
         self.dropout = nn.Dropout2D(dropout)
-        self.linear_pred = Conv2D(embedding_dim, num_classes, 1)
+        self.linear_pred = nn.Conv2D(embedding_dim, num_classes, 1)
         for layer in (*head, self.linear_fuse, self.linear_pred):
             layer.apply(init_weights)
         load_pretrained(self, pretrained)
@@ -108,8 +108,19 @@ class SegFormer(nn.Layer):
                 for a, (x, layer) in zip(weights, stages)
             ]
         fused = sum(resize_bilinear(x, size, self.align_corners) for x in maps)
-        fused = F.relu(self.linear_fuse._batch_norm(fused))
-        return self.linear_pred(self.dropout(fused))
+        return self._classify(F.relu(self.linear_fuse._batch_norm(fused)))
+
+    def _classify(self, x):
+        """Dropout2D and the classifier.
+
+        A channel is dropped from the sample's own copy of the classifier's weights, the same as
+        from the map, which is some hundred times larger.
+        """
+        n, c, h, w = x.shape
+        weight = self.linear_pred.weight.flatten(1)
+        weight = weight * self.dropout(paddle.ones([n, c, 1, 1])).reshape([n, 1, c])
+        logits = add_bias(paddle.matmul(weight, x.flatten(2)), self.linear_pred.bias, axis=1)
+        return logits.reshape([n, -1, h, w])
 
 
 class Projection(nn.Layer):

@@ -4,7 +4,7 @@ import paddle
 
 
 def add_bias(x, bias, axis=-1):
-    """Add one number a channel.
+    """Add one number a channel; on the CPU to x itself, which a layer's output can bear.
 
     Paddle's CPU operator takes several times longer to broadcast, and to sum the gradient over
     all but the channels, than a product with a vector of ones does.
@@ -22,5 +22,5 @@ def add_bias(x, bias, axis=-1):
         return x + (bias.unsqueeze(1) if column else bias)
     if column:
         ones = paddle.ones([x.shape[0], 1, x.shape[2]], x.dtype)
-        return x + paddle.matmul(bias.unsqueeze(1), ones)
-    return x + paddle.matmul(paddle.ones([*x.shape[:-1], 1], x.dtype), bias.unsqueeze(0))
+        return x.add_(paddle.matmul(bias.unsqueeze(1), ones))
+    return x.add_(paddle.matmul(paddle.ones([*x.shape[:-1], 1], x.dtype), bias.unsqueeze(0)))

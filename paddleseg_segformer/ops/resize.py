@@ -11,6 +11,7 @@ from typing import NamedTuple
 import numpy as np
 import paddle
 import paddle.nn.functional as F
+from paddle.autograd import PyLayer
 
 # A tile of 64 x 64 pixels with 150 classes, 2.4 MB, stays in a core's cache from one operator to
 # the next; a smaller one spends more of its time on starting operators.
@@ -33,14 +34,32 @@ def resize_bilinear(x, size, align_corners=False):
     """
     if not paddle.in_dynamic_mode() or not x.place.is_cpu_place():
         return F.interpolate(x, size, mode="bilinear", align_corners=align_corners)
-    height, width = int(size[0]), int(size[1])
+    size = int(size[0]), int(size[1])
+    return x if tuple(x.shape[2:]) == size else _Resize.apply(x, size, align_corners)
+
+
+class _Resize(PyLayer):
+    """Two matrix products; unlike the products' own gradients, it keeps no map for backward."""
+
+    @staticmethod
+    def forward(ctx, x, size, align_corners):
+        ctx.weights = [
+            _weights_tensor(source, target, align_corners, x.dtype)
+            for source, target in zip(x.shape[2:], size)
+        ]
+        return _transform(x, *ctx.weights, transpose=False)
+
+    @staticmethod
+    def backward(ctx, upstream):
+        return _transform(upstream, *ctx.weights, transpose=True)
+
+
+def _transform(x, down, across, transpose):
+    """``down @ x @ across.T`` for each map ``[N, C, :, :]``, or with both matrices transposed."""
     n, c, h, w = x.shape
-    if (h, w) == (height, width):
-        return x
-    across = _weights_tensor(w, width, align_corners, x.dtype)
-    down = _weights_tensor(h, height, align_corners, x.dtype)
-    x = paddle.matmul(x.reshape([n * c * h, w]), across, transpose_y=True)
-    return paddle.matmul(down, x.reshape([n * c, h, width])).reshape([n, c, height, width])
+    x = paddle.matmul(x.reshape([n * c * h, w]), across, transpose_y=not transpose)
+    x = paddle.matmul(down, x.reshape([n * c, h, -1]), transpose_x=transpose)
+    return x.reshape([n, c, *x.shape[1:]])
 
 
 def linear_weights(source, target, align_corners=False):

@@ -76,3 +76,31 @@ def test_initial_weights():
         math.sqrt(2 / (9 * 512)), rel=0.02
     )
     assert not block.mlp.fc1.bias.numpy().any() and (block.norm1.weight.numpy() == 1).all()
+
+
+def test_recompute_changes_no_gradient():
+    """Dropped samples and channels are drawn once, not anew in the backward pass."""
+    images, gradients = paddle.randn([2, 3, 64, 96]), []
+    paddle.seed(0)
+    encoder = ps.MixVisionTransformer_B0(drop_rate=0.2, attn_drop_rate=0.2, drop_path_rate=0.5)
+    encoder.train()
+    for encoder.recompute in (False, True):
+        paddle.seed(1)
+        sum((features**2).sum() for features in encoder(images)).backward()
+        gradients.append({name: p.grad.numpy() for name, p in encoder.named_parameters()})
+        encoder.clear_gradients()
+    for name, gradient in gradients[0].items():
+        np.testing.assert_array_equal(gradient, gradients[1][name], err_msg=name)
+    assert any(gradient.any() for gradient in gradients[0].values())
+
+
+def test_fused_attention_is_the_same_function(monkeypatch):
+    """The way of half precision, for which a CPU has no operators, taken in single precision."""
+    paddle.seed(0)
+    attention = ps.MixVisionTransformer_B0(qk_scale=0.3).block2[0].attn
+    q, k, v = (paddle.randn([2, length, 2, 32]) for length in (24, 6, 6))
+    plain = attention._attend(q, k, v)
+    monkeypatch.setattr(ps.models.mix_transformer, "FUSED_TYPES", (paddle.float32,))
+    fused = attention._attend(q, k, v)
+    assert not paddle.equal_all(fused, paddle.zeros_like(fused))
+    np.testing.assert_allclose(fused.numpy(), plain.numpy(), atol=1e-6)

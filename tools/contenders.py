@@ -1,0 +1,353 @@
+"""The implementations that benchmark.py compares: one job of one of them, in a process of its own.
+
+The process says {"ready": ...} when the job is prepared, and answers each line of its input with
+the seconds that one more run took; at the end of its input, with its peak memory.
+"""
+
+import importlib
+import json
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+
+IGNORED = 255
+MEAN, STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
+
+
+class Spec:
+    """What to measure; ``benchmark.py`` writes it as JSON."""
+
+    def __init__(self, text):
+        self.__dict__.update(json.loads(text))
+        rng = np.random.default_rng(0)
+        h, w = self.size
+        self.images = rng.normal(size=[self.batch_size, 3, h, w]).astype("float32")
+        blocks = rng.integers(0, self.classes + 1, [self.batch_size, h // 16 + 1, w // 16 + 1])
+        blocks[blocks == self.classes] = IGNORED
+        self.labels = blocks.repeat(16, axis=1).repeat(16, axis=2)[:, :h, :w]
+
+
+class Ours:
+    """This project, as its tools use it."""
+
+    tuned = True
+
+    def __init__(self, spec):
+        from paddleseg_segformer import runtime
+
+        if self.tuned:
+            runtime.tune_cpu()
+        import paddle
+
+        from paddleseg_segformer.config import build, load_config
+
+        runtime.set_device(spec.device)
+        self.paddle, self.spec, self.build = paddle, spec, build
+        nothing = ["model.pretrained=null", "model.backbone.pretrained=null"]
+        self.config = load_config(spec.config, [*nothing, *spec.opts], iters=160000)
+        if spec.job == "data":
+            return
+        paddle.seed(0)
+        self.model = self.make_model()
+        if Path(spec.weights).exists():
+            self.load(spec.weights)
+        else:
+            paddle.save(self.model.state_dict(), spec.weights)
+        half = spec.precision != "fp32"
+        self.amp = {"enable": half, "dtype": {"fp16": "float16"}.get(spec.precision, "bfloat16")}
+        self.images, self.labels = paddle.to_tensor(spec.images), paddle.to_tensor(spec.labels)
+
+    def make_model(self):
+        return self.build(self.config, "model")[0]
+
+    def load(self, path):
+        from paddleseg_segformer import load_weights
+
+        load_weights(self.model, path)
+
+    def synchronize(self):
+        if self.paddle.get_device() != "cpu":
+            self.paddle.device.synchronize()
+
+    def peak_memory(self):
+        if self.paddle.get_device() == "cpu":
+            return None
+        return self.paddle.device.cuda.max_memory_allocated()
+
+    def macs(self):
+        """Multiply-accumulates of one image's forward pass, from the traced graph."""
+        spec = self.paddle.static.InputSpec([1, *self.spec.images.shape[1:]])
+        self.model.eval()
+        forward = self.paddle.jit.to_static(self.model.forward, input_spec=[spec], full_graph=True)
+        total = 0
+        for op in forward.concrete_program.main_program.global_block().ops:
+            if op.name() in ("pd_op.matmul", "pd_op.mv"):
+                inner = -2 if op.attrs().get("transpose_x") else -1
+                total += np.prod(op.results()[0].shape) * op.operand_source(0).shape[inner]
+            elif op.name() in ("pd_op.conv2d", "pd_op.depthwise_conv2d"):
+                kernel = op.operand_source(1).shape[1:]
+                total += np.prod(op.results()[0].shape) * np.prod(kernel)
+        return int(total)
+
+    def train(self):
+        from paddleseg_segformer import CrossEntropyLoss, SegFormer
+
+        loss_function = self.build(self.config, "loss")[0]["types"][0]
+        if isinstance(self.model, SegFormer) and isinstance(loss_function, CrossEntropyLoss):
+            self.model.resizes_logits_in_training = False
+        optimizer = self.paddle.optimizer.AdamW(6e-5, parameters=self.model.parameters())
+        self.model.train()
+
+        def step():
+            with self.paddle.amp.auto_cast(**self.amp):
+                loss = self.loss(loss_function)
+            loss.backward()
+            optimizer.step()
+            optimizer.clear_grad()
+
+        return step
+
+    def loss(self, function):
+        return function(self.model(self.images)[0], self.labels)
+
+    def infer(self):
+        from paddleseg_segformer.deploy import Protocol, Segmenter
+        from paddleseg_segformer.deploy.segmenter import View
+
+        segmenter = Segmenter(self.model, None, Protocol())
+        self.model.eval()
+
+        def step():
+            with self.paddle.amp.auto_cast(**self.amp):
+                images = [[View(image, (), [])] for image in self.spec.images]
+                return np.stack([labels.numpy() for labels in segmenter(images)])
+
+        return step
+
+    def eval(self):
+        from paddleseg_segformer.deploy import Protocol
+        from paddleseg_segformer.deploy.protocol import PAPER_SCALES
+        from paddleseg_segformer.engine import evaluate
+
+        (dataset,) = self.build(self.config, "val_dataset")
+        protocol = Protocol(scales=PAPER_SCALES, flip_horizontal=True)
+        return lambda: evaluate(self.model, dataset, protocol)
+
+    def data(self):
+        """Reading and transforming ``samples`` training images, on one thread."""
+        import cv2
+
+        cv2.setNumThreads(0)
+        (dataset,) = self.build(self.config, "train_dataset")
+
+        def step():
+            np.random.seed(0)
+            for i in range(self.spec.samples):
+                dataset[i % len(dataset)]
+
+        return step
+
+
+class PaddleSeg(Ours):
+    """PaddleSeg's own model, loss, evaluation and transforms; on a CPU tuned as ours is."""
+
+    def make_model(self):
+        model = self.config.dic["model"]
+        backbone = importlib.import_module("paddleseg.models.backbones.mix_transformer")
+        segformer = importlib.import_module("paddleseg.models.segformer")
+        backbone = getattr(backbone, model["backbone"]["type"])()
+        return segformer.SegFormer(model["num_classes"], backbone, model["embedding_dim"])
+
+    def load(self, path):
+        from paddleseg_segformer import load_weights
+
+        ours = self.build(self.config, "model")[0]
+        load_weights(ours, path)
+        self.model.set_state_dict(ours.state_dict())
+
+    def loss(self, function):
+        """PaddleSeg's cross-entropy, whose last line crashes on Paddle 3, without that line."""
+        logits = self.model(self.images)[0].transpose([0, 2, 3, 1])
+        losses = self.paddle.nn.functional.cross_entropy(
+            logits, self.labels, ignore_index=IGNORED, reduction="none"
+        )
+        return losses.mean()
+
+    def infer(self):
+        from paddleseg.core.infer import inference
+
+        self.model.eval()
+
+        def step():
+            with self.paddle.no_grad(), self.paddle.amp.auto_cast(**self.amp):
+                return inference(self.model, self.images, [])[0].numpy()[:, 0]
+
+        return step
+
+    def eval(self):
+        from paddleseg.core.infer import aug_inference
+        from paddleseg.utils.metrics import calculate_area
+
+        from paddleseg_segformer.deploy.protocol import PAPER_SCALES
+
+        (dataset,) = self.build(self.config, "val_dataset")
+        self.model.eval()
+
+        def step():
+            for i in range(len(dataset)):
+                sample = dataset[i]
+                image = self.paddle.to_tensor(sample["img"]).unsqueeze(0)
+                label = self.paddle.to_tensor(sample["label"].astype("int64")).unsqueeze(0)
+                with self.paddle.no_grad():
+                    predicted, _ = aug_inference(
+                        self.model, image, sample["trans_info"], PAPER_SCALES, True
+                    )
+                calculate_area(predicted, label, dataset.num_classes, IGNORED)
+
+        return step
+
+    def data(self):
+        import paddleseg.transforms as T
+        from PIL import Image
+
+        (dataset,) = self.build(self.config, "train_dataset")
+        transforms = T.Compose(
+            [
+                T.ResizeStepScaling(0.5, 2.0, 0.25),
+                T.RandomPaddingCrop([512, 512]),
+                T.RandomHorizontalFlip(),
+                T.RandomDistort(0.4, 1, 0.4, 1, 0.4),
+                T.Normalize(MEAN, STD),
+            ]
+        )
+
+        def step():
+            for i in range(self.spec.samples):
+                image, label = dataset.file_list[i % len(dataset)]
+                label = np.asarray(Image.open(label)) - np.uint8(1)
+                transforms({"img": image, "label": label, "gt_fields": ["label"]})
+
+        return step
+
+
+class PaddleSegAsInstalled(PaddleSeg):
+    """The same with Paddle's defaults: one thread, memory given back, the slow path on AMD."""
+
+    tuned = False
+
+
+class HuggingFace:
+    """transformers' SegFormer on PyTorch."""
+
+    def __init__(self, spec):
+        import torch
+        from transformers import SegformerConfig, SegformerForSemanticSegmentation
+
+        from paddleseg_segformer.weights import SIZES
+
+        self.torch, self.spec = torch, spec
+        self.device = spec.device or ("cuda" if torch.cuda.is_available() else "cpu")
+        self.device = self.device.replace("gpu", "cuda")
+        channels, depths = SIZES[spec.backbone]
+        torch.manual_seed(0)
+        config = SegformerConfig(
+            hidden_sizes=channels,
+            depths=depths,
+            num_attention_heads=[1, 2, 5, 8],
+            decoder_hidden_size=spec.width,
+            num_labels=spec.classes,
+            semantic_loss_ignore_index=IGNORED,
+        )
+        self.model = SegformerForSemanticSegmentation(config).to(self.device)
+        self.model.save_pretrained(spec.weights)
+        dtype = torch.float16 if spec.precision == "fp16" else torch.bfloat16
+        half = spec.precision != "fp32"
+        self.amp = {"device_type": self.device.split(":")[0], "dtype": dtype, "enabled": half}
+        self.images = torch.from_numpy(spec.images).to(self.device)
+        self.labels = torch.from_numpy(spec.labels).to(self.device)
+
+    def synchronize(self):
+        if self.device != "cpu":
+            self.torch.cuda.synchronize()
+
+    def peak_memory(self):
+        return None if self.device == "cpu" else self.torch.cuda.max_memory_allocated()
+
+    def macs(self):
+        from torch.utils.flop_counter import FlopCounterMode
+
+        with FlopCounterMode(display=False) as counter, self.torch.no_grad():
+            self.model(self.images[:1])
+        return counter.get_total_flops() // 2
+
+    def train(self):
+        optimizer = self.torch.optim.AdamW(self.model.parameters(), 6e-5)
+        self.model.train()
+
+        def step():
+            with self.torch.autocast(**self.amp):
+                loss = self.model(self.images, labels=self.labels).loss
+            loss.backward()
+            optimizer.step()
+            optimizer.zero_grad()
+
+        return step
+
+    def infer(self):
+        """Upsampled, then the largest: as its ``post_process_semantic_segmentation`` does."""
+        self.model.eval()
+
+        def step():
+            with self.torch.no_grad(), self.torch.autocast(**self.amp):
+                logits = self.model(self.images).logits
+                full = self.torch.nn.functional.interpolate(
+                    logits, self.spec.size, mode="bilinear", align_corners=False
+                )
+                return full.argmax(dim=1).cpu().numpy()
+
+        return step
+
+
+CONTENDERS = {
+    "ours": Ours,
+    "paddleseg": PaddleSeg,
+    "paddleseg-as-installed": PaddleSegAsInstalled,
+    "huggingface": HuggingFace,
+}
+
+
+def main():
+    answers, sys.stdout = sys.stdout, sys.stderr  # what libraries print is no answer
+    spec = Spec(sys.argv[1])
+    contender = CONTENDERS[spec.contender](spec)
+    answer = {"macs": contender.macs() if spec.job in ("train", "infer") else None}
+    step = getattr(contender, spec.job)()
+    idle = _memory("VmRSS")
+    Path("/proc/self/clear_refs").write_text("5")  # forget the peak so far
+    print(json.dumps({"ready": answer}), file=answers, flush=True)
+    result = None
+    for _ in sys.stdin:
+        contender.synchronize()
+        start = time.perf_counter()
+        result = step()
+        contender.synchronize()
+        print(json.dumps({"seconds": time.perf_counter() - start}), file=answers, flush=True)
+    if isinstance(result, np.ndarray):
+        np.save(spec.result, result)
+    peak = contender.peak_memory()
+    peak = _memory("VmHWM") - idle if peak is None else peak
+    print(json.dumps({"peak": peak}), file=answers, flush=True)
+
+
+def _memory(key):
+    """A figure of this process's memory, in bytes."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith(key + ":"):
+            return int(line.split()[1]) * 1024
+    raise KeyError(key)
+
+
+if __name__ == "__main__":
+    main()
