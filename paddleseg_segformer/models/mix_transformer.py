@@ -8,7 +8,7 @@ import paddle.nn.functional as F
 from paddle import nn
 from paddle.distributed.fleet.utils import recompute as recompute_in_backward
 
-from ..ops import add_bias
+from ..ops import add_bias, gelu_product, scale_samples
 from ..weights import SIZES, load_pretrained
 
 # LayerNorm epsilons of the paper's checkpoints: block and stage norms, then the norms that follow
@@ -212,9 +212,11 @@ class MixFFN(nn.Layer):
         # write and read as it is: nothing is transposed.
         x = paddle.matmul(self.fc1.weight, x, transpose_x=True, transpose_y=True)
         x = add_bias(x, self.fc1.bias, axis=1).reshape([0, 0, h, w])
-        x = self.drop(F.gelu(self.dwconv.dwconv(x))).flatten(2)
-        x = add_bias(paddle.matmul(x, self.fc2.weight, transpose_x=True), self.fc2.bias)
-        return self.drop(x)
+        x = self.dwconv.dwconv(x).flatten(2)
+        if self.drop.p == 0:
+            return add_bias(gelu_product(x, self.fc2.weight), self.fc2.bias)
+        x = paddle.matmul(self.drop(F.gelu(x)), self.fc2.weight, transpose_x=True)
+        return self.drop(add_bias(x, self.fc2.bias))
 
 
 class DepthwiseConv(nn.Layer):
@@ -254,7 +256,7 @@ class DropPath(nn.Layer):
             return x
         keep = 1 - self.rate
         kept = paddle.bernoulli(paddle.full([x.shape[0], 1, 1], keep, x.dtype))
-        return x * (kept / keep)
+        return scale_samples(x, kept / keep)
 
 
 def to_tokens(x):

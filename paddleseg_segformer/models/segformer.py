@@ -91,24 +91,24 @@ class SegFormer(nn.Layer):
 
     def decode(self, features):
         """The backbone's four maps to logits ``[N, num_classes, h, w]`` at stride 4."""
-        size = features[0].shape[2:]
-        weights = self.linear_fuse._conv.weight.flatten(1).chunk(4, axis=1)
-        stages = [(features[i - 1], getattr(self, f"linear_c{i}")) for i in self.fuse_order]
-        if self.stage_projection == "linear":
-            bias = sum(paddle.mv(a, layer.proj.bias) for a, (_, layer) in zip(weights, stages))
-            maps = [
-                F.conv2d(x, paddle.matmul(a, layer.proj.weight, transpose_y=True)[:, :, None, None])
-                for a, (x, layer) in zip(weights, stages)
-            ]
-            # The constants may be added before the resize: where there is least to add them to.
-            maps[0] = maps[0] + bias[:, None, None]
-        else:
-            maps = [
-                F.conv2d(F.relu(layer(x)), a[:, :, None, None])
-                for a, (x, layer) in zip(weights, stages)
-            ]
-        fused = sum(resize_bilinear(x, size, self.align_corners) for x in maps)
+        fuse = self.linear_fuse._conv.weight.flatten(1).chunk(4, axis=1)
+        fuse = dict(zip(self.fuse_order, fuse))
+        fused = self._project(1, features[0], fuse)
+        for i in (2, 3, 4):
+            x = self._project(i, features[i - 1], fuse)
+            fused = fused.add_(resize_bilinear(x, fused.shape[2:], self.align_corners))
         return self._classify(F.relu(self.linear_fuse._batch_norm(fused)))
+
+    def _project(self, i, x, fuse):
+        """Stage i's share of what the fuse convolution returns, at the stage's own size."""
+        layers = {i: getattr(self, f"linear_c{i}") for i in fuse}
+        if self.stage_projection != "linear":
+            return F.conv2d(F.relu(layers[i](x)), fuse[i][:, :, None, None])
+        weight = paddle.matmul(fuse[i], layers[i].proj.weight, transpose_y=True)
+        bias = None
+        if i == 4:  # all stages' constants: no resize changes them, and here they are added soonest
+            bias = sum(paddle.mv(fuse[j], layers[j].proj.bias) for j in fuse)
+        return F.conv2d(x, weight[:, :, None, None], bias)
 
     def _classify(self, x):
         """Dropout2D and the classifier.

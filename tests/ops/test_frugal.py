@@ -1,0 +1,43 @@
+"""Values and gradients against Paddle's own operators."""
+
+import numpy as np
+import paddle
+import paddle.nn.functional as F
+
+from paddleseg_segformer.ops import gelu_product, scale_samples
+
+
+def results(function, x, other, upstream):
+    leaves = [tensor.clone().detach() for tensor in (x, other)]
+    for leaf, tensor in zip(leaves, (x, other)):
+        leaf.stop_gradient = tensor.stop_gradient
+    y = function(*leaves)
+    paddle.autograd.backward([y], [upstream])
+    return [y, *(leaf.grad for leaf in leaves if not leaf.stop_gradient)]
+
+
+def assert_same(actual, expected, count):
+    assert len(actual) == len(expected) == count
+    for a, e in zip(actual, expected):
+        np.testing.assert_allclose(a.numpy(), e.numpy(), rtol=1e-12, atol=1e-14)
+
+
+def test_gelu_product():
+    x, weight = paddle.randn([2, 6, 9], "float64"), paddle.randn([6, 4], "float64")
+    x.stop_gradient = weight.stop_gradient = False
+    upstream = paddle.randn([2, 9, 4], "float64")
+
+    def plain(x, weight):
+        return paddle.einsum("ncl,cd->nld", F.gelu(x), weight)
+
+    assert_same(
+        results(gelu_product, x, weight, upstream), results(plain, x, weight, upstream), count=3
+    )
+
+
+def test_scale_samples():
+    x, factors = paddle.randn([3, 4, 5], "float64"), paddle.to_tensor([0.0, 2.0, 1.5], "float64")
+    x.stop_gradient = False
+    factors, upstream = factors.reshape([3, 1, 1]), paddle.randn([3, 4, 5], "float64")
+    actual = results(scale_samples, x, factors, upstream)
+    assert_same(actual, results(paddle.multiply, x, factors, upstream), count=2)
