@@ -65,7 +65,7 @@ class Process:
             env=environment,
             text=True,
         )
-        self.macs = self.answer()["ready"]["macs"]
+        self.answer()
 
     def answer(self):
         line = self.process.stdout.readline()
@@ -80,7 +80,7 @@ class Process:
 
     def finish(self):
         self.process.stdin.close()
-        self.peak = self.answer()["peak"]
+        self.summary = self.answer()
         self.process.wait()
 
 
@@ -124,8 +124,7 @@ def figures(process, spec, agreement):
         "seconds": statistics.median(ordered),
         "fastest": ordered[0],
         "slowest": ordered[-1],
-        "peak_memory": process.peak,
-        "gmacs": None if process.macs is None else process.macs / 1e9,
+        **process.summary,
     }
     if spec["job"] == "data":
         result["images_per_second"] = spec["samples"] / result["seconds"]
