@@ -7,7 +7,13 @@ from . import runtime  # first: it notes the environment before Paddle changes i
 from paddleseg.cvlibs import manager
 
 from .data import ADE20K
-from .data.transforms import PhotometricDistortion, RandomCategoryCrop, ResizeToFit
+from .data.transforms import (
+    Normalize,
+    Padding,
+    PhotometricDistortion,
+    RandomCategoryCrop,
+    ResizeToFit,
+)
 from .errors import InputError
 from .models import (
     CrossEntropyLoss,
@@ -34,6 +40,8 @@ __all__ = [
     "MixVisionTransformer_B3",
     "MixVisionTransformer_B4",
     "MixVisionTransformer_B5",
+    "Normalize",
+    "Padding",
     "PhotometricDistortion",
     "RandomCategoryCrop",
     "ResizeToFit",
@@ -56,7 +64,14 @@ for _manager, *_components in (
         MixVisionTransformer_B5,
     ),
     (manager.DATASETS, ADE20K),
-    (manager.TRANSFORMS, PhotometricDistortion, RandomCategoryCrop, ResizeToFit),
+    (
+        manager.TRANSFORMS,
+        Normalize,
+        Padding,
+        PhotometricDistortion,
+        RandomCategoryCrop,
+        ResizeToFit,
+    ),
     (manager.LOSSES, CrossEntropyLoss),
 ):
     _manager.components_dict.update({c.__name__: c for c in _components})

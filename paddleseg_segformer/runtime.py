@@ -33,7 +33,7 @@ def _user_set_threads():
     return b"OMP_NUM_THREADS=1" in at_start.read_bytes().split(b"\0")
 
 
-_USER_SET_THREADS = _user_set_threads()
+USER_SET_THREADS = _user_set_threads()
 _threads, _pool = 1, None  # of parallel_map; tune_cpu sets them
 
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -2, -3, -8  # <malloc.h>
@@ -57,7 +57,7 @@ def tune_cpu():
     global _threads, _pool
     # MKL reads its variable at its first call, not when it is loaded.
     os.environ.setdefault("MKL_DEBUG_CPU_TYPE", "5")
-    if _USER_SET_THREADS:
+    if USER_SET_THREADS:
         _threads = int(os.environ["OMP_NUM_THREADS"].split(",")[0])
     else:
         import paddle

@@ -13,6 +13,7 @@ import sys
 import tempfile
 from pathlib import Path
 
+from paddleseg_segformer import runtime
 from paddleseg_segformer.config import load_config
 from paddleseg_segformer.engine import cli
 from paddleseg_segformer.errors import InputError
@@ -52,6 +53,8 @@ class Process:
 
     def __init__(self, name, spec, threads):
         environment = dict(os.environ)
+        if not runtime.USER_SET_THREADS:  # then it is Paddle that set it, in this process
+            environment.pop("OMP_NUM_THREADS", None)
         if threads:
             environment["OMP_NUM_THREADS"] = str(threads)
         command = [sys.executable, str(Path(__file__).with_name("contenders.py"))]

@@ -9,6 +9,7 @@ import math
 
 import cv2
 import numpy as np
+from paddleseg import transforms as paddleseg
 
 # PaddleSeg's transforms, and ours, that alone determine the image's size, and the attributes in
 # which these and others, which limit or pad, hold sizes in pixels.
@@ -88,8 +89,9 @@ class RandomCategoryCrop:
         return sample
 
     def _is_mixed(self, label):
-        counts = np.bincount(label[label != self.ignore_index])
-        return counts.size > 0 and counts.max() <= self.category_max_ratio * counts.sum()
+        counts = cv2.calcHist([label], [0], None, [256], [0, 256])
+        counts[self.ignore_index] = 0
+        return 0 < counts.max() <= self.category_max_ratio * counts.sum()
 
 
 class PhotometricDistortion:
@@ -133,6 +135,35 @@ class PhotometricDistortion:
             return image
         hsv = cv2.LUT(cv2.cvtColor(image, cv2.COLOR_RGB2HSV), np.stack(tables, axis=-1)[None])
         return cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB)
+
+
+class Normalize(paddleseg.Normalize):
+    """PaddleSeg's: divided by 255, less the mean, divided by std; of 8-bit images by a table.
+
+    Args:
+        mean, std: One number, or one a channel.
+    """
+
+    def __init__(self, mean=(0.5,), std=(0.5,)):
+        super().__init__(mean, std)
+        self._table = (np.arange(256)[:, np.newaxis] / 255 - self.mean) / self.std
+
+    def __call__(self, sample):
+        if sample["img"].dtype != np.uint8:
+            return super().__call__(sample)
+        sample["img"] = cv2.LUT(sample["img"], self._table.astype("float32")[np.newaxis])
+        return sample
+
+
+class Padding(paddleseg.Padding):
+    """PaddleSeg's; an image that has the target size is not copied."""
+
+    def __call__(self, sample):
+        height, width = sample["img"].shape[:2]
+        if tuple(self.target_size) == (width, height):
+            sample["trans_info"].append(("padding", (height, width)))
+            return sample
+        return super().__call__(sample)
 
 
 def scaled(side, factor):

@@ -15,6 +15,9 @@ from ..weights import SIZES, load_pretrained
 # the convolutions of patch embedding and sequence reduction.
 BLOCK_EPSILON, CONV_EPSILON = 1e-6, 1e-5
 
+# Attention scores that are computed at once where no gradient is wanted, a sample and head.
+CHUNK = 1 << 20
+
 # The types for which Paddle has a fused attention operator.
 FUSED_TYPES = (paddle.float16, paddle.bfloat16)
 
@@ -193,8 +196,16 @@ class EfficientAttention(nn.Layer):
             drop = {"dropout_p": self.attn_drop.p, "training": self.training}
             return F.scaled_dot_product_attention(q, k, v, **drop)
         q, k, v = (x.transpose([0, 2, 1, 3]) for x in (q * self.scale, k, v))
-        attention = self.attn_drop(F.softmax_(paddle.matmul(q, k, transpose_y=True)))
-        return paddle.matmul(attention, v).transpose([0, 2, 1, 3])
+        rows = q.shape[2]
+        if paddle.in_dynamic_mode() and not paddle.is_grad_enabled():
+            # Nobody will ask for the scores again: no more of them at once than a cache holds.
+            rows = max(1, CHUNK // k.shape[2])
+        chunks = []
+        for start in range(0, q.shape[2], rows):
+            scores = paddle.matmul(q[:, :, start : start + rows], k, transpose_y=True)
+            chunks.append(paddle.matmul(self.attn_drop(F.softmax_(scores)), v))
+        x = chunks[0] if len(chunks) == 1 else paddle.concat(chunks, axis=2)
+        return x.transpose([0, 2, 1, 3])
 
 
 class MixFFN(nn.Layer):

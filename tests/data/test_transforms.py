@@ -5,6 +5,7 @@ import random
 import cv2
 import numpy as np
 import pytest
+from paddleseg import transforms as paddleseg
 from paddleseg.transforms import RandomHorizontalFlip
 
 from paddleseg_segformer.data import transforms as T
@@ -217,3 +218,30 @@ def test_flip_rate():
     flip = RandomHorizontalFlip(prob=0.5)
     flipped = [flip(sample())["img"][0, 0, 0] != IMAGE[0, 0, 0] for _ in range(1000)]
     assert np.mean(flipped) == pytest.approx(0.5, abs=0.06)  # 4 standard deviations
+
+
+@pytest.mark.parametrize(
+    "mean, std", [([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]), ([0.5], [0.25])]
+)
+def test_normalize_is_paddlesegs(mean, std):
+    image = np.arange(256, dtype="uint8").repeat(3).reshape(16, 16, 3)
+    image[:, :, 1] = image[::-1, :, 1]
+    expected = paddleseg.Normalize(mean, std)({"img": image.astype("float32")})["img"]
+    for kind in ("uint8", "float32"):
+        actual = T.Normalize(mean, std)({"img": image.astype(kind)})["img"]
+        assert actual.dtype == np.float32
+        np.testing.assert_allclose(actual, expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("target", [[6, 4], (6, 4), [6, 6], (9, 4)])
+def test_padding_is_paddlesegs(target):
+    image = np.random.default_rng(0).random([4, 6, 3]).astype("float32")
+    label = np.ones([4, 6], "uint8")
+    results = []
+    for padding in (T.Padding, paddleseg.Padding):
+        sample = {"img": image, "label": label, "gt_fields": ["label"], "trans_info": []}
+        results.append(padding(target, 0, 255)(sample))
+    actual, expected = results
+    assert actual["trans_info"] == expected["trans_info"]
+    for key in ("img", "label"):
+        np.testing.assert_array_equal(actual[key], expected[key])
