@@ -58,7 +58,8 @@ def tune_cpu():
     # MKL reads its variable at its first call, not when it is loaded.
     os.environ.setdefault("MKL_DEBUG_CPU_TYPE", "5")
     if USER_SET_THREADS:
-        _threads = int(os.environ["OMP_NUM_THREADS"].split(",")[0])
+        first = os.environ["OMP_NUM_THREADS"].split(",")[0].strip()
+        _threads = max(1, int(first)) if first.isdigit() else 1
     else:
         import paddle
 
@@ -81,11 +82,29 @@ def parallel_map(function, items):
     """``[function(item) for item in items]``, on the CPU on all threads that ``tune_cpu`` found.
 
     Most of Paddle's CPU operators use one thread, whatever their number is set to. Work that falls
-    into pieces is faster when each thread runs the operators of its own piece. Not to be nested.
+    into pieces is faster when each thread runs the operators of its own piece. No gradients are
+    recorded. Not to be nested: the inner call would wait for threads that the outer one holds.
     """
-    if parallelism() == 1:
-        return [function(item) for item in items]
-    return list(_pool.map(function, items))
+    import paddle
+
+    def run(item):
+        with paddle.no_grad():  # which is a thread's own
+            return function(item)
+
+    items = list(items)
+    if parallelism() == 1 or len(items) == 1:
+        return [run(item) for item in items]
+    return list(_pool.map(run, items))
+
+
+def _after_fork():
+    """A forked child has none of the pool's threads: it works alone."""
+    global _threads
+    _threads = 1
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
 
 
 def _use_one_thread():
@@ -125,8 +144,8 @@ def set_device(name=None):
     import paddle
 
     if name is None:
-        name = "gpu" if _has_gpu() else "cpu"
-    if name.split(":")[0] == "gpu" and not _has_gpu():
+        name = "gpu" if has_gpu() else "cpu"
+    if name.split(":")[0] == "gpu" and not has_gpu():
         reason = (
             "no GPU is visible"
             if paddle.is_compiled_with_cuda()
@@ -143,7 +162,8 @@ def set_device(name=None):
     return name
 
 
-def _has_gpu():
+def has_gpu():
+    """Whether this Paddle can use a GPU here."""
     import paddle
 
     return paddle.is_compiled_with_cuda() and paddle.device.cuda.device_count() > 0

@@ -74,7 +74,7 @@ class Process:
         line = self.process.stdout.readline()
         if not line:
             self.errors.seek(0)
-            raise InputError(f"{self.name} ended: {self.errors.read().strip().splitlines()[-1]}")
+            sys.exit(f"{self.name} ended. Its last words:\n{self.errors.read()[-2000:]}")
         return json.loads(line)
 
     def run(self):
@@ -177,6 +177,12 @@ def main():
     }
     if args.job in ("eval", "data") and "huggingface" in args.against:
         raise InputError(f"--against huggingface: transformers has no {args.job} to compare with.")
+    if args.against and model.get("stage_projection", "linear") != "linear":
+        raise InputError(f"{args.config}: the others have no stage_projection but the paper's.")
+    if args.precision != "fp32" and not runtime.has_gpu():
+        raise InputError(f"--precision {args.precision}: needs a GPU; on a CPU use fp32.")
+    if args.json and not os.access(Path(args.json).absolute().parent, os.W_OK):
+        raise InputError(f"--json {args.json}: its folder cannot be written to.")
     processes, agreement = measure(["ours", *args.against], spec, args.rounds, args.threads)
     rows = [figures(process, spec, agreement) for process in processes]
     print(f"{args.job}, {args.config}, {_machine()}")

@@ -11,7 +11,7 @@ from ..data.transforms import at_scale
 from ..errors import InputError
 from ..models import SegFormer
 from ..ops import Part, label_map, linear_weights, resize_rows
-from ..runtime import parallel_map
+from ..runtime import parallel_map, parallelism
 from ..weights import load_weights
 
 
@@ -40,12 +40,12 @@ class View(NamedTuple):
 
     Attributes:
         image: Float array ``[3, h, w]``.
-        flip: Axes of the image that are mirrored before the model sees it.
+        flip: Axes, of ``[N, C, H, W]``, that are mirrored before the model sees it.
         trans_info: What the transforms did to the image's size, as PaddleSeg notes it.
     """
 
     image: np.ndarray
-    flip: tuple
+    flip: list
     trans_info: list
 
 
@@ -90,10 +90,11 @@ class Segmenter:
             several views, the mean of their softmax decides; of windows, the mean of their logits.
         """
         views = [view for image in images for view in image]
-        parts = iter(parallel_map(self._parts, views))
+        # A thread for each view, unless most would have none: then all work on one view.
+        apply = parallel_map if 2 * len(views) > parallelism() else map
+        parts = iter(apply(self._parts, views))
         return [label_map([next(parts) for _ in image]) for image in images]
 
-    @paddle.no_grad()  # which is a thread's own
     def _parts(self, view):
         """The parts whose sum is the logits of a view, at the image's original size."""
         image = paddle.to_tensor(view.image).unsqueeze(0)
@@ -104,42 +105,40 @@ class Segmenter:
         if crop is None:
             crop = stride = (width, height)
         rows, columns = _windows(height, crop[1], stride[1]), _windows(width, crop[0], stride[0])
-        parts = []
-        for row in rows:
-            for column in columns:
-                logits, align_corners = self._logits(image[:, :, slice(*row), slice(*column)])
-                _, h, w = logits.shape
-                down = _way_back(h, row, rows, view, 0, align_corners)
-                across = _way_back(w, column, columns, view, 1, align_corners)
-                parts.append(Part(logits, down, across))
-        return parts
+        logits = {
+            (r, c): self._logits(image[:, :, slice(*r), slice(*c)]) for r in rows for c in columns
+        }
+        # All windows are of one size, and so are their logits.
+        _, h, w = logits[rows[0], columns[0]].shape
+        downs = {row: self._way_back(h, row, rows, view, 0) for row in rows}
+        acrosses = {column: self._way_back(w, column, columns, view, 1) for column in columns}
+        return [Part(maps, downs[row], acrosses[column]) for (row, column), maps in logits.items()]
 
     def _logits(self, image):
-        """Logits ``[C, h, w]`` as the model makes them, and how they are meant to be resized."""
+        """Logits ``[C, h, w]``, of a SegFormer at the size at which its head makes them."""
         if isinstance(self.model, SegFormer):
-            features = self.model.backbone(image)
-            return self.model.decode(features)[0], self.model.align_corners
-        return self.model(image)[0][0], False
+            return self.model.decode(self.model.backbone(image))[0]
+        return self.model(image)[0][0]
 
+    def _way_back(self, source, window, windows, view, axis):
+        """What a window's logits add to the original's, along one side: ``[target, source]``.
 
-def _way_back(source, window, windows, view, axis, align_corners):
-    """What a window's logits add to the original's, along one side: a ``[target, source]`` matrix.
-
-    A pixel's logits are the mean over the windows that see it, of which there are as many as there
-    are for its row times those for its column.
-    """
-    times_seen = np.zeros([windows[-1][1], 1])
-    for start, end in windows:
-        times_seen[start:end] += 1
-    way = np.zeros([len(times_seen), source])
-    way[slice(*window)] = linear_weights(source, window[1] - window[0], align_corners)
-    way /= times_seen
-    if axis + 2 in view.flip:
-        way = way[::-1]
-    for kind, size in reversed(view.trans_info):
-        # What is not a resize is padding, at the right and the bottom.
-        way = resize_rows(way, size[axis]) if kind == "resize" else way[: size[axis]]
-    return way
+        A pixel's logits are the mean over the windows that see it, of which there are as many as
+        there are for its row times those for its column.
+        """
+        times_seen = np.zeros([windows[-1][1], 1])
+        for start, end in windows:
+            times_seen[start:end] += 1
+        align_corners = getattr(self.model, "align_corners", False)
+        way = np.zeros([len(times_seen), source])
+        way[slice(*window)] = linear_weights(source, window[1] - window[0], align_corners)
+        way /= times_seen
+        if axis + 2 in view.flip:
+            way = way[::-1]
+        for kind, size in reversed(view.trans_info):
+            # What is not a resize is padding, at the right and the bottom.
+            way = resize_rows(way, size[axis]) if kind == "resize" else way[: size[axis]]
+        return way
 
 
 def _windows(length, size, stride):

@@ -19,7 +19,7 @@ from .loader import read_sample
 from .log import logger, progress
 from .metrics import Scores, confusion_matrix
 
-# Images in work at the same time, of which each needs the memory of a forward pass.
+# Views that are gathered from several images, to be worked on at the same time.
 MOST_AT_ONCE = 8
 
 
@@ -104,7 +104,7 @@ def _read_ahead(dataset, indices, segmenter, num_workers):
         waiting = []
         for index in indices:
             waiting.append(pool.submit(_read, dataset, index, segmenter))
-            if len(waiting) > 2 * num_workers:
+            if len(waiting) > num_workers:
                 yield waiting.pop(0).result()
         for sample in waiting:
             yield sample.result()

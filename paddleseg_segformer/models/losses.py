@@ -39,8 +39,8 @@ class CrossEntropyLoss(nn.Layer):
     def forward(self, logit, label, semantic_weights=None):
         """The mean loss.
 
-        Maps of logits that are not of the label's size are resized to it, without ever holding
-        more than a part of one image at that size, so that a model need not do it before.
+        Maps of logits that are not of the label's size are resized to it, a part of an image at a
+        time (all at once where only the hardest pixels count), so that a model need not do it.
 
         Args:
             logit: Float tensor ``[N, C, h, w]``, or ``[N, h, w, C]`` when the format is NHWC; or
@@ -53,7 +53,8 @@ class CrossEntropyLoss(nn.Layer):
             Tensor without dimensions, float32 (float64 of float64 logits).
 
         Raises:
-            ValueError: The number of class weights is not the number of classes.
+            ValueError: The number of class weights is not the number of classes, or a label is
+                neither a class nor ``ignore_index``.
         """
         if self.data_format != "NCHW":
             logit = logit.transpose([0, logit.ndim - 1, *range(1, logit.ndim - 1)])

@@ -113,8 +113,8 @@ class MixVisionTransformer(nn.Layer):
         for i in range(1, 5):
             x, h, w = getattr(self, f"patch_embed{i}")(x)
             for block in getattr(self, f"block{i}"):
-                if self.recompute and self.training:
-                    x = recompute_in_backward(block, x, h, w)
+                if self.recompute and self.training and not x.stop_gradient:
+                    x = recompute_in_backward(block, x, h, w, use_reentrant=False)
                 else:
                     x = block(x, h, w)
             x = to_map(getattr(self, f"norm{i}")(x), h, w)
@@ -197,7 +197,7 @@ class EfficientAttention(nn.Layer):
             return F.scaled_dot_product_attention(q, k, v, **drop)
         q, k, v = (x.transpose([0, 2, 1, 3]) for x in (q * self.scale, k, v))
         rows = q.shape[2]
-        if paddle.in_dynamic_mode() and not paddle.is_grad_enabled():
+        if paddle.in_dynamic_mode() and not paddle.is_grad_enabled() and q.place.is_cpu_place():
             # Nobody will ask for the scores again: no more of them at once than a cache holds.
             rows = max(1, CHUNK // k.shape[2])
         chunks = []

@@ -19,7 +19,8 @@ def add_bias(x, bias, axis=-1):
     """
     column = axis == 1
     if not paddle.in_dynamic_mode() or not x.place.is_cpu_place():
-        return x + (bias.unsqueeze(1) if column else bias)
+        # In x's type: under AMP the product is in half precision, and so must the sum be.
+        return x + (bias.unsqueeze(1) if column else bias).astype(x.dtype)
     if column:
         ones = paddle.ones([x.shape[0], 1, x.shape[2]], x.dtype)
         return x.add_(paddle.matmul(bias.unsqueeze(1), ones))

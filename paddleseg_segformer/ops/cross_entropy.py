@@ -19,16 +19,27 @@ def upsampled_cross_entropy(logits, labels, weights):
     Equal to resizing (``align_corners=False``) to the labels' size, then softmax cross-entropy.
     The gradient is computed on the way forward and kept at the logits' own size, so that neither
     pass holds more full-size logits than a tile on each thread (of one image on a GPU), whatever
-    the batch. It has no second derivative.
+    the batch. It has no second derivative, and as with any ``PyLayer`` of Paddle 3.3, a second
+    backward pass through the same graph (``retain_graph``) ends the process.
 
     Args:
         logits: Float tensor ``[N, C, h, w]``.
         labels: int64 tensor ``[N, H, W]`` of classes, 0 to C - 1 also where the weight is 0.
-        weights: Float tensor ``[N, H, W]``, each pixel's share in the sum.
+        weights: Float tensor ``[N, H, W]``, each pixel's share in the sum; it gets no gradient.
 
     Returns:
         Tensor without dimensions: float64 of float64 logits, else float32.
+
+    Raises:
+        ValueError: A label is no class, or there are not as many label maps as images.
     """
+    if len(labels) != len(logits):
+        raise ValueError(f"{len(labels)} label maps for {len(logits)} images.")
+    if logits.place.is_cpu_place():  # a GPU's own operator looks, without waiting for the result
+        lowest, highest = int(labels.min()), int(labels.max())
+        if not 0 <= lowest <= highest < logits.shape[1]:
+            wrong = lowest if lowest < 0 else highest
+            raise ValueError(f"label {wrong} is not a class (0 to {logits.shape[1] - 1}).")
     return _UpsampledCrossEntropy.apply(logits, labels, weights)
 
 
@@ -97,7 +108,6 @@ def _cached_bands(source, target, dtype):
     return bands(linear_weights(source, target), dtype)
 
 
-@paddle.no_grad()  # which is a thread's own
 def _band(job):
     """Loss of one band of rows, and its gradient with respect to the rows that it comes from."""
     logits, labels, weights, row, columns = job

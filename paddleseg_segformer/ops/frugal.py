@@ -1,4 +1,8 @@
-"""Operators that keep less for their gradient than Paddle's own."""
+"""Operators that keep less for their gradient than Paddle's own.
+
+As with any ``PyLayer`` of Paddle 3.3, a second backward pass through the same graph
+(``retain_graph``) ends the process.
+"""
 
 import paddle
 import paddle.nn.functional as F
@@ -6,7 +10,7 @@ from paddle.autograd import PyLayer
 
 
 def scale_samples(x, factors):
-    """Multiply each sample by a constant; x is not kept.
+    """Multiply each sample by a constant; on the CPU x is not kept.
 
     Args:
         x: Float tensor ``[N, ...]``.
@@ -15,7 +19,7 @@ def scale_samples(x, factors):
     Returns:
         Float tensor of x's shape.
     """
-    return _ScaleSamples.apply(x, factors)
+    return _ScaleSamples.apply(x, factors) if x.place.is_cpu_place() else x * factors
 
 
 class _ScaleSamples(PyLayer):
@@ -51,6 +55,7 @@ class _GeluProduct(PyLayer):
     @staticmethod
     def forward(ctx, x, weight):
         ctx.save_for_backward(x, weight)
+        ctx.frozen = x.stop_gradient, weight.stop_gradient
         return paddle.matmul(F.gelu(x), weight, transpose_x=True)
 
     @staticmethod
@@ -60,6 +65,10 @@ class _GeluProduct(PyLayer):
             leaf = x.detach()
             leaf.stop_gradient = False
             hidden = F.gelu(leaf)
-        hidden_gradient = paddle.matmul(weight, upstream, transpose_y=True)
-        weight_gradient = paddle.matmul(hidden.detach(), upstream).sum(axis=0)
-        return paddle.grad(hidden, leaf, hidden_gradient)[0], weight_gradient
+        x_gradient = weight_gradient = None  # which Paddle insists on for what is frozen
+        if not ctx.frozen[1]:
+            weight_gradient = paddle.matmul(hidden.detach(), upstream).sum(axis=0)
+        if not ctx.frozen[0]:
+            hidden_gradient = paddle.matmul(weight, upstream, transpose_y=True)
+            (x_gradient,) = paddle.grad(hidden, leaf, hidden_gradient)
+        return x_gradient, weight_gradient

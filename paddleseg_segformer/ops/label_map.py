@@ -51,7 +51,6 @@ def _prepare(part):
     return logits, bands(part.down), bands(part.across)
 
 
-@paddle.no_grad()  # which is a thread's own
 def _tile(job):
     """Labels ``[columns, rows]`` of one tile."""
     views, i, j = job

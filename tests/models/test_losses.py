@@ -4,6 +4,7 @@ import numpy as np
 import paddle
 import pytest
 
+import paddleseg_segformer as ps
 from paddleseg_segformer import CrossEntropyLoss
 
 rng = np.random.default_rng(0)
@@ -71,3 +72,23 @@ def test_uint8_labels():
 def test_wrong_number_of_class_weights():
     with pytest.raises(ValueError, match="3 class weights for 4 classes"):
         loss_of(weight=[1, 1, 1])
+
+
+def test_logits_of_any_size_are_resized_to_the_label():
+    """A model that leaves its logits at stride 4 for the loss to resize trains the same."""
+    paddle.seed(0)
+    model = ps.SegFormer(4, ps.MixVisionTransformer_B0(drop_path_rate=0.0), 16, dropout=0.0)
+    model.train()
+    images, labels = paddle.randn([2, 3, 66, 90]), paddle.randint(0, 4, [2, 66, 90])
+    results = []
+    for model.resizes_logits_in_training in (True, False):
+        logits = model(images)[0]
+        loss = CrossEntropyLoss()(logits, labels)
+        loss.backward()
+        results.append((float(loss), model.linear_pred.weight.grad.numpy()))
+        model.clear_gradients()
+    assert logits.shape == [2, 4, 17, 23]
+    assert results[0][0] == pytest.approx(results[1][0], rel=1e-5)
+    np.testing.assert_allclose(results[0][1], results[1][1], atol=1e-6)
+    model.eval()
+    assert model(images)[0].shape == [2, 4, 66, 90]

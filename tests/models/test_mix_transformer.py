@@ -78,20 +78,35 @@ def test_initial_weights():
     assert not block.mlp.fc1.bias.numpy().any() and (block.norm1.weight.numpy() == 1).all()
 
 
-def test_recompute_changes_no_gradient():
+@pytest.mark.parametrize("frozen", ["", "patch_embed1"])
+def test_recompute_changes_no_gradient(frozen):
     """Dropped samples and channels are drawn once, not anew in the backward pass."""
     images, gradients = paddle.randn([2, 3, 64, 96]), []
     paddle.seed(0)
     encoder = ps.MixVisionTransformer_B0(drop_rate=0.2, attn_drop_rate=0.2, drop_path_rate=0.5)
     encoder.train()
+    for name, parameter in encoder.named_parameters():
+        parameter.stop_gradient = bool(frozen) and name.startswith(frozen)
+    trained = {name: p for name, p in encoder.named_parameters() if not p.stop_gradient}
     for encoder.recompute in (False, True):
         paddle.seed(1)
         sum((features**2).sum() for features in encoder(images)).backward()
-        gradients.append({name: p.grad.numpy() for name, p in encoder.named_parameters()})
+        gradients.append({name: p.grad.numpy() for name, p in trained.items()})
         encoder.clear_gradients()
     for name, gradient in gradients[0].items():
         np.testing.assert_array_equal(gradient, gradients[1][name], err_msg=name)
     assert any(gradient.any() for gradient in gradients[0].values())
+
+
+@pytest.mark.parametrize("chunk", [1, 40, 10**6])
+def test_attention_in_chunks_is_the_same_function(monkeypatch, chunk):
+    paddle.seed(0)
+    attention = ps.MixVisionTransformer_B0().block2[0].attn
+    q, k, v = (paddle.randn([2, length, 2, 32]) for length in (24, 6, 6))
+    whole = attention._attend(q, k, v)
+    monkeypatch.setattr(ps.models.mix_transformer, "CHUNK", chunk)
+    with paddle.no_grad():
+        np.testing.assert_allclose(attention._attend(q, k, v).numpy(), whole.numpy(), atol=1e-6)
 
 
 def test_fused_attention_is_the_same_function(monkeypatch):

@@ -105,3 +105,17 @@ def test_upstream_gradient():
     loss = upsampled_cross_entropy(leaf, paddle.to_tensor(labels), paddle.to_tensor(weights))
     (loss * 3 - 1).backward()
     np.testing.assert_allclose(leaf.grad.numpy(), 3 * gradient.numpy(), rtol=1e-12)
+
+
+@pytest.mark.parametrize("wrong", [-1, 5])
+def test_label_that_is_no_class(wrong):
+    logits, labels, weights = example((3, 4), (12, 16))
+    labels[1, 2, 3] = wrong
+    with pytest.raises(ValueError, match=f"label {wrong} is not a class"):
+        run((logits, labels, weights))
+
+
+def test_as_many_label_maps_as_images():
+    logits, labels, weights = example((3, 4), (12, 16))
+    with pytest.raises(ValueError, match="1 label maps for 2 images"):
+        run((logits, labels[:1], weights[:1]))

@@ -3,6 +3,7 @@
 import numpy as np
 import paddle
 import paddle.nn.functional as F
+import pytest
 
 from paddleseg_segformer.ops import gelu_product, scale_samples
 
@@ -22,17 +23,18 @@ def assert_same(actual, expected, count):
         np.testing.assert_allclose(a.numpy(), e.numpy(), rtol=1e-12, atol=1e-14)
 
 
-def test_gelu_product():
+@pytest.mark.parametrize("frozen", [(), (0,), (1,)])
+def test_gelu_product(frozen):
     x, weight = paddle.randn([2, 6, 9], "float64"), paddle.randn([6, 4], "float64")
-    x.stop_gradient = weight.stop_gradient = False
+    for i, tensor in enumerate((x, weight)):
+        tensor.stop_gradient = i in frozen
     upstream = paddle.randn([2, 9, 4], "float64")
 
     def plain(x, weight):
         return paddle.einsum("ncl,cd->nld", F.gelu(x), weight)
 
-    assert_same(
-        results(gelu_product, x, weight, upstream), results(plain, x, weight, upstream), count=3
-    )
+    actual = results(gelu_product, x, weight, upstream)
+    assert_same(actual, results(plain, x, weight, upstream), count=3 - len(frozen))
 
 
 def test_scale_samples():

@@ -1,0 +1,51 @@
+"""Work on several threads, in processes that are tuned for it."""
+
+import subprocess
+import sys
+
+import pytest
+
+PROGRAMS = {
+    "order, errors and gradients": """
+        assert runtime.parallelism() == 3
+        squares = runtime.parallel_map(lambda i: i * i, range(50))
+        assert squares == [i * i for i in range(50)]
+        tensor = paddle.ones([2])
+        tensor.stop_gradient = False
+        assert all(t.stop_gradient for t in runtime.parallel_map(lambda i: tensor * i, range(9)))
+        assert not (tensor * 2).stop_gradient
+        try:
+            runtime.parallel_map(lambda i: 1 // i, [1, 0])
+        except ZeroDivisionError:
+            print("done")
+    """,
+    "a forked child": """
+        import os
+        runtime.parallel_map(lambda i: i, range(20))
+        child = os.fork()
+        if child == 0:
+            os._exit(7 if runtime.parallel_map(lambda i: i, range(5)) == list(range(5)) else 1)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
+        print("done")
+    """,
+}
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_parallel_map(program):
+    lines = ["from paddleseg_segformer import runtime", "runtime.tune_cpu()", "import paddle"]
+    lines += [line[8:] for line in PROGRAMS[program].splitlines()]
+    result = subprocess.run(
+        [sys.executable, "-c", "\n".join(lines)],
+        env={"OMP_NUM_THREADS": "3", "PATH": ""},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert result.stdout.strip() == "done", result.stderr
+
+
+def test_without_tuning_there_is_one_thread():
+    program = "from paddleseg_segformer import runtime; print(runtime.parallel_map(abs, [-1, 2]))"
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert result.stdout.strip() == "[1, 2]", result.stderr
