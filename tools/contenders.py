@@ -127,7 +127,7 @@ class Ours:
                 loss = self.loss(loss_function)
             loss.backward()
             optimizer.step()
-            optimizer.clear_grad()
+            optimizer.clear_grad(set_to_zero=False)
 
         return step
 

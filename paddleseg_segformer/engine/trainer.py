@@ -174,7 +174,7 @@ class Trainer:
         self.scaler.scale(loss).backward()
         self.scaler.step(self.optimizer)
         self.scaler.update()
-        self.optimizer.clear_grad()
+        self.optimizer.clear_grad(set_to_zero=False)
         self.lr = self.optimizer.get_lr()
         schedule = self.optimizer._learning_rate
         if isinstance(schedule, paddle.optimizer.lr.LRScheduler):
