@@ -35,7 +35,7 @@ def curves(reports, x, y):
 def draw(axes, points, x_label, y_label):
     for name, pairs in points.items():
         axes.plot(*zip(*pairs), marker="o", label=name)
-    axes.set(xlabel=x_label, ylabel=y_label, ylim=(0, None))
+    axes.set(xlabel=x_label, ylabel=y_label)
     axes.grid(alpha=0.3)
     axes.legend()
 
@@ -57,7 +57,6 @@ def main():
         for axes in (time, memory):
             axes.set_xscale("log", base=2)
             axes.set_yscale("log")
-            axes.set_ylim(auto=True)
             axes.set_xticks([side(report) for report in reports], [side(r) for r in reports])
     else:
         figure, axes = pyplot.subplots(figsize=(6, 4.2))
