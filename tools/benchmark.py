@@ -129,6 +129,9 @@ def figures(process, spec, agreement):
         "slowest": ordered[-1],
         **process.summary,
     }
+    if "gmacs" in result:  # a backward pass counts as two forward passes
+        work = result["gmacs"] * spec["batch_size"] * (3 if spec["job"] == "train" else 1)
+        result["of_peak"] = work / result["seconds"] / result["machine_gmacs_per_second"]
     if spec["job"] == "data":
         result["images_per_second"] = spec["samples"] / result["seconds"]
     if process.name in agreement:
@@ -138,17 +141,16 @@ def figures(process, spec, agreement):
 
 def table(rows):
     """The figures as text; ratios are ours over theirs, the smaller the better for us."""
-    lines = [
-        f"{'':24} {'median':>9} {'range':>17} {'ratio':>6} {'memory':>9} {'ratio':>6} {'GMACs':>7}"
-    ]
+    head = f"{'':24} {'median':>9} {'range':>17} {'ratio':>6} {'memory':>9} {'ratio':>6}"
+    lines = [head + ("   GMACs  of peak" if "gmacs" in rows[0] else "")]
     ours = rows[0]
     for row in rows:
         extent = f"{row['fastest']:.3f}-{row['slowest']:.3f} s"
         line = f"{row['name']:24} {row['seconds']:7.3f} s {extent:>17}"
         line += f" {ours['seconds'] / row['seconds']:5.2f}x {row['peak_memory'] / 2**20:6.0f} MB"
         line += f" {ours['peak_memory'] / row['peak_memory']:5.2f}x"
-        if row["gmacs"] is not None:
-            line += f" {row['gmacs']:7.1f}"
+        if "gmacs" in row:
+            line += f" {row['gmacs']:7.1f} {row['of_peak']:8.0%}"
         if "images_per_second" in row:
             line += f"  {row['images_per_second']:.0f} images/s"
         if "same_pixels" in row and row is not ours:

@@ -108,6 +108,11 @@ class Ours:
                 setattr(operators, name, operator)
         return sum(counts) // len(self.spec.images)
 
+    def square_product(self, n):
+        x = self.paddle.randn([n, n])
+        x = x.astype(self.amp["dtype"]) if self.amp["enable"] else x
+        return lambda: self.paddle.matmul(x, x)
+
     def quarter_size_logits(self):
         self.model.eval()
         with self.paddle.no_grad():
@@ -313,6 +318,11 @@ class HuggingFace:
             self.model(self.images[:1])
         return counter.get_total_flops() // 2
 
+    def square_product(self, n):
+        dtype = self.amp["dtype"] if self.amp["enabled"] else self.torch.float32
+        x = self.torch.randn([n, n], device=self.device).to(dtype)
+        return lambda: self.torch.matmul(x, x)
+
     def train(self):
         optimizer = self.torch.optim.AdamW(self.model.parameters(), 6e-5)
         self.model.train()
@@ -370,8 +380,23 @@ def main():
         np.save(spec.result, result)
     peak = contender.peak_memory()
     summary = {"peak_memory": _memory("VmHWM") - idle if peak is None else peak}
-    summary["gmacs"] = contender.macs() / 1e9 if spec.job in ("train", "infer") else None
+    if spec.job in ("train", "infer"):
+        summary["gmacs"] = contender.macs() / 1e9
+        summary["machine_gmacs_per_second"] = _machine_speed(contender, peak is None) / 1e9
     print(json.dumps(summary), file=answers, flush=True)
+
+
+def _machine_speed(contender, on_cpu):
+    """Multiply-accumulates a second of a large square product: what the device can do at most."""
+    n = 2048 if on_cpu else 8192
+    product, seconds = contender.square_product(n), []
+    for _ in range(5):
+        contender.synchronize()
+        start = time.perf_counter()
+        product()
+        contender.synchronize()
+        seconds.append(time.perf_counter() - start)
+    return n**3 / min(seconds)
 
 
 def _memory(key):
