@@ -94,7 +94,9 @@ def test_recompute_changes_no_gradient(frozen):
         gradients.append({name: p.grad.numpy() for name, p in trained.items()})
         encoder.clear_gradients()
     for name, gradient in gradients[0].items():
-        np.testing.assert_array_equal(gradient, gradients[1][name], err_msg=name)
+        # Other buffers may round otherwise; another draw would differ as a whole.
+        close = {"rtol": 1e-5, "atol": 1e-6 * np.abs(gradient).max()}
+        np.testing.assert_allclose(gradients[1][name], gradient, **close, err_msg=name)
     assert any(gradient.any() for gradient in gradients[0].values())
 
 
