@@ -72,19 +72,21 @@ class CrossEntropyLoss(nn.Layer):
         divisors = weights if self.avg_non_ignore else paddle.ones_like(weights)
         if semantic_weights is not None:
             weights = weights * semantic_weights
-        if logit.ndim == 4 and self.top_k_percent_pixels == 1:
+        if logit.ndim == 4 and self.top_k_percent_pixels >= 1:
             total = upsampled_cross_entropy(logit, label, weights)
         else:
-            total, divisors = self._of_hardest(logit, label, weights, divisors)
+            total, divisors = self._of_each_pixel(logit, label, weights, divisors)
         return total / (divisors.sum() + self._EPSILON)
 
-    def _of_hardest(self, logit, label, weights, divisors):
-        """The sum of the highest weighted losses, and those pixels' divisors."""
+    def _of_each_pixel(self, logit, label, weights, divisors):
+        """The sum of the weighted losses that count, and those pixels' divisors."""
         if logit.ndim == 4:
             logit = resize_bilinear(logit, label.shape[1:])
         # Classes last: on a CPU softmax is then several times faster. In half precision the sum
         # over an image would overflow.
         logit = logit.transpose([0, *range(2, logit.ndim), 1]).astype(weights.dtype)
         losses = F.cross_entropy(logit, label, reduction="none").flatten() * weights.flatten()
+        if self.top_k_percent_pixels >= 1:
+            return losses.sum(), divisors
         losses, indices = paddle.topk(losses, int(self.top_k_percent_pixels * losses.size))
         return losses.sum(), divisors.flatten().gather(indices)

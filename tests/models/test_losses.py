@@ -92,3 +92,12 @@ def test_logits_of_any_size_are_resized_to_the_label():
     np.testing.assert_allclose(results[0][1], results[1][1], atol=1e-6)
     model.eval()
     assert model(images)[0].shape == [2, 4, 66, 90]
+
+
+@pytest.mark.parametrize("share", [1.0, 2.0])
+def test_points_and_a_share_that_means_all(share):
+    losses, valid = pixel_losses()
+    shapes = {"logits": LOGITS.reshape([2, 4, 30]), "labels": LABELS.reshape([2, 30])}
+    for inputs in (shapes, {}):
+        actual = loss_of(**inputs, top_k_percent_pixels=share)
+        assert actual == pytest.approx(losses.sum() / valid.sum(), rel=1e-5)
