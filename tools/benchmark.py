@@ -16,6 +16,7 @@ from pathlib import Path
 from paddleseg_segformer import runtime
 from paddleseg_segformer.config import load_config
 from paddleseg_segformer.engine import cli
+from paddleseg_segformer.engine.evaluator import check_writable
 from paddleseg_segformer.errors import InputError
 
 JOBS = {
@@ -183,8 +184,8 @@ def main():
         raise InputError(f"{args.config}: the others have no stage_projection but the paper's.")
     if args.precision != "fp32" and not runtime.has_gpu():
         raise InputError(f"--precision {args.precision}: needs a GPU; on a CPU use fp32.")
-    if args.json and not os.access(Path(args.json).absolute().parent, os.W_OK):
-        raise InputError(f"--json {args.json}: its folder cannot be written to.")
+    if args.json:
+        check_writable(args.json)
     processes, agreement = measure(["ours", *args.against], spec, args.rounds, args.threads)
     rows = [figures(process, spec, agreement) for process in processes]
     print(f"{args.job}, {args.config}, {_machine()}")

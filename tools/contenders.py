@@ -119,11 +119,11 @@ class Ours:
             self.model.decode(self.model.backbone(self.images))
 
     def train(self):
-        from paddleseg_segformer import CrossEntropyLoss, SegFormer
+        from paddleseg_segformer import SegFormer
 
         loss_function = self.build(self.config, "loss")[0]["types"][0]
-        if isinstance(self.model, SegFormer) and isinstance(loss_function, CrossEntropyLoss):
-            self.model.resizes_logits_in_training = False
+        if isinstance(self.model, SegFormer):
+            self.model.leave_resizing_to([loss_function])
         optimizer = self.paddle.optimizer.AdamW(6e-5, parameters=self.model.parameters())
         self.model.train()
 

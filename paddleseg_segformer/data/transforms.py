@@ -149,12 +149,13 @@ class Normalize(paddleseg.Normalize):
 
     def __init__(self, mean=(0.5,), std=(0.5,)):
         super().__init__(mean, std)
-        self._table = (np.arange(256)[:, np.newaxis] / 255 - self.mean) / self.std
+        table = (np.arange(256)[:, np.newaxis] / 255 - self.mean) / self.std
+        self._table = table.astype("float32")[np.newaxis]
 
     def __call__(self, sample):
         if sample["img"].dtype != np.uint8:
             return super().__call__(sample)
-        sample["img"] = cv2.LUT(sample["img"], self._table.astype("float32")[np.newaxis])
+        sample["img"] = cv2.LUT(sample["img"], self._table)
         return sample
 
 

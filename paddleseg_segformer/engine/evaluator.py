@@ -37,7 +37,7 @@ def validate(config, model_path, num_workers=2, json_path=None, **options):
         ``Scores``.
     """
     if json_path is not None:
-        _check_writable(json_path)
+        check_writable(json_path)
     distributed.start()
     protocol = Protocol.of_config(config, **options)
     (dataset,) = build(config, "val_dataset")
@@ -51,8 +51,8 @@ def validate(config, model_path, num_workers=2, json_path=None, **options):
     return scores
 
 
-def _check_writable(path):
-    """Before hours of evaluation, not after them."""
+def check_writable(path):
+    """Refuse a ``--json`` file that could not be written: before hours of work, not after them."""
     path = Path(path).absolute()
     if path.is_dir() or not os.access(path.parent, os.W_OK):
         raise InputError(f"--json {path}: cannot be written; name a file in an existing folder.")

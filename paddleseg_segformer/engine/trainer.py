@@ -12,7 +12,7 @@ from paddleseg.utils import init_ema_params, update_ema_model
 from ..config import build
 from ..deploy import Protocol
 from ..errors import InputError
-from ..models import CrossEntropyLoss, SegFormer
+from ..models import SegFormer
 from ..runtime import available_cpus
 from . import checkpoint, distributed
 from .evaluator import evaluate, log_scores
@@ -98,9 +98,8 @@ class Trainer:
             config, "train_dataset", "model", "optimizer", "loss"
         )
         log_parameter_groups(config, self.model)
-        if isinstance(self.model, SegFormer) and not self.model.align_corners:
-            ours = all(isinstance(loss, CrossEntropyLoss) for loss in self.losses["types"])
-            self.model.resizes_logits_in_training = not ours
+        if isinstance(self.model, SegFormer):
+            self.model.leave_resizing_to(self.losses["types"])
         self.val_dataset = build(config, "val_dataset")[0] if do_eval else None
         self.protocol = Protocol.of_config(config)
         self.ema_model = copy.deepcopy(self.model) if use_ema else None

@@ -16,6 +16,7 @@ from paddle import nn
 
 from ..ops import add_bias, resize_bilinear
 from ..weights import load_pretrained
+from .losses import CrossEntropyLoss
 from .mix_transformer import init_weights
 
 STAGE_PROJECTIONS = ("linear", "conv_bn_relu")
@@ -89,6 +90,11 @@ class SegFormer(nn.Layer):
             return [logits]
         return [resize_bilinear(logits, x.shape[2:], self.align_corners)]
 
+    def leave_resizing_to(self, losses):
+        """Set ``resizes_logits_in_training`` to False if all of the losses resize logits alike."""
+        theirs = all(isinstance(loss, CrossEntropyLoss) for loss in losses)
+        self.resizes_logits_in_training = self.align_corners or not theirs
+
     def decode(self, features):
         """The backbone's four maps to logits ``[N, num_classes, h, w]`` at stride 4."""
         fuse = self.linear_fuse._conv.weight.flatten(1).chunk(4, axis=1)
@@ -101,14 +107,18 @@ class SegFormer(nn.Layer):
 
     def _project(self, i, x, fuse):
         """Stage i's share of what the fuse convolution returns, at the stage's own size."""
-        layers = {i: getattr(self, f"linear_c{i}") for i in fuse}
+        layer = getattr(self, f"linear_c{i}")
         if self.stage_projection != "linear":
-            return F.conv2d(F.relu(layers[i](x)), fuse[i][:, :, None, None])
-        weight = paddle.matmul(fuse[i], layers[i].proj.weight, transpose_y=True)
-        bias = None
-        if i == 4:  # all stages' constants: no resize changes them, and here they are added soonest
-            bias = sum(paddle.mv(fuse[j], layers[j].proj.bias) for j in fuse)
+            return F.conv2d(F.relu(layer(x)), fuse[i][:, :, None, None])
+        weight = paddle.matmul(fuse[i], layer.proj.weight, transpose_y=True)
+        # No resize changes a constant: where the map is smallest, all stages' are added at once.
+        bias = self._constants(fuse) if i == 4 else None
         return F.conv2d(x, weight[:, :, None, None], bias)
+
+    def _constants(self, fuse):
+        """The sum of A_j b_j over the stages."""
+        biases = {j: getattr(self, f"linear_c{j}").proj.bias for j in fuse}
+        return sum(paddle.mv(fuse[j], biases[j]) for j in fuse)
 
     def _classify(self, x):
         """Dropout2D and the classifier.

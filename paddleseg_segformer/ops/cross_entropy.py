@@ -7,7 +7,7 @@ import paddle.nn.functional as F
 from paddle.autograd import PyLayer
 
 from ..runtime import parallel_map
-from .resize import bands, linear_weights
+from .resize import bands, linear_weights, resize_bilinear
 
 # A sum of exponentials that is larger lost nothing to float32's range.
 SAFE = 1e-30
@@ -67,7 +67,7 @@ def _by_operators(logits, labels, weights):
         with paddle.enable_grad():
             image = logits[i : i + 1].detach()
             image.stop_gradient = False
-            full = F.interpolate(image, labels.shape[1:], mode="bilinear", align_corners=False)
+            full = resize_bilinear(image, labels.shape[1:])
             loss = F.cross_entropy(full, labels[i : i + 1], axis=1, reduction="none")
             loss = (loss.reshape(weights[i].shape) * weights[i]).sum()
             gradients += paddle.grad(loss, image)
