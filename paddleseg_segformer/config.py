@@ -10,6 +10,7 @@ from paddleseg.cvlibs import Config, SegBuilder
 from paddleseg.cvlibs.config_checker import ConfigChecker
 from paddleseg.utils.utils import CachedProperty
 
+from .config_check import OPTIONAL_SECTIONS, check_config
 from .errors import InputError
 from .schedule import WarmupPolynomialDecay
 
@@ -27,14 +28,18 @@ def load_config(path, opts=(), **overrides):
         PaddleSeg's ``Config``.
 
     Raises:
-        InputError: The file is missing or malformed, or an option names no key.
+        InputError: The file is missing or malformed, an option names no key, or ``check_config``
+            finds something wrong.
     """
     try:
         config = Config(os.fspath(path), checker=ConfigChecker([]), **overrides)
         for option in opts:
             _set_option(config.dic, option)
         config.dic = _read_numbers(config.dic)
-        _check_types(config.dic)
+        check_config(config.dic)
+        for key in OPTIONAL_SECTIONS:
+            if config.dic.get(key) is None:  # which PaddleSeg would take for a section
+                config.dic.pop(key, None)
         Config._build_default_checker().apply_all_rules(config)
     except InputError as error:
         raise InputError(f"{path}: {error}") from error.__cause__
@@ -55,30 +60,6 @@ def _read_numbers(tree):
     if isinstance(tree, str) and re.fullmatch(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+", tree):
         return float(tree)
     return tree
-
-
-_SECTIONS = ("model", "train_dataset", "optimizer", "lr_scheduler", "loss")
-_OPTIONAL_SECTIONS = ("val_dataset", "test_config")
-_SCHEDULE_NUMBERS = {"learning_rate", "power", "end_lr", "warmup_iters", "warmup_start_lr"}
-
-
-def _check_types(tree):
-    for key in _SECTIONS:
-        if key in tree and not isinstance(tree[key], dict):
-            raise InputError(f"{key} must be a section, not {tree[key]!r}.")
-    for key in _OPTIONAL_SECTIONS:
-        if tree.get(key) is None:
-            tree.pop(key, None)
-        elif not isinstance(tree[key], dict):
-            raise InputError(f"{key} must be a section, not {tree[key]!r}.")
-    for key in ("iters", "batch_size"):
-        value = tree.get(key, 1)
-        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-            raise InputError(f"{key} must be a whole number above 0, not {value!r}.")
-    for key in _SCHEDULE_NUMBERS & tree.get("lr_scheduler", {}).keys():
-        value = tree["lr_scheduler"][key]
-        if isinstance(value, str):
-            raise InputError(f"lr_scheduler.{key} must be a number, not {value!r}.")
 
 
 def _settle_warmup(schedule, iters):

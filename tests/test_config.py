@@ -94,7 +94,7 @@ def test_missing_file():
     "option, message",
     [
         ("model.backbone.type=MixVisionTransformer_B9", "MixVisionTransformer_B9"),
-        ("model.embeding=1", "SegFormer: cannot be built.*embeding"),
+        ("model.stage_projection=odd", "SegFormer: cannot be built.*stage_projection"),
         ("model.backbone.pretrained=absent.pdparams", r"absent\.pdparams"),
     ],
 )

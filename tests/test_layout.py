@@ -8,7 +8,7 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "paddleseg_segformer"
 
 # From the ground up; a room may import from its own floor and those before it.
-FLOORS = ["errors", "runtime", "schedule", "config", "ops", "data", "weights"]
+FLOORS = ["errors", "runtime", "schedule", "config_check", "config", "ops", "data", "weights"]
 FLOORS += ["models", "deploy", "engine"]
 
 

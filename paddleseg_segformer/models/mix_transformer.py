@@ -1,5 +1,7 @@
 """Mix Transformer (MiT), SegFormer's encoder: Xie et al., NeurIPS 2021, section 3.1."""
 
+import functools
+import inspect
 import math
 
 import numpy as np
@@ -296,12 +298,14 @@ def init_weights(layer):
 def _variant(size):
     """A constructor of one size of the family, under the name that PaddleSeg gives it."""
     embed_dims, depths = SIZES[size]
+    sized = functools.partial(MixVisionTransformer, embed_dims=embed_dims, depths=depths)
 
-    def build(**kwargs):
-        return MixVisionTransformer(**{"embed_dims": embed_dims, "depths": depths, **kwargs})
+    def build(*args, **kwargs):
+        return sized(*args, **kwargs)
 
     build.__name__ = build.__qualname__ = f"MixVisionTransformer_{size}"
     build.__doc__ = f"MiT-{size}: ``MixVisionTransformer`` with this size's channels and depths."
+    build.__signature__ = inspect.signature(sized)
     return build
 
 

@@ -1,0 +1,172 @@
+"""What is wrong with a configuration, told before anything is built from it.
+
+What cannot be known passes: to refuse a configuration that works is worse than to leave a mistake
+for the builder to find.
+"""
+
+import difflib
+import inspect
+import logging
+from collections import ChainMap
+
+from paddle.optimizer import lr
+from paddleseg.cvlibs import manager
+
+from .errors import InputError
+from .schedule import WarmupPolynomialDecay
+
+SECTIONS = ("model", "train_dataset", "optimizer", "lr_scheduler", "loss")
+OPTIONAL_SECTIONS = ("val_dataset", "test_config", "distill_loss")
+# Older versions of PaddleSeg read export, and their files are still about.
+KEYS = {*SECTIONS, *OPTIONAL_SECTIONS, "batch_size", "iters", "to_static_training", "export"}
+SCHEDULE_NUMBERS = {"learning_rate", "power", "end_lr", "warmup_iters", "warmup_start_lr"}
+
+KINDS = ("MODELS", "BACKBONES", "DATASETS", "TRANSFORMS", "LOSSES", "OPTIMIZERS")
+COMPONENTS = ChainMap(*(getattr(manager, kind).components_dict for kind in KINDS))
+SCHEDULES = {name: getattr(lr, name) for name in lr.__all__}
+SCHEDULES["WarmupPolynomialDecay"] = WarmupPolynomialDecay
+# PaddleSeg's builder makes these of them; SGD only where it has a momentum, else it takes less.
+RENAMED = {"adam": "Adam", "sgd": "Momentum", "SGD": "Momentum"}
+
+
+def check_config(tree):
+    """Check keys, components, their arguments and the types of values.
+
+    Components of one's own must have been registered with PaddleSeg. A top-level key that resembles
+    no known one, such as a home for YAML anchors, gets a warning.
+
+    Args:
+        tree: The dictionary of PaddleSeg's ``Config``, before PaddleSeg's rules add keys to it.
+
+    Raises:
+        InputError: Something is wrong; the sentence begins with its dotted key.
+    """
+    _check_sections(tree)
+    for key in sorted(tree.keys() - KEYS, key=str):
+        near = _nearest(key, KEYS, 0.8)
+        if near:
+            raise InputError(f"{key}: unknown key; did you mean {near}?")
+        logging.getLogger(__name__).warning("%s: unknown key of the config; nothing reads it", key)
+    for key in ("model", "train_dataset", "val_dataset", "optimizer"):
+        if tree.get(key) is not None:
+            _check_component(key, tree[key])
+    if "lr_scheduler" in tree:
+        warmup = {"warmup_iters": None, "warmup_start_lr": None}  # the builder's, of any schedule
+        _check_component("lr_scheduler", tree["lr_scheduler"], SCHEDULES, warmup)
+    for key in ("loss", "distill_loss"):
+        loss = tree.get(key) or {}
+        _check_components(f"{key}.types", loss.get("types", []))
+        if not _are_numbers(loss.get("coef", [])):
+            raise InputError(f"{key}.coef: must be a list of numbers, not {loss['coef']!r}.")
+
+
+def _check_sections(tree):
+    for key in (*SECTIONS, *OPTIONAL_SECTIONS):
+        value = tree.get(key, {})
+        if not (isinstance(value, dict) or (value is None and key in OPTIONAL_SECTIONS)):
+            raise InputError(f"{key} must be a section, not {value!r}.")
+    for key in ("iters", "batch_size"):
+        if not _is_whole(tree.get(key, 1)):
+            raise InputError(f"{key} must be a whole number above 0, not {tree[key]!r}.")
+    for key in SCHEDULE_NUMBERS & tree.get("lr_scheduler", {}).keys():
+        value = tree["lr_scheduler"][key]
+        if not (_is_number(value) or value is None):
+            raise InputError(f"lr_scheduler.{key} must be a number, not {value!r}.")
+    # A Dataset's labels have 8 bits, and 255 is ignored. A model may have more classes, for those
+    # of PSSLDataset, which takes no num_classes, have not.
+    for key, most in (("model", None), ("train_dataset", 255), ("val_dataset", 255)):
+        value = (tree.get(key) or {}).get("num_classes", 1)
+        if not _is_whole(value) or (most and value > most):
+            wanted = f"from 1 to {most}" if most else "above 0"
+            raise InputError(f"{key}.num_classes: must be a whole number {wanted}, not {value!r}.")
+
+
+def _check_components(path, items):
+    if not isinstance(items, list):
+        raise InputError(f"{path}: must be a list of components, not {items!r}.")
+    for i, item in enumerate(items):
+        _check_component(f"{path}[{i}]", item)
+
+
+def _check_component(path, options, known=COMPONENTS, more=None):
+    if not _is_component(options):
+        raise InputError(f"{path}: must be a section with a type, not {options!r}.")
+    name = str(options["type"])
+    component = known.get(RENAMED.get(name, name))
+    if component is None:
+        near = _nearest(name, known, 0.6)
+        question = f"; did you mean {near}?" if near else "."
+        raise InputError(f"{path}.type: there is no component {name}{question}")
+    arguments, takes_any = _arguments(component)
+    arguments.update(more or {}, type=None)
+    for key, value in options.items():
+        at = f"{path}.{key}"
+        if key in arguments:
+            wanted = _wanted(value, arguments[key])
+            if wanted:
+                raise InputError(f"{at}: must be {wanted}, not {value!r}.")
+        else:
+            # Where any key is taken, only one that hardly differs from a known one is a typo.
+            near = _nearest(key, arguments, 0.85 if takes_any else 0.6)
+            if near:
+                raise InputError(f"{at}: unknown key of {name}; did you mean {near}?")
+            if not takes_any:
+                raise InputError(f"{at}: unknown key of {name}; known are {', '.join(arguments)}.")
+        if key == "transforms" and value is not None:
+            _check_components(at, value)
+        elif _is_component(value):
+            _check_component(at, value)
+        elif isinstance(value, list):
+            for i, item in enumerate(value):
+                if _is_component(item):
+                    _check_component(f"{at}[{i}]", item)
+
+
+def _arguments(component):
+    """The defaults of a component's arguments by name, and whether it takes any other as well."""
+    signatures = [inspect.signature(component)]
+    takes_any = any(p.kind is p.VAR_KEYWORD for p in signatures[0].parameters.values())
+    if takes_any and inspect.isclass(component):  # to hand them to the classes that it extends
+        inits = (vars(c).get("__init__") for c in reversed(component.__mro__))
+        signatures = [inspect.signature(init) for init in inits if init]
+    parameters = [p for signature in signatures for p in signature.parameters.values()]
+    named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    return {p.name: p.default for p in parameters if p.kind in named}, takes_any
+
+
+def _wanted(value, default):
+    """What must stand in this default's place, if value is not it."""
+    if value is None:
+        return None
+    if isinstance(default, bool):
+        return None if value in (0, 1) else "true or false"
+    if _is_number(default):  # ScalePadding has im_padding_value=127.5 and takes one per channel
+        return None if _is_number(value) or _are_numbers(value) else "a number"
+    if isinstance(default, str) and default not in ("auto", "none"):  # which stand for anything
+        # LovaszSoftmaxLoss has classes="present" and takes a list of them.
+        return None if isinstance(value, (str, list)) else "text"
+    if isinstance(default, (list, tuple)):
+        return "a list" if isinstance(value, (str, dict)) else None
+    return None
+
+
+def _nearest(word, names, likeness):
+    lower = {name.lower(): name for name in names}
+    found = difflib.get_close_matches(str(word).lower(), lower, 1, likeness)
+    return lower[found[0]] if found else None
+
+
+def _is_component(value):
+    return isinstance(value, dict) and "type" in value
+
+
+def _is_number(value):
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _are_numbers(value):
+    return isinstance(value, (list, tuple)) and all(map(_is_number, value))
+
+
+def _is_whole(value):
+    return isinstance(value, int) and not isinstance(value, bool) and value > 0

@@ -1,0 +1,235 @@
+"""Configurations with one mistake, each named with its key; and many that are right."""
+
+import inspect
+import logging
+
+import pytest
+import yaml
+
+import paddleseg_segformer as ps
+from paddleseg_segformer.config import load_config
+from paddleseg_segformer.config_check import check_config
+
+TEXT = """
+batch_size: 2
+iters: 100
+train_dataset:
+  type: Dataset
+  dataset_root: .
+  num_classes: 3
+  mode: train
+  transforms: [{type: RandomHorizontalFlip}, {type: RandomPaddingCrop, crop_size: [64, 64]}]
+optimizer: {type: AdamW, weight_decay: 0.01}
+lr_scheduler: {type: WarmupPolynomialDecay, learning_rate: 0.1}
+loss: {types: [{type: CrossEntropyLoss}], coef: [1]}
+model: {type: SegFormer, embedding_dim: 16, backbone: {type: MixVisionTransformer_B0}}
+"""
+
+WRONG = [
+    # Keys of the file
+    ("optimzer={}", "optimzer: unknown key; did you mean optimizer?"),
+    ("Val_Datasets={}", "Val_Datasets: unknown key; did you mean val_dataset?"),
+    # Components
+    (
+        "model.type=SegFromer",
+        "model.type: there is no component SegFromer; did you mean SegFormer?",
+    ),
+    ("model.type=segformer", "did you mean SegFormer?"),
+    ("model.type=[SegFormer]", "model.type: there is no component ['SegFormer']"),
+    ("optimizer.type=Qqqq", "optimizer.type: there is no component Qqqq."),
+    ("lr_scheduler.type=SegFormer", "lr_scheduler.type: there is no component SegFormer."),
+    ("lr_scheduler.type=PolyDecay", "did you mean PolynomialDecay?"),
+    ("model.backbone.type=ResNet50_v", "model.backbone.type: there is no component ResNet50_v;"),
+    ("train_dataset={tpye: Dataset}", "train_dataset: must be a section with a type, not"),
+    # Their arguments
+    ("model.droput=0.2", "model.droput: unknown key of SegFormer; did you mean dropout?"),
+    ("model.qqqq=0.2", "model.qqqq: unknown key of SegFormer; known are num_classes, backbone, "),
+    ("model.backbone.depht=2", "model.backbone.depht: unknown key of MixVisionTransformer_B0; did"),
+    ("lr_scheduler.pover=2", "lr_scheduler.pover: unknown key of WarmupPolynomialDecay; did"),
+    ("lr_scheduler={type: StepDecay, warmup_iter: 2}", "did you mean warmup_iters?"),
+    ("optimizer={type: sgd, momentun: 0.9}", "optimizer.momentun: unknown key of sgd; did you"),
+    ("optimizer={type: adam, momentum: 0.9}", "optimizer.momentum: unknown key of adam; known are"),
+    (
+        "train_dataset.transforms=[{type: Normalize}, {type: RandomPaddingCrop, crop_sizes: 3}]",
+        "train_dataset.transforms[1].crop_sizes: unknown key of RandomPaddingCrop; did you mean "
+        "crop_size?",
+    ),
+    ("loss.types=[{type: CrossEntropyLoss, ignor_index: 0}]", "loss.types[0].ignor_index: unknown"),
+    (
+        "loss.types=[{type: MixedLoss, coef: [1], losses: [{type: DiceLoss, smoth: 1}]}]",
+        "loss.types[0].losses[0].smoth: unknown key of DiceLoss; did you mean smooth?",
+    ),
+    ("model.backbone={type: VisionTransformer, drop_rat: 1}", "did you mean drop_rate?"),
+    (
+        "model.backbone={type: SwinTransformer_tiny_patch4_window7_224_maskformer, qkv_bia: 1}",
+        "did you mean qkv_bias?",
+    ),
+    ("val_dataset={type: Dataset, mod: val}", "val_dataset.mod: unknown key of Dataset; did you"),
+    # The types of their values
+    ("model.dropout=abc", "model.dropout: must be a number, not 'abc'."),
+    ("model.dropout=true", "model.dropout: must be a number, not True."),
+    ("model.dropout=[a]", "model.dropout: must be a number, not ['a']."),
+    ("model.dropout={a: 1}", "model.dropout: must be a number, not {'a': 1}."),
+    ("model.align_corners='no'", "model.align_corners: must be true or false, not 'no'."),
+    ("model.align_corners=[1]", "model.align_corners: must be true or false, not [1]."),
+    ("model.align_corners=0.5", "model.align_corners: must be true or false, not 0.5."),
+    ("model.stage_projection=3", "model.stage_projection: must be text, not 3."),
+    ("model.stage_projection={}", "model.stage_projection: must be text, not {}."),
+    ("model.backbone.depths=abc", "model.backbone.depths: must be a list, not 'abc'."),
+    ("model.backbone.depths={a: 1}", "model.backbone.depths: must be a list, not {'a': 1}."),
+    ("optimizer.beta1=x", "optimizer.beta1: must be a number, not 'x'."),
+    ("model.num_classes=3.0", "model.num_classes: must be a whole number above 0, not 3.0."),
+    ("model.num_classes=null", "model.num_classes: must be a whole number above 0, not None."),
+    ("train_dataset.num_classes=256", "train_dataset.num_classes: must be a whole number from 1"),
+    ("train_dataset.num_classes=true", "train_dataset.num_classes: must be a whole number from 1"),
+    ("val_dataset={type: Dataset, num_classes: 0}", "val_dataset.num_classes: must be a whole"),
+    ("loss.coef=1", "loss.coef: must be a list of numbers, not 1."),
+    ("loss.coef=[a]", "loss.coef: must be a list of numbers, not ['a']."),
+    ("distill_loss={types: [], coef: [true]}", "distill_loss.coef: must be a list of numbers"),
+    ("distill_loss=3", "distill_loss must be a section, not 3."),
+    ("loss.types=[CrossEntropyLoss]", "loss.types[0]: must be a section with a type, not 'Cross"),
+    ("train_dataset.transforms={type: Resize}", "train_dataset.transforms: must be a list of comp"),
+    ("train_dataset.transforms=[Resize]", "train_dataset.transforms[0]: must be a section with a"),
+    ("lr_scheduler.warmup_iters=[1]", "lr_scheduler.warmup_iters must be a number, not [1]."),
+]
+
+# What a user of PaddleSeg may well write, in place of TEXT's own sections.
+RIGHT = {
+    "auxiliary losses": """
+        model:
+          type: PPLiteSeg
+          backbone: {type: STDC1, relative_lr: 0.1, pretrained: https://example.org/a.tar.gz}
+          arm_out_chs: [32, 64, 128]
+          num_classes: 3
+        loss: {types: [{type: OhemCrossEntropyLoss, min_kept: 65000}], coef: [1, 1, 1]}
+        """,
+    "mixed loss": """
+        model:
+          type: DeepLabV3P
+          backbone: {type: ResNet50_vd, output_stride: 8, multi_grid: [1, 2, 4], pretrained: null}
+          aspp_ratios: [1, 12, 24, 36]
+        loss:
+          types:
+            - type: MixedLoss
+              losses: [{type: CrossEntropyLoss}, {type: LovaszSoftmaxLoss, classes: [1, 2]}]
+              coef: [0.8, 0.2]
+          coef: [1]
+        distill_loss: {types: [{type: KLLoss}], coef: [3]}
+        """,
+    "momentum and steps": """
+        model:
+          type: OCRNet
+          backbone: {type: HRNet_W18}
+          backbone_indices: [0]
+        optimizer:
+          type: SGD
+          momentum: 0.9
+          weight_decay: 4.0e-5
+          grad_clip_cfg: {name: ClipGradByNorm, clip_norm: 1}
+        lr_scheduler: {type: PiecewiseDecay, boundaries: [50, 80], values: [0.1, 0.01, 0.001]}
+        """,
+    "warm-up of Paddle's schedules": """
+        optimizer: {type: sgd, weight_decay: 0.0}
+        lr_scheduler:
+          type: PolynomialDecay
+          learning_rate: 0.01
+          end_lr: 0
+          power: 2
+          warmup_iters: 10
+          warmup_start_lr: 1.0e-5
+        """,
+    "adam and a list for each side": """
+        optimizer: {type: adam, weight_decay: 0.0002, custom_cfg: null}
+        train_dataset:
+          type: Cityscapes
+          dataset_root: .
+          edge: 1
+          transforms:
+            - {type: ResizeByShort, short_size: [256, 307], max_size: 2048}
+            - {type: ScalePadding, target_size: [224, 224], im_padding_value: [127.5, 127.5, 127.5]}
+            - {type: RandomDistort, brightness_range: 1, hue_prob: 0}
+        val_dataset: null
+        """,
+    "several lists of transforms": """
+        train_dataset:
+          type: EG1800
+          common_transforms: [{type: RandomAffine, size: [224, 224], translation_offset: 5.6}]
+          transforms1: null
+          transforms2: [{type: RandomBlur, blur_type: random}]
+        """,
+    "keys that a constructor swallows or hands on": """
+        model:
+          type: SegmentationTransformer
+          backbone: {type: CAE, img_size: 512, in_channels: 3, init_values: 0.1}
+          head: mla
+          mlahead_channels: 128
+        """,
+    "plain sections within a component": """
+        model:
+          type: SegNeXt
+          backbone: {type: MSCAN_T}
+          decoder_cfg: {channels: 256, ham_kwargs: {type: 3, MD_R: 16}}
+        """,
+    "more classes than a label image holds": """
+        train_dataset: {type: PSSLDataset, imagenet_root: ., pssl_root: ., transforms: []}
+        model: {type: U2Net, num_classes: 1001}
+        """,
+    "a backbone's own classes": """
+        model:
+          type: SegFormer
+          embedding_dim: 256
+          backbone: {type: MixVisionTransformer_B2, num_classes: 1000, depths: [1, 1, 1, 1]}
+        """,
+    "everything else at the top": """
+        to_static_training: false
+        export: {transforms: [{type: Resize, target_size: 512}]}
+        test_config: {is_slide: true, crop_size: [512, 512], stride: [341, 341]}
+        """,
+}
+
+
+@pytest.fixture
+def path(tmp_path):
+    (tmp_path / "config.yaml").write_text(TEXT)
+    return tmp_path / "config.yaml"
+
+
+@pytest.mark.parametrize("option, message", WRONG, ids=[option for option, _ in WRONG])
+def test_mistakes_are_named(path, option, message):
+    with pytest.raises(ps.InputError) as caught:
+        load_config(path, [option])
+    assert str(caught.value).startswith(f"{path}: ") and message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("case", RIGHT)
+def test_what_paddleseg_accepts_passes(case, caplog):
+    check_config({**yaml.safe_load(TEXT), **yaml.safe_load(RIGHT[case])})
+    assert not caplog.records
+
+
+def test_our_configs_pass(request, caplog):
+    paths = sorted(request.config.rootpath.glob("configs/*.yaml"))
+    assert paths
+    for path in paths:
+        load_config(path)
+    records = [r for r in caplog.records if r.name.startswith("paddleseg_segformer")]
+    assert not records
+
+
+def test_keys_like_no_other_get_a_warning(path, caplog):
+    with caplog.at_level(logging.WARNING):
+        load_config(path, ["norm={type: Nothing}"])
+    assert "norm: unknown key of the config" in caplog.text
+
+
+def test_the_dictionary_stays_as_it_was():
+    tree = {**yaml.safe_load(TEXT), "val_dataset": None}
+    check_config(tree)
+    assert tree == {**yaml.safe_load(TEXT), "val_dataset": None}
+
+
+def test_variants_show_what_they_take():
+    parameters = inspect.signature(ps.MixVisionTransformer_B2).parameters
+    assert parameters.keys() == inspect.signature(ps.MixVisionTransformer).parameters.keys()
+    assert list(parameters["depths"].default) == [3, 4, 6, 3]
