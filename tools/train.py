@@ -13,8 +13,18 @@ def parse_args():
     recipe.add_argument("--iters", type=cli.positive, help="iterations")
     recipe.add_argument("--batch_size", type=cli.positive, help="images a step, on each device")
     recipe.add_argument("--learning_rate", type=float, help="base learning rate")
+    recipe.add_argument(
+        "--accumulate",
+        type=cli.positive,
+        default=1,
+        metavar="N",
+        help="batches a step: the gradient of a batch N times as large, in the memory of one",
+    )
     run = parser.add_argument_group("the run")
     run.add_argument("--save_dir", default="output", help="folder for checkpoints and logs")
+    run.add_argument(
+        "--resume", action="store_true", help="go on from save_dir's newest whole checkpoint"
+    )
     run.add_argument("--resume_model", metavar="DIR", help="go on from a checkpoint, DIR/iter_N")
     run.add_argument("--do_eval", action="store_true", help="evaluate at each save, keep the best")
     run.add_argument(
@@ -26,9 +36,15 @@ def parse_args():
     )
     run.add_argument("--use_vdl", action="store_true", help="write VisualDL scalars to save_dir")
     run.add_argument("--use_ema", action="store_true", help="average the weights as well")
-    run.add_argument("--seed", type=int, default=0, help="of weights, order and augmentation")
+    run.add_argument("--seed", type=int, help="of weights, order and augmentation; 0")
     run.add_argument(
         "--num_workers", type=int, help="data processes; 0 on a CPU, up to 8 beside a GPU"
+    )
+    run.add_argument(
+        "--on_bad_sample",
+        default="error",
+        choices=["error", "skip"],
+        help="what an image that cannot be read does; skip takes another one in its place",
     )
     run.add_argument("--precision", default="fp32", choices=["fp32", "fp16", "bf16"])
     run.add_argument("--amp_level", default="O1", choices=["O1", "O2"])

@@ -1,69 +1,198 @@
-"""A run's folder: ``iter_N/`` with what resuming needs, ``best_model/``."""
+"""A run's folder: ``iter_N/`` with what resuming needs, ``best_model/``.
 
+A checkpoint is a folder with a manifest that lists its files and their checksums. It is written
+beside its place, synchronised to the disk and renamed, so that a process that is killed at any
+instant leaves the old one, the new one, or both.
+"""
+
+import hashlib
 import json
+import os
 import re
 import shutil
+import uuid
 from pathlib import Path
 
 import paddle
 
-from ..errors import InputError
+from ..errors import InputError, RunError
 from ..weights import read_dictionary
+from .log import logger
 
-MODEL, OPTIMIZER, EMA, PROGRESS = "model.pdparams", "model.pdopt", "ema_model.pdparams", "run.json"
+MODEL, OPTIMIZER, EMA = "model.pdparams", "model.pdopt", "ema_model.pdparams"
+MANIFEST = "manifest.json"
+RUN = "run.json"
+PARTIAL, REPLACED = ".partial", ".replaced"
 
 
-def save(folder, states, progress):
-    """Write a checkpoint folder: what has this name is complete.
+class DamagedError(Exception):
+    """A checkpoint is not what was written; the text says in which file."""
+
+
+def start_run(save_dir, origin=None):
+    """Note in a folder that a new run begins, whose checkpoints alone count from now on.
+
+    Args:
+        save_dir: The folder.
+        origin: The checkpoint that it begins from, or None.
+
+    Returns:
+        The run's name.
+    """
+    name = uuid.uuid4().hex
+    origin = None if origin is None else os.path.abspath(origin)
+    (Path(save_dir) / RUN).write_text(json.dumps({"run": name, "origin": origin}))
+    return name
+
+
+def save(folder, states, facts):
+    """Write a checkpoint: what has this name is whole.
 
     Args:
         folder: Path, such as ``save_dir/iter_1000``.
         states: State dicts by file name.
-        progress: What else resuming needs, as plain JSON.
-    """
-    folder = Path(folder)
-    partial = folder.with_name(folder.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    for name, state in states.items():
-        paddle.save(state, str(partial / name))
-    (partial / PROGRESS).write_text(json.dumps(progress, indent=1), encoding="utf-8")
-    if folder.exists():
-        shutil.rmtree(folder)
-    partial.rename(folder)
-
-
-def load(folder, model, optimizer, ema_model=None):
-    """Put a checkpoint's states into model and optimizer.
-
-    Args:
-        folder: ``save_dir/iter_N``.
-        model, optimizer: What the checkpoint was saved from, built anew.
-        ema_model: The averaged model, or None.
+        facts: What the manifest says beside the files, as plain JSON.
 
     Returns:
-        The progress that was saved.
+        The manifest.
 
     Raises:
-        InputError: The folder is no checkpoint, or one of another model.
+        RunError: It cannot be written; a checkpoint that had this name is still there.
+    """
+    folder = Path(folder)
+    partial = folder.with_name(folder.name + PARTIAL)
+    shutil.rmtree(partial, ignore_errors=True)
+    try:
+        partial.mkdir(parents=True)
+        for name, state in states.items():
+            paddle.save(state, str(partial / name))
+        manifest = {**facts, "files": {name: _describe(partial / name) for name in states}}
+        write_manifest(partial, manifest)
+        _replace(partial, folder)
+    except OSError as error:
+        shutil.rmtree(partial, ignore_errors=True)
+        free = shutil.disk_usage(folder.parent).free / 1e6
+        raise RunError(
+            f"{folder}: cannot be saved ({error.strerror}; {free:,.0f} MB are free); "
+            "earlier checkpoints are as they were: make room or lower --keep_checkpoint_max."
+        ) from error
+    return manifest
+
+
+def write_manifest(folder, manifest):
+    """Give a checkpoint its manifest, or another one in place of that which it has."""
+    manifest = json.loads(json.dumps(manifest, default=str))  # as it will be read
+    text = json.dumps({**manifest, "checksum": _checksum(manifest)}, indent=1)
+    written = folder / (MANIFEST + PARTIAL)
+    written.write_text(text, encoding="utf-8")
+    _synchronise(written)
+    written.replace(folder / MANIFEST)
+    _synchronise(folder)
+
+
+def verify(folder):
+    """The manifest of a checkpoint that is whole.
+
+    Raises:
+        DamagedError: A file is missing or not as it was written.
+    """
+    manifest = _read_manifest(folder)
+    for name, written in manifest["files"].items():
+        path = folder / name
+        if not path.is_file():
+            raise DamagedError(f"{name} is missing")
+        if path.stat().st_size != written["bytes"]:
+            raise DamagedError(f"{name} has {path.stat().st_size} bytes of {written['bytes']}")
+        if _digest(path) != written["sha256"]:
+            raise DamagedError(f"{name} has another checksum than was written")
+    return manifest
+
+
+def newest(save_dir):
+    """The newest whole checkpoint of the folder's run; of a damaged one a warning is logged.
+
+    Returns:
+        Folder and manifest, or None where the run has not saved any.
+
+    Raises:
+        InputError: There are checkpoints, but all are damaged.
+    """
+    save_dir = Path(save_dir)
+    if not save_dir.is_dir():
+        return None
+    _clean_up(save_dir)
+    run, origin = _read_run(save_dir)
+    damaged = 0
+    for folder in reversed(folders(save_dir)):
+        try:
+            manifest = verify(folder)
+        except DamagedError as error:
+            logger.warning("%s is damaged (%s): going back to the one before", folder, error)
+            damaged += 1
+            continue
+        if run in (None, manifest["run"]):
+            return folder, manifest
+    if origin is not None:
+        return Path(origin), open_checkpoint(origin)
+    if damaged:
+        raise InputError(
+            f"--resume: {save_dir} has no whole checkpoint, {damaged} are damaged; "
+            "restore one, or remove them to start anew."
+        )
+    return None
+
+
+def _read_run(save_dir):
+    """The name of the folder's run, or None, and the checkpoint that it began from, or None."""
+    try:
+        noted = json.loads((save_dir / RUN).read_text())
+        return noted["run"], noted["origin"]
+    except (OSError, ValueError, KeyError, TypeError):  # without it, all checkpoints are one run's
+        return None, None
+
+
+def open_checkpoint(folder):
+    """The manifest of the checkpoint that a user named.
+
+    Raises:
+        InputError: The folder is no checkpoint of this program, or damaged.
     """
     folder = Path(folder)
     if not folder.is_dir():
         raise InputError(f"--resume_model {folder}: no such folder; give save_dir/iter_N.")
-    try:
-        progress = json.loads((folder / PROGRESS).read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    if not (folder / MANIFEST).exists():
         raise InputError(
-            f"--resume_model {folder}: has no {PROGRESS}, so it is no checkpoint of this program; "
+            f"--resume_model {folder}: has no {MANIFEST}, so it is no checkpoint of this program; "
             f"to start from its weights, set model.pretrained to {folder / MODEL}."
-        ) from None
+        )
+    try:
+        return verify(folder)
+    except DamagedError as error:
+        raise InputError(
+            f"--resume_model {folder}: is damaged ({error}); "
+            "--resume finds the newest checkpoint that is whole."
+        ) from error
+
+
+def load(folder, manifest, model, optimizer, ema_model=None):
+    """Put a checkpoint's states into model and optimizer.
+
+    Args:
+        folder: ``save_dir/iter_N``, a whole checkpoint.
+        manifest: Its manifest.
+        model, optimizer: What the checkpoint was saved from, built anew.
+        ema_model: The averaged model, or None.
+
+    Raises:
+        InputError: The checkpoint is one of another model.
+    """
+    folder = Path(folder)
     _set_model_state(model, folder / MODEL)
     if ema_model is not None:
         averaged = folder / EMA
         _set_model_state(ema_model, averaged if averaged.exists() else folder / MODEL)
     state = read_dictionary(folder / OPTIMIZER)
-    optimizer.set_state_dict(_rename_parameters(state, progress["parameters"], model))
-    return progress
+    optimizer.set_state_dict(_rename_parameters(state, manifest["parameters"], model))
 
 
 def parameter_names(model):
@@ -73,6 +202,110 @@ def parameter_names(model):
     same model built a second time has others.
     """
     return {name: parameter.name for name, parameter in model.named_parameters()}
+
+
+def remove_old(save_dir, keep, manifest):
+    """Remove a run's checkpoints that are older than its ``keep`` newest whole ones; 0 keeps all.
+
+    Args:
+        save_dir: The run's folder; other runs' checkpoints in it are left alone.
+        keep: How many.
+        manifest: Of the newest one, which is known to be whole.
+    """
+    whole = 0
+    for folder in reversed(folders(save_dir)) if keep > 0 else ():
+        try:
+            found = _read_manifest(folder)
+        except DamagedError:
+            continue
+        if found["run"] != manifest["run"] or found["iteration"] > manifest["iteration"]:
+            continue
+        if whole >= keep:
+            shutil.rmtree(folder)
+        else:
+            whole += found["iteration"] == manifest["iteration"] or _is_whole(folder)
+
+
+def _is_whole(folder):
+    try:
+        verify(folder)
+    except DamagedError as error:
+        logger.warning("%s is damaged (%s), and not counted", folder, error)
+        return False
+    return True
+
+
+def folders(save_dir):
+    """The folders ``iter_N``, by N."""
+    numbered = {}
+    for path in Path(save_dir).iterdir():
+        number = re.fullmatch(r"iter_(\d+)", path.name)
+        if number and path.is_dir():
+            numbered[int(number[1])] = path
+    return [numbered[number] for number in sorted(numbered)]
+
+
+def _replace(partial, folder):
+    """Rename a folder to a name that may be taken."""
+    replaced = folder.with_name(folder.name + REPLACED)
+    shutil.rmtree(replaced, ignore_errors=True)
+    if folder.exists():
+        folder.rename(replaced)
+    partial.rename(folder)
+    _synchronise(folder.parent)
+    shutil.rmtree(replaced, ignore_errors=True)
+
+
+def _clean_up(save_dir):
+    """Finish or undo what a killed process was at."""
+    for path in save_dir.iterdir():
+        if not re.fullmatch(r"(iter_\d+|(ema_)?best_model)\.\w+", path.name):
+            continue
+        if path.suffix == REPLACED and not path.with_suffix("").exists():
+            path.rename(path.with_suffix(""))
+        elif path.suffix in (PARTIAL, REPLACED):
+            shutil.rmtree(path)
+
+
+def _read_manifest(folder):
+    try:
+        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        written = manifest.pop("checksum")
+    except FileNotFoundError:
+        raise DamagedError(f"{MANIFEST} is missing") from None
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise DamagedError(f"{MANIFEST} cannot be read") from error
+    if written != _checksum(manifest):
+        raise DamagedError(f"{MANIFEST} has another checksum than was written")
+    return manifest
+
+
+def _checksum(manifest):
+    return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
+
+
+def _describe(path):
+    _synchronise(path)
+    return {"bytes": path.stat().st_size, "sha256": _digest(path)}
+
+
+def _digest(path):
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while chunk := file.read(1 << 20):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def _synchronise(path):
+    """Wait until a file or a folder's list of files is on the disk."""
+    if os.name == "nt":  # which cannot do it by a descriptor for reading
+        return
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _rename_parameters(state, saved_names, model):
@@ -92,15 +325,3 @@ def _set_model_state(model, path):
     if missing or unexpected:
         name = (missing or unexpected)[0]
         raise InputError(f"{path}: is a checkpoint of another model ({name} does not match).")
-
-
-def remove_old(save_dir, keep, iteration):
-    """Remove all but the ``keep`` newest ``iter_N`` up to this iteration; 0 keeps all.
-
-    Later ones are another run's, which had the folder before.
-    """
-    numbers = [re.fullmatch(r"iter_(\d+)", path.name) for path in Path(save_dir).iterdir()]
-    numbers = sorted(int(number[1]) for number in numbers if number)
-    own = [number for number in numbers if number <= iteration]
-    for number in own[:-keep] if keep > 0 else []:
-        shutil.rmtree(Path(save_dir) / f"iter_{number}")

@@ -5,10 +5,10 @@ import sys
 
 from .. import runtime
 from ..config import load_config
-from ..errors import InputError
+from ..errors import InputError, RunError
 from .log import logger, setup_logging
 
-EXIT_INPUT = 2
+EXIT_INPUT, EXIT_FAILED = 2, 1
 
 
 def positive(text):
@@ -97,6 +97,9 @@ def run(main):
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(EXIT_INPUT)
+    except (RunError, MemoryError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(EXIT_FAILED)
     except KeyboardInterrupt:
         sys.exit(130)
 

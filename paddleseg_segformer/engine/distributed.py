@@ -1,5 +1,6 @@
 """One process of several: rank, world size, sums over all of them."""
 
+import numpy as np
 import paddle
 from paddle import distributed
 
@@ -20,13 +21,27 @@ def world_size():
     return distributed.get_world_size()
 
 
+def from_first(value):
+    """The first process's value, a small Python object, in every process."""
+    if world_size() == 1:
+        return value
+    values = [value]
+    distributed.broadcast_object_list(values, src=0)
+    return values[0]
+
+
 def sum_over_processes(array):
-    """The element-wise sum of an int64 NumPy array over all processes."""
+    """The element-wise sum of a NumPy array, int64 or float64, over all processes."""
     if world_size() == 1:
         return array
     tensor = paddle.to_tensor(array)
     distributed.all_reduce(tensor)
     return tensor.numpy()
+
+
+def any_process(flag):
+    """Whether the flag is set in any process."""
+    return bool(sum_over_processes(np.array([int(bool(flag))]))[0])
 
 
 def share_statistics(layer):

@@ -1,16 +1,29 @@
 """The stream of training batches."""
 
+import multiprocessing
+import os
 import random
+import signal
+import threading
+import time
+from collections import deque
+from concurrent import futures
+from typing import NamedTuple
 
+import cv2
 import numpy as np
 import paddle
-from paddle.io import BatchSampler, DataLoader, Dataset
 
-from ..errors import InputError
+from ..errors import InputError, RunError
 from . import distributed
 
+# Seconds after which a batch that the model waits for will not come any more.
+STALLED = 50
+# Samples in a row that cannot be read, after which no further one is tried in their place.
+MOST_REPLACED = 10
 
-class TrainSampler(BatchSampler):
+
+class TrainSampler:
     """An endless stream of shuffled epochs, cut into batches.
 
     The stream's samples are numbered; sample p is item ``order(p // size)[p % size]``. It follows
@@ -20,24 +33,23 @@ class TrainSampler(BatchSampler):
     Args:
         size: Samples in the data set.
         batch_size: Samples in a batch of one process.
-        start, stop: First iteration, and the one before which the stream ends.
+        first: Number of the first sample, over all processes.
+        batches: How many there are.
         seed: Integer.
     """
 
-    def __init__(self, size, batch_size, start, stop, seed):
+    def __init__(self, size, batch_size, first, batches, seed):
         self.size, self.batch_size = size, batch_size
-        self.start, self.stop, self.seed = start, stop, seed
-
-    def __len__(self):
-        return self.stop - self.start
+        self.first, self.batches, self.seed = first, batches, seed
 
     def __iter__(self):
         """Yield lists of (number in the stream, index in the data set)."""
         epoch, order = None, None
-        for iteration in range(self.start, self.stop):
-            process = iteration * distributed.world_size() + distributed.rank()
+        for step in range(self.batches):
+            share = step * distributed.world_size() + distributed.rank()
+            start = self.first + share * self.batch_size
             batch = []
-            for number in range(process * self.batch_size, (process + 1) * self.batch_size):
+            for number in range(start, start + self.batch_size):
                 if number // self.size != epoch:
                     epoch = number // self.size
                     order = np.random.default_rng([self.seed, epoch]).permutation(self.size)
@@ -45,75 +57,163 @@ class TrainSampler(BatchSampler):
             yield batch
 
 
+class Batch(NamedTuple):
+    """What one process trains on in one step.
+
+    Attributes:
+        arrays: The samples' arrays by name, stacked.
+        files: The images' paths, in the same order.
+        problems: Of each sample that could not be read and was replaced by another, why.
+    """
+
+    arrays: dict
+    files: list
+    problems: list
+
+
 def read_sample(dataset, index):
     """``dataset[index]``, with an error that names the sample's files.
 
     Raises:
-        InputError: The sample cannot be read or transformed.
+        InputError: The sample cannot be read or transformed, or has a label out of range.
     """
+    image, label = map(str, dataset.file_list[index])
     try:
-        return dataset[index]
+        sample = dataset[index]
     except InputError:
         raise
     except Exception as error:  # PaddleSeg's data sets raise whatever OpenCV and NumPy do
-        files = " and ".join(map(str, dataset.file_list[index]))
         reason = " ".join(str(error).split())
-        raise InputError(f"{files}: cannot be read or transformed ({reason}).") from error
+        raise InputError(
+            f"{image} and {label}: cannot be read or transformed ({reason})."
+        ) from error
+    if "label" in sample:
+        _check_range(np.asarray(sample["label"]), dataset, label)
+    return sample
 
 
-class SeededDataset(Dataset):
-    """A data set whose random transforms depend on the seed and the sample's number alone.
+def _check_range(labels, dataset, path):
+    classes = dataset.num_classes
+    if labels.size and not 0 <= labels.min() <= labels.max() < classes:  # mostly: some are ignored
+        wrong = labels[(labels < 0) | (labels >= classes)]
+        wrong = wrong[wrong != dataset.ignore_index]
+        if wrong.size:
+            raise InputError(
+                f"{path}: label {wrong.flat[0]} is neither a class (0 to {classes - 1}) nor "
+                f"ignored ({dataset.ignore_index}); correct it, or the config's num_classes."
+            )
+
+
+class SampleReader:
+    """Makes batches whose random transforms depend on the seed and the samples' numbers alone.
 
     PaddleSeg's transforms draw from the generators of ``random`` and NumPy: seeding both for each
     sample makes them the same for any number of workers, and different in every epoch.
+
+    Args:
+        dataset: A PaddleSeg data set in training mode.
+        seed: Integer.
+        replace_bad: Whether a sample that cannot be read is replaced by another one, which
+            follows from seed and number as well.
     """
 
-    def __init__(self, dataset, seed):
-        super().__init__()
-        self.dataset, self.seed = dataset, seed
+    def __init__(self, dataset, seed, replace_bad):
+        self.dataset, self.seed, self.replace_bad = dataset, seed, replace_bad
 
-    def __len__(self):
-        return len(self.dataset)
+    def __call__(self, numbered):
+        """The ``Batch`` of a list of (number in the stream, index in the data set).
 
-    def __getitem__(self, numbered):
-        number, index = numbered
-        state = int(np.random.SeedSequence([self.seed, number]).generate_state(1)[0])
-        random.seed(state)
-        np.random.seed(state)
-        try:
-            return read_sample(self.dataset, index)
-        except InputError as error:  # Paddle's workers would lose it: it travels in the batch
-            return {"error": np.frombuffer(str(error).encode(), dtype="uint8")}
+        Raises:
+            InputError: A sample cannot be read, and is not, or cannot be, replaced.
+        """
+        samples, files, problems = [], [], []
+        for number, index in numbered:
+            sample, index = self._read(number, index, problems)
+            samples.append(sample)
+            files.append(str(self.dataset.file_list[index][0]))
+        names = [name for name, value in samples[0].items() if isinstance(value, np.ndarray)]
+        arrays = {name: np.stack([sample[name] for sample in samples]) for name in names}
+        return Batch(arrays, files, problems)
+
+    def _read(self, number, index, problems):
+        for attempt in range(MOST_REPLACED):
+            entropy = [self.seed, number] + [attempt] * (attempt > 0)
+            state = int(np.random.SeedSequence(entropy).generate_state(1)[0])
+            random.seed(state)
+            np.random.seed(state)
+            if attempt > 0:
+                index = random.randrange(len(self.dataset))
+            try:
+                return read_sample(self.dataset, index), index
+            except InputError as error:
+                if not self.replace_bad:
+                    raise
+                problems.append(str(error))
+        raise InputError(f"{problems[-1]} {MOST_REPLACED} samples in a row cannot be read.")
 
 
-def train_batches(dataset, batch_size, start, stop, seed, num_workers):
-    """Yield the batches, dictionaries of tensors, of the iterations from ``start`` to ``stop``.
+def train_batches(read, sampler, num_workers):
+    """Yield each ``Batch`` of a sampler, its arrays as tensors.
+
+    Args:
+        read: ``SampleReader``.
+        sampler: ``TrainSampler``.
+        num_workers: Processes that prepare batches meanwhile; 0 prepares them here, when asked.
 
     Raises:
         InputError: A sample cannot be read.
+        RunError: A process has died, or has not answered in ``STALLED`` seconds.
     """
-    dataset = SeededDataset(dataset, seed)
-    sampler = TrainSampler(len(dataset), batch_size, start, stop, seed)
-    if num_workers > 0:
-        batches = DataLoader(
-            dataset, batch_sampler=sampler, collate_fn=_collate, num_workers=num_workers
-        )
-    else:  # not Paddle's loader without workers: its thread dies of an error, and it waits on
-        batches = (_to_tensors(_collate([dataset[item] for item in batch])) for batch in sampler)
+    batches = _read_ahead(read, sampler, num_workers) if num_workers > 0 else map(read, sampler)
     for batch in batches:
-        if "error" in batch:
-            raise InputError(bytes(batch["error"].numpy()).decode())
-        yield batch
+        yield batch._replace(arrays={k: paddle.to_tensor(v) for k, v in batch.arrays.items()})
 
 
-def _collate(samples):
-    """Stack the samples' arrays; of samples of which one is an error, the error alone is left."""
-    for sample in samples:
-        if "error" in sample:
-            return sample
-    arrays = [key for key, value in samples[0].items() if isinstance(value, np.ndarray)]
-    return {key: np.stack([sample[key] for sample in samples]) for key in arrays}
+def _read_ahead(read, sampler, num_workers):
+    others = multiprocessing.active_children()
+    context = multiprocessing.get_context("fork" if hasattr(os, "fork") else None)
+    pool = futures.ProcessPoolExecutor(num_workers, context, _start_worker, (read, os.getpid()))
+    waiting = deque()
+    try:
+        for numbered in sampler:
+            waiting.append(pool.submit(_work, numbered))
+            if len(waiting) > 2 * num_workers:
+                yield waiting.popleft().result(STALLED)
+        while waiting:
+            yield waiting.popleft().result(STALLED)
+    except futures.TimeoutError:
+        raise RunError(
+            f"A data worker has not answered for {STALLED} s: look at the disk or network that "
+            "the images are on; --resume goes on from the last checkpoint."
+        ) from None
+    except futures.BrokenExecutor:
+        raise RunError(
+            "A data worker was killed, as happens where memory runs out: try a lower "
+            "--num_workers; --resume goes on from the last checkpoint."
+        ) from None
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
+        for child in set(multiprocessing.active_children()) - set(others):
+            child.kill()  # one that hangs would keep this process from ending
 
 
-def _to_tensors(arrays):
-    return {key: paddle.to_tensor(value) for key, value in arrays.items()}
+_reader = None  # of a worker
+
+
+def _start_worker(read, parent):
+    global _reader
+    _reader = read
+    for number in (signal.SIGINT, signal.SIGTERM):  # which a terminal sends to workers, too
+        signal.signal(number, signal.SIG_IGN)
+    cv2.setNumThreads(0)  # there are other workers
+    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+
+
+def _end_with(parent):
+    while os.getppid() == parent:
+        time.sleep(1)
+    os._exit(1)
+
+
+def _work(numbered):
+    return _reader(numbered)

@@ -2,8 +2,12 @@
 
 import math
 
+import paddle
+
 from ..errors import InputError
 from .log import logger
+
+GROUP_KEYS = ("name", "lr_mult", "weight_decay_mult")
 
 
 def log_parameter_groups(config, model):
@@ -15,9 +19,15 @@ def log_parameter_groups(config, model):
         model: As built from it.
 
     Raises:
-        InputError: A group matches no parameter that trains.
+        InputError: A group matches no parameter that trains, or has a key that nothing reads.
     """
     groups = config.optimizer_cfg.get("custom_cfg") or []
+    for group in groups:
+        for key in group.keys() - GROUP_KEYS:
+            raise InputError(
+                f"optimizer.custom_cfg: {key} is no key of a group; known are "
+                f"{', '.join(GROUP_KEYS)}."
+            )
     names = [name for name, p in model.named_parameters() if not p.stop_gradient]
     members = {index: [] for index in range(len(groups) + 1)}
     for name in names:
@@ -40,3 +50,16 @@ def log_parameter_groups(config, model):
             group.get("lr_mult", 1.0),
             decay * group.get("weight_decay_mult", 1.0),
         )
+
+
+def group_rates(config, rate):
+    """The learning rate of each parameter group by its name, at a base rate."""
+    groups = config.optimizer_cfg.get("custom_cfg") or []
+    return {"base": rate, **{g["name"]: rate * g.get("lr_mult", 1.0) for g in groups}}
+
+
+def gradient_norm(parameters):
+    """The Euclidean norm of all parameters' gradients together, a float; NaN or inf if one is."""
+    gradients = [parameter.grad for parameter in parameters]
+    squares = [paddle.square(g.astype("float32")).sum() for g in gradients if g is not None]
+    return math.sqrt(float(paddle.add_n(squares))) if squares else 0.0

@@ -1,237 +1,307 @@
 """Training a model as a configuration describes it."""
 
+import contextlib
 import copy
+import math
+import platform
 import signal
+import sys
 import time
+from importlib import metadata
 from pathlib import Path
 
 import paddle
-from paddleseg.core.train import loss_computation
-from paddleseg.utils import init_ema_params, update_ema_model
+from paddleseg.utils import init_ema_params
+from tqdm import tqdm
+from tqdm.contrib.logging import logging_redirect_tqdm
 
 from ..config import build
 from ..deploy import Protocol
-from ..errors import InputError
-from ..models import SegFormer
-from ..runtime import available_cpus
-from . import checkpoint, distributed
+from ..errors import InputError, RunError
+from . import checkpoint, distributed, preflight
 from .evaluator import evaluate, log_scores
-from .loader import train_batches
+from .loader import SampleReader, TrainSampler, train_batches
 from .log import eta_text, logger
-from .optimizer import log_parameter_groups
+from .meter import Meter
+from .optimizer import group_rates, log_parameter_groups
+from .options import TrainOptions
+from .record import CURVES, LINES, Record
+from .signals import StopSignal
+from .step import Stepper, memory_advice, seed_generators
 
-EXIT_TERMINATED = 143
+# Steps in a row without a finite loss and gradient, after which a run gives up.
+MOST_SKIPPED = 10
+GIVING_UP = (
+    f"{MOST_SKIPPED} steps in a row had no finite loss and gradient; the run is saved at "
+    "iteration {}. Look at the images named above, or resume from an earlier checkpoint with a "
+    "lower learning rate, a longer warm-up or optimizer.grad_clip_cfg."
+)
+PACKAGES = ("paddlepaddle", "paddlepaddle-gpu", "paddleseg", "paddleseg-segformer", "numpy")
 
 
-def train(
-    config,
-    save_dir="output",
-    resume_model=None,
-    do_eval=False,
-    use_vdl=False,
-    use_ema=False,
-    num_workers=None,
-    save_interval=1000,
-    log_iters=10,
-    keep_checkpoint_max=5,
-    seed=0,
-    precision="fp32",
-    amp_level="O1",
-):
+def train(config, **options):
     """Train.
 
     Args:
         config: PaddleSeg's ``Config``, from ``load_config``.
-        save_dir: The run's folder.
-        resume_model: A checkpoint ``save_dir/iter_N`` to go on from.
-        do_eval: Whether to evaluate at each save, and keep the best model.
-        use_vdl: Whether to write VisualDL's scalars into ``save_dir``.
-        use_ema: Whether to keep, save and evaluate an exponential average of the weights too.
-        num_workers: Processes that prepare batches; None takes none on a CPU, where the model
-            needs the cores, and up to 8 beside a GPU.
-        save_interval: Iterations between saves; the last iteration is saved as well.
-        log_iters: Iterations between log lines.
-        keep_checkpoint_max: How many ``iter_N`` to keep; 0 keeps all.
-        seed: Of initial weights, order of samples and augmentation.
-        precision: ``"fp32"``, ``"fp16"`` or ``"bf16"``; the latter two on a GPU.
-        amp_level: Paddle's ``"O1"``, of the lower precisions; ``"O2"`` is not supported.
+        options: Those of ``TrainOptions``.
 
     Returns:
         The best mIoU; None without ``do_eval``.
 
     Raises:
-        InputError: The configuration, the data or an argument is at fault.
-        SystemExit: With 143, after saving, on SIGTERM.
+        InputError: The configuration, the data or an option is at fault.
+        RunError: The run cannot go on, or its last checkpoint could not be saved.
+        SystemExit: With 143 or 130, after saving, on SIGTERM or SIGINT.
     """
-    if amp_level != "O1":
-        raise InputError(f"--amp_level {amp_level}: is not supported; use O1.")
-    on_cpu = paddle.get_device() == "cpu"
-    if precision != "fp32" and on_cpu:
-        raise InputError(f"--precision {precision}: needs a GPU; on a CPU use fp32.")
-    if num_workers is None:
-        num_workers = 0 if on_cpu else min(8, available_cpus())
-    _check_folder(save_dir)
+    options = TrainOptions(**options)
+    preflight.check_folder(options.save_dir)
     distributed.start()
+    found = _find_checkpoint(options)
+    seed = _choose_seed(options, found)
     paddle.seed(seed)
-    trainer = Trainer(config, save_dir, do_eval, use_ema, use_vdl, precision)
-    if resume_model is not None:
-        trainer.resume(resume_model)
-    paddle.seed(seed + distributed.rank())  # each process drops other samples and channels
-    trainer.run(seed, num_workers, log_iters, save_interval, keep_checkpoint_max)
-    return trainer.best["miou"] if do_eval else None
+    trainer = Trainer(config, options, seed)
+    if found is not None:
+        trainer.resume(*found)
+    trainer.run()
+    return trainer.best["miou"] if options.do_eval else None
 
 
-def _check_folder(save_dir):
-    try:
-        Path(save_dir).mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"--save_dir {save_dir}: is no folder ({error.strerror}).") from error
+def _find_checkpoint(options):
+    """Folder and manifest of what to go on from, or None."""
+    if options.resume_model is not None:
+        return Path(options.resume_model), checkpoint.open_checkpoint(options.resume_model)
+    if not options.resume:
+        return None
+    # The first process alone looks: that tidies up after a killed one.
+    found = checkpoint.newest(options.save_dir) if distributed.rank() == 0 else None
+    found = distributed.from_first(found)
+    if found is None:
+        logger.info("%s has no checkpoint to resume from: starting anew", options.save_dir)
+    return found
+
+
+def _choose_seed(options, found):
+    if found is None:
+        return options.seed or 0
+    folder, manifest = found
+    if options.seed not in (None, manifest["seed"]):
+        raise InputError(
+            f"--seed {options.seed}: {folder} was trained with {manifest['seed']}, from which the "
+            "order of its samples follows; leave the option out."
+        )
+    return manifest["seed"]
 
 
 class Trainer:
-    """The state of a run: model, optimizer, iteration, best score."""
+    """A run.
 
-    def __init__(self, config, save_dir, do_eval, use_ema, use_vdl, precision):
-        self.config, self.save_dir = config, Path(save_dir)
-        self.iteration, self.lr, self.best = 0, None, {"miou": -1.0, "iteration": -1}
-        self.dataset, self.model, self.optimizer, self.losses = build(
+    Attributes:
+        iteration: Steps done.
+        samples: Training samples seen in them, over all processes: the sampler's position.
+        best: The best ``miou`` and its ``iteration``; those of averaged weights with ``ema_``.
+        evaluated: The last iteration that was evaluated.
+        skipped: How many ``steps`` were left out, and how many ``samples`` replaced.
+    """
+
+    # What a checkpoint's manifest says of them is all that resuming needs beside the states.
+    PROGRESS = ("iteration", "samples", "best", "evaluated", "skipped", "skipped_in_a_row")
+
+    def __init__(self, config, options, seed):
+        self.config, self.options, self.seed = config, options, seed
+        self.settings = _flatten(config.dic)  # now, since building parts adds to them
+        self.save_dir = Path(options.save_dir)
+        self.iteration = self.samples = self.evaluated = self.skipped_in_a_row = 0
+        self.best, self.skipped = {"miou": -1.0, "iteration": -1}, {"steps": 0, "samples": 0}
+        self.rate, self.before, self.start = None, 0.0, time.monotonic()
+        self.run_name = self.saved = self.unsaved = self.record = None
+        self.dataset, model, self.optimizer, losses = build(
             config, "train_dataset", "model", "optimizer", "loss"
         )
-        log_parameter_groups(config, self.model)
-        if isinstance(self.model, SegFormer):
-            self.model.leave_resizing_to(self.losses["types"])
-        self.val_dataset = build(config, "val_dataset")[0] if do_eval else None
+        log_parameter_groups(config, model)
+        self.val_dataset = build(config, "val_dataset")[0] if options.do_eval else None
         self.protocol = Protocol.of_config(config)
-        self.ema_model = copy.deepcopy(self.model) if use_ema else None
-        if use_ema:
-            init_ema_params(self.ema_model, self.model)
+        self._check(model)
+        self.ema_model = copy.deepcopy(model) if options.use_ema else None
+        if self.ema_model is not None:
+            init_ema_params(self.ema_model, model)
             self.ema_model.eval()
-        self.amp = {"enable": precision != "fp32", "level": "O1"}
-        self.amp["dtype"] = "bfloat16" if precision == "bf16" else "float16"
-        self.scaler = paddle.amp.GradScaler(enable=precision == "fp16")
-        self.parallel_model = self.model
-        if distributed.world_size() > 1:
-            if paddle.get_device() != "cpu":  # synchronised BatchNorm has no CPU kernel
-                self.model = paddle.nn.SyncBatchNorm.convert_sync_batchnorm(self.model)
-            self.parallel_model = paddle.DataParallel(self.model)
-        self.writer = None
-        if use_vdl and distributed.rank() == 0:
-            from visualdl import LogWriter  # a second to import, of use to few runs
+        self.step = Stepper(model, losses, self.optimizer, options, self.ema_model)
+        self.model = self.step.model
+        self.batch_size = config.batch_size * options.accumulate * distributed.world_size()
 
-            self.writer = LogWriter(str(self.save_dir))
+    def _check(self, model):
+        options = self.options
+        tolerant = options.on_bad_sample == "skip"
+        preflight.check_datasets(self.dataset, self.val_dataset, tolerant)
+        saves = math.ceil(self.config.iters / options.save_interval)
+        preflight.check_space(
+            self.save_dir, model, saves, options.keep_checkpoint_max, options.use_ema
+        )
 
-    def resume(self, folder):
-        """Go on from a checkpoint folder."""
-        progress = checkpoint.load(folder, self.model, self.optimizer, self.ema_model)
-        self.iteration, self.best = progress["iteration"], progress["best"]
+    def resume(self, folder, manifest):
+        """Go on from a checkpoint: its folder and manifest."""
+        checkpoint.load(folder, manifest, self.model, self.optimizer, self.ema_model)
+        self.step.set_scaler_state(manifest["scaler"])
+        for name in self.PROGRESS:
+            setattr(self, name, manifest[name])
+        self.before = manifest["seconds"]
+        if self.options.resume:
+            self.run_name, self.saved = manifest["run"], (folder, manifest)
         logger.info("Resumed from %s at iteration %d", folder, self.iteration)
+        for key in sorted({*self.settings, *manifest["config"]}):
+            before, now = (settings.get(key) for settings in (manifest["config"], self.settings))
+            if before != now:
+                logger.warning("Not as in the checkpoint: %s is %s, was %s", key, now, before)
 
-    def run(self, seed, num_workers, log_iters, save_interval, keep_checkpoint_max):
+    def run(self):
         """Train from the present iteration to the configuration's last."""
-        iters, batch_size = self.config.iters, self.config.batch_size
-        batches = train_batches(self.dataset, batch_size, self.iteration, iters, seed, num_workers)
-        meter = _Meter(batch_size * distributed.world_size(), iters)
+        if distributed.rank() == 0:
+            if self.run_name is None:
+                self.run_name = checkpoint.start_run(self.save_dir, self.options.resume_model)
+            self.record = Record(self.save_dir, self.iteration, self.options.use_vdl)
         logger.info(
             "Training %s on %d images, %d a step, from iteration %d to %d, into %s",
             type(self.model).__name__,
             len(self.dataset),
-            meter.batch_size,
+            self.batch_size,
             self.iteration,
-            iters,
+            self.config.iters,
             self.save_dir,
         )
-        self.model.train()
-        with _StopSignal() as stop:
-            for batch in batches:
-                self._iterate(batch, meter, stop, log_iters, save_interval, keep_checkpoint_max)
-        if self.writer is not None:
-            self.writer.close()
+        with StopSignal() as stop, logging_redirect_tqdm([logger]), self._progress_bar() as bar:
+            if self._at_save_point() and self.evaluated != self.iteration:
+                self.evaluate(stop)  # a run that was stopped had saved, but not evaluated
+            self.model.train()
+            self._iterate(stop, bar)
+        if self.record is not None:
+            self.record.close()
+        self._sum_up()
+        if self.unsaved is not None:
+            raise self.unsaved
 
-    def _iterate(self, batch, meter, stop, log_iters, save_interval, keep_checkpoint_max):
-        meter.batch_ready()
-        losses = self.step(batch)
-        self.iteration += 1
-        meter.step_done(losses)
-        last = self.iteration == meter.iters
-        if self.iteration % log_iters == 0 or last:
-            self.log(meter)
-        if self.iteration % save_interval == 0 or last or stop.requested:
-            if self.val_dataset is not None and not stop.requested:
-                self.evaluate()
-            self.save(keep_checkpoint_max)
-            meter.resume()
-        if stop.requested:
-            logger.info("Terminated; saved at iteration %d", self.iteration)
-            raise SystemExit(EXIT_TERMINATED)
+    def _progress_bar(self):
+        return tqdm(
+            desc="train",
+            total=self.config.iters,
+            initial=self.iteration,
+            disable=distributed.rank() != 0 or not sys.stderr.isatty(),
+            dynamic_ncols=True,
+        )
 
-    def step(self, batch):
-        """One step of the optimizer; returns the losses as floats."""
-        with paddle.amp.auto_cast(**self.amp):
-            outputs = self.parallel_model(batch["img"])
-            losses = self.compute_losses(outputs, batch)
-            loss = sum(losses)
-        self.scaler.scale(loss).backward()
-        self.scaler.step(self.optimizer)
-        self.scaler.update()
-        self.optimizer.clear_grad(set_to_zero=False)
-        self.lr = self.optimizer.get_lr()
-        schedule = self.optimizer._learning_rate
-        if isinstance(schedule, paddle.optimizer.lr.LRScheduler):
-            schedule.step()
-        if self.ema_model is not None:
-            update_ema_model(self.ema_model, self.model, step=self.iteration + 1)
-        return [float(part) for part in losses]
+    def _at_save_point(self):
+        at_interval = self.iteration % self.options.save_interval == 0
+        return self.iteration > 0 and (at_interval or self.iteration == self.config.iters)
 
-    def compute_losses(self, outputs, batch):
-        """The weighted losses of a model's outputs, as PaddleSeg's training defines them."""
-        if hasattr(self.model, "loss_computation"):
-            return self.model.loss_computation(outputs, self.losses, batch)
-        labels = batch["label"].astype("int64")
-        edges = batch["edge"].astype("int64") if "edge" in batch else None
-        return loss_computation(outputs, labels, edges, self.losses)
+    def _iterate(self, stop, bar):
+        options, steps = self.options, self.config.iters - self.iteration
+        read = SampleReader(self.dataset, self.seed, options.on_bad_sample == "skip")
+        here = self.config.batch_size * options.accumulate
+        sampler = TrainSampler(len(self.dataset), here, self.samples, steps, self.seed)
+        meter = Meter(self.batch_size, self.config.iters)
+        try:
+            for batch in train_batches(read, sampler, options.num_workers):
+                meter.batch_ready()
+                self._step(batch, meter)
+                bar.update()
+                if self.iteration % options.log_iters == 0 or self.iteration == self.config.iters:
+                    self.log(meter, bar)
+                if self.skipped_in_a_row == MOST_SKIPPED:
+                    raise RunError(GIVING_UP.format(self.iteration))
+                stopped = distributed.any_process(stop.requested)
+                if self._at_save_point() or stopped:
+                    self.save()
+                    if stopped:
+                        self._terminate(stop)
+                    self.evaluate(stop)
+                    meter.resume()
+        except RunError:
+            self.save()
+            raise
 
-    def log(self, meter):
-        """One line, and the scalars of VisualDL."""
-        epoch = (self.iteration * meter.batch_size - 1) // len(self.dataset) + 1
+    def _step(self, batch, meter):
+        iteration = self.iteration + 1
+        seed_generators(self.seed, iteration)
+        self.rate = self.optimizer.get_lr()
+        with memory_advice(batch.arrays["img"].shape, self.options.accumulate):
+            outcome = self.step(batch.arrays, iteration)
+        self.iteration = iteration
+        self.samples += self.batch_size
+        for problem in batch.problems:
+            self._note_skip("samples", "replaced_sample", f"Replaced a sample: {problem}")
+        if outcome.skipped is None:
+            self.skipped_in_a_row = 0
+            meter.step_done(outcome.losses, outcome.norm)
+            return
+        self.skipped_in_a_row += 1
+        meter.step_done()
+        text = f"Skipped step {iteration}: {outcome.skipped}"
+        if outcome.culprits:
+            text += ", with " + ", ".join(batch.files[i] for i in outcome.culprits)
+        self._note_skip("steps", "skipped_step", text)
+
+    def _note_skip(self, what, kind, text):
+        self.skipped[what] += 1
+        logger.error(text)  # which every process logs
+        if self.record is not None:
+            self.record.line(kind, self.iteration, text=text)
+
+    def _terminate(self, stop):
+        """End the process, saved as it is, as the signal wanted that it or another one got."""
+        if self.unsaved is not None:
+            raise self.unsaved
+        stop.requested = stop.requested or signal.SIGTERM
+        if self.record is not None:
+            self.record.close()
+        logger.info(
+            "%s: saved at iteration %d; --resume goes on from there",
+            signal.Signals(stop.requested).name,
+            self.iteration,
+        )
+        raise SystemExit(stop.exit_code)
+
+    def log(self, meter, bar):
+        """One line, or the bar's; and the record's figures."""
         figures = meter.read(self.iteration)
+        rates = group_rates(self.config, self.rate)
+        if self.record is not None:
+            self.record.training(self.iteration, figures, rates)
+        if not bar.disable:
+            bar.set_postfix_str(f"loss {figures['loss']:.4f}, {figures['ips']:.2f} images/s")
+            return
         logger.info(
             "[TRAIN] epoch: %d, iter: %d/%d, loss: %.4f, lr: %.6g, batch_cost: %.4f, "
             "reader_cost: %.4f, ips: %.2f images/s | ETA %s",
-            epoch,
+            (self.samples - 1) // len(self.dataset) + 1,
             self.iteration,
-            meter.iters,
+            self.config.iters,
             figures["loss"],
-            self.lr,
+            rates["base"],
             figures["batch_cost"],
             figures["reader_cost"],
             figures["ips"],
             eta_text(figures["eta"]),
         )
-        self.write_scalars("Train", {"lr": self.lr, **figures})
 
-    def evaluate(self):
+    def evaluate(self, stop):
         """Score the model, and the averaged one; remember and save the best."""
-        distributed.share_statistics(self.model)
+        if self.val_dataset is None:
+            return
         models = {"": self.model}
         if self.ema_model is not None:
-            distributed.share_statistics(self.ema_model)
             models["ema_"] = self.ema_model
-        for prefix, model in models.items():
-            scores = evaluate(model, self.val_dataset, self.protocol)
-            log_scores(scores, len(self.val_dataset), "EMA " if prefix else "")
-            self.write_scalars(
-                "Evaluate", {f"{prefix}mIoU": scores.miou, f"{prefix}Acc": scores.accuracy}
-            )
-            if scores.miou <= self.best.get(f"{prefix}miou", -1.0):
-                continue
-            self.best[f"{prefix}miou"] = scores.miou
-            self.best[f"{prefix}iteration"] = self.iteration
-            if distributed.rank() == 0:
-                checkpoint.save(
-                    self.save_dir / f"{prefix}best_model",
-                    {f"{prefix}model.pdparams": model.state_dict()},
-                    self.progress(),
-                )
+        with stop.ends_at_once():  # the checkpoint is written
+            for prefix, model in models.items():
+                distributed.share_statistics(model)
+                scores = evaluate(model, self.val_dataset, self.protocol)
+                log_scores(scores, len(self.val_dataset), "EMA " if prefix else "")
+                self._compare(scores, model, prefix)
+            if self.record is not None:
+                self.record.examples(self.iteration, self.val_dataset, self.model)
+        self.evaluated = self.iteration
+        if self.saved is not None and distributed.rank() == 0:
+            folder, manifest = self.saved
+            checkpoint.write_manifest(folder, {**manifest, **self._progress()})
         logger.info(
             "[EVAL] The best mIoU so far is %.4f, at iteration %d, in %s",
             self.best["miou"],
@@ -239,85 +309,96 @@ class Trainer:
             self.save_dir / "best_model",
         )
 
-    def progress(self):
-        """What resuming needs beside the state dicts."""
-        names = checkpoint.parameter_names(self.model)
-        return {"iteration": self.iteration, "best": self.best, "parameters": names}
-
-    def save(self, keep):
-        """Write ``iter_N``, and remove checkpoints beyond the newest ``keep``."""
-        if distributed.rank() != 0:
+    def _compare(self, scores, model, prefix):
+        """Note scores, and save the model if they are the best."""
+        if self.record is not None:
+            self.record.evaluation(self.iteration, scores, prefix)
+        if scores.miou <= self.best.get(f"{prefix}miou", -1.0):
             return
+        self.best[f"{prefix}miou"] = scores.miou
+        self.best[f"{prefix}iteration"] = self.iteration
+        self._write(f"{prefix}best_model", {f"{prefix}model.pdparams": model.state_dict()})
+
+    def save(self):
+        """Write ``iter_N``, and remove the oldest; where it cannot be written, the run goes on."""
         states = {
             checkpoint.MODEL: self.model.state_dict(),
             checkpoint.OPTIMIZER: self.optimizer.state_dict(),
         }
         if self.ema_model is not None:
             states[checkpoint.EMA] = self.ema_model.state_dict()
-        folder = self.save_dir / f"iter_{self.iteration}"
-        checkpoint.save(folder, states, self.progress())
-        checkpoint.remove_old(self.save_dir, keep, self.iteration)
-        logger.info("Saved %s", folder)
+        self.saved = self._write(f"iter_{self.iteration}", states)
+        if self.saved is not None:
+            folder, manifest = self.saved
+            checkpoint.remove_old(self.save_dir, self.options.keep_checkpoint_max, manifest)
+            logger.info("Saved %s", folder)
 
-    def write_scalars(self, group, figures):
-        """Hand figures to VisualDL, where it is in use."""
-        for name, value in figures.items() if self.writer is not None else ():
-            self.writer.add_scalar(f"{group}/{name}", value, self.iteration)
-
-
-class _StopSignal:
-    """Whether SIGTERM has asked the process to end, since ``with`` took it over."""
-
-    def __init__(self):
-        self.requested = False
-
-    def __enter__(self):
-        self._before = signal.signal(signal.SIGTERM, self._request)
-        return self
-
-    def __exit__(self, *_):
-        signal.signal(signal.SIGTERM, self._before)
-
-    def _request(self, *_):
-        self.requested = True
-
-
-class _Meter:
-    """Averages of loss and time since the last log line."""
-
-    def __init__(self, batch_size, iters):
-        self.batch_size, self.iters = batch_size, iters
-        self._clear()
-        self.resume()
-
-    def _clear(self):
-        self.losses, self.reading, self.total = [], 0.0, 0.0
-
-    def resume(self):
-        """Start the clock of a step; what was done since the last one ended does not count."""
-        self.start = time.perf_counter()
-
-    def batch_ready(self):
-        self.reading += time.perf_counter() - self.start
-
-    def step_done(self, losses):
-        self.losses.append(losses)
-        now = time.perf_counter()
-        self.total += now - self.start
-        self.start = now
-
-    def read(self, iteration):
-        """Figures since the last reading; times in seconds."""
-        steps = len(self.losses)
-        parts = [sum(column) / steps for column in zip(*self.losses)]
-        figures = {
-            "loss": sum(parts),
-            "batch_cost": self.total / steps,
-            "reader_cost": self.reading / steps,
-            "ips": self.batch_size * steps / self.total,
-            "eta": self.total / steps * (self.iters - iteration),
+    def _write(self, name, states):
+        """Write a checkpoint in the first process: its folder and manifest, or None."""
+        if distributed.rank() != 0:
+            return None
+        facts = {
+            "run": self.run_name,
+            "seed": self.seed,
+            "seconds": self._seconds(),
+            "scaler": self.step.scaler_state(),
+            "parameters": checkpoint.parameter_names(self.model),
+            "config": self.settings,
+            "versions": _versions(),
+            **self._progress(),
         }
-        if len(parts) > 1:
-            figures.update({f"loss_{i}": part for i, part in enumerate(parts)})
-        self._clear()
-        return figures
+        try:
+            manifest = checkpoint.save(self.save_dir / name, states, facts)
+        except RunError as error:
+            logger.error(error)
+            self.unsaved = error
+            return None
+        self.unsaved = None
+        return self.save_dir / name, manifest
+
+    def _progress(self):
+        return {name: getattr(self, name) for name in self.PROGRESS}
+
+    def _seconds(self):
+        return self.before + time.monotonic() - self.start
+
+    def _sum_up(self):
+        logger.info("Done: %d iterations in %s", self.iteration, eta_text(self._seconds()))
+        if self.val_dataset is not None:
+            for prefix in ("", "ema_") if self.ema_model is not None else ("",):
+                logger.info(
+                    "Best mIoU %.4f at iteration %d: %s",
+                    self.best[f"{prefix}miou"],
+                    self.best[f"{prefix}iteration"],
+                    self.save_dir / f"{prefix}best_model",
+                )
+        if any(self.skipped.values()):
+            logger.warning(
+                "Left out: %d steps without a finite loss and gradient, %d samples that could not "
+                "be read; %s names them",
+                self.skipped["steps"],
+                self.skipped["samples"],
+                self.save_dir / LINES,
+            )
+        logger.info("Curves: %s", self.save_dir / CURVES)
+
+
+def _versions():
+    """The versions that a checkpoint was made with."""
+    versions = {"python": platform.python_version()}
+    for package in PACKAGES:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            versions[package] = metadata.version(package)
+    return versions
+
+
+def _flatten(tree, prefix=""):
+    """A tree of dictionaries and lists as one dictionary with dotted keys, its values JSON's."""
+    if not isinstance(tree, (dict, list)):
+        plain = tree is None or isinstance(tree, (str, int, float))
+        return {prefix[:-1]: tree if plain else str(tree)}
+    items = tree.items() if isinstance(tree, dict) else enumerate(tree)
+    flat = {}
+    for key, value in items:
+        flat.update(_flatten(value, f"{prefix}{key}."))
+    return flat

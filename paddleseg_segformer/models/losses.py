@@ -17,6 +17,10 @@ class CrossEntropyLoss(nn.Layer):
         avg_non_ignore: What the sum is divided by: the (weighted) number of pixels that are not
             ignored, or, when False, the number of all pixels, as in the paper's training.
         data_format: ``"NCHW"`` or ``"NHWC"``, the logits' layout.
+
+    Attributes:
+        share: Factor of the loss. Of a part of a batch whose parts' losses are averaged, its
+            divisor over the parts' mean divisor makes the average the loss of the whole batch.
     """
 
     _EPSILON = 1e-8
@@ -35,6 +39,16 @@ class CrossEntropyLoss(nn.Layer):
         self.top_k_percent_pixels = top_k_percent_pixels
         self.avg_non_ignore = avg_non_ignore
         self.data_format = data_format
+        self.share = 1.0
+
+    def divisor(self, label):
+        """What the sum over a label map's pixels is divided by, as a float.
+
+        None where it is known only with the logits: where the hardest pixels alone count.
+        """
+        if self.top_k_percent_pixels < 1:
+            return None
+        return float(self._weights(label.astype("int64"))[1].sum())
 
     def forward(self, logit, label, semantic_weights=None):
         """The mean loss.
@@ -64,19 +78,26 @@ class CrossEntropyLoss(nn.Layer):
                 f"for {logit.shape[1]} classes."
             )
         label = label.astype("int64")
-        valid = label != self.ignore_index
-        label = paddle.where(valid, label, 0)
-        weights = valid.astype("float64" if logit.dtype == paddle.float64 else "float32")
-        if self.weight is not None:
-            weights *= self.weight.gather(label.flatten()).reshape(label.shape)
-        divisors = weights if self.avg_non_ignore else paddle.ones_like(weights)
+        weights, divisors = self._weights(
+            label, "float64" if logit.dtype == paddle.float64 else "float32"
+        )
+        label = paddle.where(label != self.ignore_index, label, 0)
         if semantic_weights is not None:
             weights = weights * semantic_weights
         if logit.ndim == 4 and self.top_k_percent_pixels >= 1:
             total = upsampled_cross_entropy(logit, label, weights)
         else:
             total, divisors = self._of_each_pixel(logit, label, weights, divisors)
-        return total / (divisors.sum() + self._EPSILON)
+        return total * self.share / (divisors.sum() + self._EPSILON)
+
+    def _weights(self, label, dtype="float32"):
+        """Each pixel's weight in the sum of losses, and in the sum that divides it."""
+        valid = label != self.ignore_index
+        weights = valid.astype(dtype)
+        if self.weight is not None:
+            classes = paddle.where(valid, label, 0).flatten()
+            weights *= self.weight.gather(classes).reshape(label.shape)
+        return weights, weights if self.avg_non_ignore else paddle.ones_like(weights)
 
     def _of_each_pixel(self, logit, label, weights, divisors):
         """The sum of the weighted losses that count, and those pixels' divisors."""

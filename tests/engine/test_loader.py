@@ -1,21 +1,26 @@
 """The stream of batches: each sample once an epoch, from any start, for any number of processes."""
 
+import multiprocessing
+import os
 import random
+import signal
+import time
 
 import numpy as np
 import pytest
 
-from paddleseg_segformer.engine import distributed
-from paddleseg_segformer.engine.loader import TrainSampler, train_batches
+from paddleseg_segformer.engine import distributed, loader
+from paddleseg_segformer.engine.loader import SampleReader, TrainSampler, train_batches
+from paddleseg_segformer.errors import InputError, RunError
 
 
-def stream(size, batch_size, start, stop, seed=0):
-    return list(TrainSampler(size, batch_size, start, stop, seed))
+def stream(size, batch_size, batches, first=0, seed=0):
+    return list(TrainSampler(size, batch_size, first, batches, seed))
 
 
 @pytest.mark.parametrize("size, batch_size", [(10, 4), (3, 5), (7, 7), (1, 3)])
 def test_each_sample_once_an_epoch(size, batch_size):
-    flat = [item for batch in stream(size, batch_size, 0, 4 * size) for item in batch]
+    flat = [item for batch in stream(size, batch_size, 4 * size) for item in batch]
     assert [number for number, _ in flat] == list(range(len(flat)))
     indices = [index for _, index in flat]
     for epoch in range(len(flat) // size):
@@ -23,44 +28,124 @@ def test_each_sample_once_an_epoch(size, batch_size):
 
 
 def test_epochs_and_seeds_differ():
-    indices = [[i for _, i in batch] for batch in stream(50, 50, 0, 3)]
+    indices = [[i for _, i in batch] for batch in stream(50, 50, 3)]
     assert indices[0] != indices[1] != indices[2]
-    assert stream(50, 50, 0, 1, seed=1) != stream(50, 50, 0, 1, seed=0)
+    assert stream(50, 50, 1, seed=1) != stream(50, 50, 1, seed=0)
 
 
 def test_a_later_start_continues_the_same_stream():
-    assert stream(10, 4, 0, 9)[5:] == stream(10, 4, 5, 9)
+    assert stream(10, 4, 9)[5:] == stream(10, 4, 4, first=20)
 
 
 def test_two_processes_share_the_stream_of_one(monkeypatch):
-    whole = stream(10, 4, 0, 6)
+    whole = stream(10, 4, 6)
     monkeypatch.setattr(distributed, "world_size", lambda: 2)
     halves = []
     for rank in range(2):
         monkeypatch.setattr(distributed, "rank", lambda rank=rank: rank)
-        halves.append(stream(10, 2, 0, 6))
+        halves.append(stream(10, 2, 6))
     assert [a + b for a, b in zip(*halves)] == whole
 
 
 class Random:
     """Samples that are random numbers, drawn as PaddleSeg's transforms draw them."""
 
+    file_list = [[f"{index}.jpg", f"{index}.png"] for index in range(5)]  # noqa: RUF012
+    broken = ()
+
     def __len__(self):
         return 5
 
     def __getitem__(self, index):
+        if index in self.broken:
+            raise ValueError("not an image")
         draws = [index, random.random(), np.random.rand()]
         return {"img": np.array(draws, dtype="float64"), "trans_info": [("resize", (1, 2))]}
 
 
-def batches(num_workers, seed=0):
-    stream = train_batches(Random(), 2, 0, 8, seed, num_workers)
-    return np.stack([batch["img"].numpy() for batch in stream])
+def batches(num_workers, dataset=None, seed=0, replace_bad=False, first=0):
+    read = SampleReader(dataset or Random(), seed, replace_bad)
+    sampler = TrainSampler(5, 2, first, 8 - first // 2, seed)
+    return list(train_batches(read, sampler, num_workers))
+
+
+def images(found):
+    return np.stack([batch.arrays["img"].numpy() for batch in found])
 
 
 def test_augmentation_is_the_same_for_any_number_of_workers():
-    alone = batches(num_workers=0)
-    np.testing.assert_array_equal(alone, batches(num_workers=2))
+    alone = images(batches(num_workers=0))
+    np.testing.assert_array_equal(alone, images(batches(num_workers=2)))
     assert alone.shape == (8, 2, 3)
     assert len(np.unique(alone[..., 1])) == 16  # no two samples of any epoch are alike
-    assert not np.array_equal(alone, batches(num_workers=0, seed=1))
+    assert not np.array_equal(alone, images(batches(num_workers=0, seed=1)))
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_a_broken_sample_is_named_or_replaced(num_workers):
+    dataset = Random()
+    dataset.broken = [3]
+    with pytest.raises(InputError, match=r"3\.jpg and 3\.png: cannot be read .*not an image"):
+        batches(num_workers, dataset)
+    found = batches(num_workers, dataset, replace_bad=True)
+    assert 3 not in images(found)[..., 0]
+    problems = [problem for batch in found for problem in batch.problems]
+    assert len(problems) >= 3 and all(problem.startswith("3.jpg") for problem in problems)
+    for batch in found:  # the files are those of the replacements
+        indices = batch.arrays["img"].numpy()[:, 0].astype(int)
+        assert batch.files == [f"{index}.jpg" for index in indices]
+    # The same ones replace it in a run that is resumed, and none of the others is changed.
+    resumed = batches(num_workers, dataset, replace_bad=True, first=6)
+    np.testing.assert_array_equal(images(found)[3:], images(resumed))
+    whole, replaced = images(batches(num_workers)), images(found)
+    np.testing.assert_array_equal(replaced[whole[..., 0] != 3], whole[whole[..., 0] != 3])
+
+
+def test_a_set_without_a_readable_sample_is_an_error():
+    dataset = Random()
+    dataset.broken = range(5)
+    with pytest.raises(InputError, match="samples in a row"):
+        batches(0, dataset, replace_bad=True)
+
+
+class Deadly(Random):
+    """A set whose sample 2 kills the process that reads it, or holds it up."""
+
+    def __init__(self, deed):
+        self.deed = deed
+
+    def __getitem__(self, index):
+        if index == 2:
+            self.deed()
+        return super().__getitem__(index)
+
+
+DEEDS = {
+    "killed": (lambda: os.kill(os.getpid(), signal.SIGKILL), "worker was killed"),
+    "stalled": (lambda: time.sleep(600), "has not answered"),
+}
+
+
+@pytest.mark.parametrize("case", DEEDS)
+def test_a_lost_worker_is_an_error_and_leaves_no_process(case, monkeypatch):
+    monkeypatch.setattr(loader, "STALLED", 3)
+    deed, message = DEEDS[case]
+    with pytest.raises(RunError, match=message):
+        batches(2, Deadly(deed))
+    deadline = time.monotonic() + 10
+    while multiprocessing.active_children() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not multiprocessing.active_children()
+
+
+class Labelled(Random):
+    num_classes, ignore_index = 3, 255
+
+    def __getitem__(self, index):
+        label = np.array([[0, 255, 2 + (index == 4)]], dtype="uint8")
+        return {**super().__getitem__(index), "label": label}
+
+
+def test_a_label_that_is_no_class_names_its_file():
+    with pytest.raises(InputError, match=r"4\.png: label 3 is neither a class"):
+        batches(0, Labelled())

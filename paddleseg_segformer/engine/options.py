@@ -1,0 +1,65 @@
+"""What a run is asked for beside its configuration."""
+
+from dataclasses import dataclass
+from typing import Optional
+
+import paddle
+
+from ..errors import InputError
+from ..runtime import available_cpus
+
+
+@dataclass(frozen=True)
+class TrainOptions:
+    """How to train.
+
+    Attributes:
+        save_dir: The run's folder.
+        resume: Whether to go on from the newest whole checkpoint in ``save_dir``, if there is one.
+        resume_model: A checkpoint ``save_dir/iter_N`` to go on from.
+        do_eval: Whether to evaluate at each save, and keep the best model.
+        use_vdl: Whether to write VisualDL's scalars and pictures into ``save_dir``.
+        use_ema: Whether to keep, save and evaluate an exponential average of the weights too.
+        accumulate: Batches whose joint gradient makes a step.
+        num_workers: Processes that prepare batches; None takes none on a CPU, where the model
+            needs the cores, and up to 8 beside a GPU.
+        on_bad_sample: ``"error"`` or ``"skip"``: what a training sample that cannot be read does.
+        save_interval: Iterations between saves; the last iteration is saved as well.
+        log_iters: Iterations between log lines.
+        keep_checkpoint_max: How many ``iter_N`` to keep; 0 keeps all.
+        seed: Of initial weights, order of samples, augmentation and dropped paths; None takes 0,
+            or that of the checkpoint.
+        precision: ``"fp32"``, ``"fp16"`` or ``"bf16"``; the latter two on a GPU.
+        amp_level: Paddle's ``"O1"``, of the lower precisions; ``"O2"`` is not supported.
+
+    Raises:
+        InputError: Two options exclude each other, or this machine cannot do what one asks for.
+    """
+
+    save_dir: str = "output"
+    resume: bool = False
+    resume_model: Optional[str] = None
+    do_eval: bool = False
+    use_vdl: bool = False
+    use_ema: bool = False
+    accumulate: int = 1
+    num_workers: Optional[int] = None
+    on_bad_sample: str = "error"
+    save_interval: int = 1000
+    log_iters: int = 10
+    keep_checkpoint_max: int = 5
+    seed: Optional[int] = None
+    precision: str = "fp32"
+    amp_level: str = "O1"
+
+    def __post_init__(self):
+        if self.resume and self.resume_model is not None:
+            raise InputError("--resume and --resume_model exclude each other; give one of them.")
+        if self.amp_level != "O1":
+            raise InputError(f"--amp_level {self.amp_level}: is not supported; use O1.")
+        on_cpu = paddle.get_device() == "cpu"
+        if self.precision != "fp32" and on_cpu:
+            raise InputError(f"--precision {self.precision}: needs a GPU; on a CPU use fp32.")
+        if self.num_workers is None:
+            workers = 0 if on_cpu else min(8, available_cpus())
+            object.__setattr__(self, "num_workers", workers)

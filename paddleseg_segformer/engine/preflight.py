@@ -1,0 +1,129 @@
+"""What is checked in the seconds before the first iteration, not hours later."""
+
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+import numpy as np
+
+from ..errors import InputError
+from .checkpoint import folders
+from .loader import read_sample
+from .log import logger
+
+TRIED = 16  # samples of each set
+SMALLEST = 32  # pixels, the stride of the model's last stage
+
+
+def check_folder(save_dir):
+    """Make the run's folder.
+
+    Raises:
+        InputError: It cannot be made, or not be written to.
+    """
+    try:
+        Path(save_dir).mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=save_dir):
+            pass
+    except OSError as error:
+        raise InputError(
+            f"--save_dir {save_dir}: cannot be written to ({error.strerror}); name another folder."
+        ) from error
+
+
+def check_datasets(train_dataset, val_dataset=None, tolerant=False):
+    """Look at the data sets as far as seconds allow: for all files, into some.
+
+    Args:
+        train_dataset: A PaddleSeg data set in training mode.
+        val_dataset: One in validation mode, or None.
+        tolerant: Whether training samples that cannot be read may be left out.
+
+    Raises:
+        InputError: A set is empty, a file is missing, a sample that was tried cannot be read or
+            has a label out of range, training samples are not of one size or too small, or the
+            sets have different numbers of classes.
+    """
+    _check_files(train_dataset, "train_dataset", tolerant)
+    _check_sizes(_try_samples(train_dataset, tolerant))
+    if val_dataset is None:
+        return
+    _check_files(val_dataset, "val_dataset", tolerant=False)
+    _try_samples(val_dataset, tolerant=False)
+    if val_dataset.num_classes != train_dataset.num_classes:
+        raise InputError(
+            f"val_dataset: has {val_dataset.num_classes} classes, train_dataset "
+            f"{train_dataset.num_classes}; they must be the same."
+        )
+
+
+def _check_files(dataset, section, tolerant):
+    if len(dataset) == 0:
+        raise InputError(f"{section}: has no images; look at its dataset_root and file list.")
+    missing = [path for pair in dataset.file_list for path in pair if not os.path.exists(path)]
+    if missing:
+        text = f"{section}: {missing[0]} does not exist"
+        if len(missing) > 1:
+            text += f", nor do {len(missing) - 1} more files"
+        if not tolerant:
+            raise InputError(f"{text}; restore them or mend the file list.")
+        logger.warning(text)
+
+
+def _try_samples(dataset, tolerant):
+    """The samples that can be read, of some spread over the set."""
+    samples = []
+    for index in np.linspace(0, len(dataset) - 1, min(TRIED, len(dataset)), dtype=int):
+        try:
+            samples.append(read_sample(dataset, index))
+        except InputError as error:
+            if not tolerant:
+                raise
+            logger.warning(error)
+    return samples
+
+
+def _check_sizes(samples):
+    sizes = sorted({sample["img"].shape[1:] for sample in samples})
+    if sizes and min(sizes[0]) < SMALLEST:
+        raise InputError(
+            f"train_dataset.transforms: give images of {_text(sizes[0])}; "
+            f"the model needs at least {SMALLEST} pixels a side."
+        )
+    if len(sizes) > 1:
+        raise InputError(
+            f"train_dataset.transforms: give images of different sizes ({_text(sizes[0])} and "
+            f"{_text(sizes[-1])}), which make no batch; end with a crop and padding to one size."
+        )
+
+
+def check_space(save_dir, model, saves, keep, use_ema):
+    """See whether the checkpoints that a run will keep fit on the disk.
+
+    Args:
+        save_dir: The run's folder.
+        model: The model; the optimizer is taken to keep two moments of each weight, as Adam does.
+        saves: How many checkpoints the run will write.
+        keep: How many of them will be kept at a time; 0 keeps all.
+        use_ema: Whether there is an averaged model.
+
+    Raises:
+        InputError: They do not.
+    """
+    weights = 4 * sum(tensor.size for tensor in model.state_dict().values()) * (1 + use_ema)
+    checkpoint = weights + 8 * sum(p.size for p in model.parameters() if not p.stop_gradient)
+    # One more than is kept, while the next is written; and the best models.
+    wanted = min(saves, keep + 1) if keep > 0 else saves
+    needed = checkpoint * max(0, wanted - len(folders(save_dir))) + weights
+    free = shutil.disk_usage(save_dir).free
+    if needed > free:
+        raise InputError(
+            f"--save_dir {save_dir}: {free / 1e9:.2f} GB are free, but {wanted} checkpoints of "
+            f"{checkpoint / 1e9:.2f} GB need {needed / 1e9:.2f}; make room, lower "
+            "--keep_checkpoint_max or raise --save_interval."
+        )
+
+
+def _text(size):
+    return "x".join(str(side) for side in reversed(size))

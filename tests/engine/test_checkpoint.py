@@ -1,0 +1,155 @@
+"""Checkpoints: what is torn is recognised, what was whole stays, on a full disk too."""
+
+import json
+import resource
+import shutil
+
+import numpy as np
+import paddle
+import pytest
+
+from paddleseg_segformer.engine import checkpoint
+from paddleseg_segformer.errors import InputError, RunError
+from paddleseg_segformer.weights import read_dictionary
+
+FILES = ("model.pdparams", "model.pdopt")
+
+
+def write(save_dir, iteration, run="a", size=1000):
+    states = {name: {"w": paddle.full([size], float(iteration))} for name in FILES}
+    facts = {"run": run, "iteration": iteration, "config": {"a.0": None, "b": [1, 2.5]}}
+    return checkpoint.save(save_dir / f"iter_{iteration}", states, facts)
+
+
+def contents(save_dir):
+    return {str(p.relative_to(save_dir)): p.read_bytes() for p in save_dir.rglob("*.*")}
+
+
+def test_a_checkpoint_is_what_was_saved(tmp_path):
+    written = write(tmp_path, 7)
+    found = checkpoint.verify(tmp_path / "iter_7")
+    assert found == written
+    assert found["iteration"] == 7 and found["config"] == {"a.0": None, "b": [1, 2.5]}
+    for name in FILES:
+        np.testing.assert_array_equal(
+            read_dictionary(tmp_path / "iter_7" / name)["w"], [7.0] * 1000
+        )
+
+
+def truncate(path):
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+def flip_a_bit(path):
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+
+def empty(path):
+    path.write_bytes(b"")
+
+
+def remove(path):
+    path.unlink()
+
+
+@pytest.mark.parametrize("name", [*FILES, checkpoint.MANIFEST])
+@pytest.mark.parametrize("harm", [truncate, flip_a_bit, empty, remove])
+def test_of_a_damaged_checkpoint_the_one_before_is_taken(harm, name, tmp_path, caplog):
+    for iteration in (1, 2, 10):
+        write(tmp_path, iteration)
+    harm(tmp_path / "iter_10" / name)
+    caplog.set_level("WARNING", "paddleseg_segformer")
+    folder, manifest = checkpoint.newest(tmp_path)
+    assert (folder.name, manifest["iteration"]) == ("iter_2", 2)
+    assert "iter_10 is damaged" in caplog.text and name in caplog.text
+    if name != checkpoint.MANIFEST or harm is not remove:
+        with pytest.raises(InputError, match="iter_10: is damaged"):
+            checkpoint.open_checkpoint(tmp_path / "iter_10")
+
+
+def test_where_all_are_damaged_nothing_starts_anew(tmp_path):
+    assert checkpoint.newest(tmp_path / "absent") is None
+    assert checkpoint.newest(tmp_path) is None
+    write(tmp_path, 1)
+    empty(tmp_path / "iter_1/model.pdopt")
+    with pytest.raises(InputError, match="no whole checkpoint"):
+        checkpoint.newest(tmp_path)
+
+
+def test_only_whole_checkpoints_of_the_run_are_counted(tmp_path):
+    for iteration in range(1, 6):
+        newest = write(tmp_path, iteration)
+    write(tmp_path, 9, run="another")
+    truncate(tmp_path / "iter_4/model.pdopt")
+    checkpoint.remove_old(tmp_path, 2, newest)
+    assert {path.name for path in tmp_path.iterdir()} == {"iter_3", "iter_4", "iter_5", "iter_9"}
+    checkpoint.remove_old(tmp_path, 0, newest)
+    assert (tmp_path / "iter_3").exists()
+
+
+def test_another_runs_checkpoints_are_not_resumed(tmp_path):
+    write(tmp_path, 900, run="before")
+    name = checkpoint.start_run(tmp_path)
+    assert checkpoint.newest(tmp_path) is None
+    write(tmp_path, 5, run=name)
+    assert checkpoint.newest(tmp_path)[0].name == "iter_5"
+
+
+def test_a_run_that_has_not_saved_goes_on_from_where_it_began(tmp_path):
+    write(tmp_path, 900, run="before")
+    checkpoint.start_run(tmp_path, origin=tmp_path / "iter_900")
+    assert checkpoint.newest(tmp_path)[1]["iteration"] == 900
+
+
+@pytest.fixture
+def no_large_files():
+    """A limit on files, of which a full disk differs only in the message."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, before[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_a_full_disk_leaves_what_was_there(tmp_path, no_large_files):
+    write(tmp_path, 1)
+    write(tmp_path, 2)
+    before = contents(tmp_path)
+    for iteration in (2, 3):  # in place of an old one, and a new one
+        with pytest.raises(RunError, match=rf"iter_{iteration}: cannot be saved"):
+            write(tmp_path, iteration, size=1_000_000)
+        assert contents(tmp_path) == before
+
+
+@pytest.mark.parametrize("instant", ["writing", "replacing", "replaced"])
+def test_a_process_killed_at_saving_leaves_a_whole_checkpoint(instant, tmp_path):
+    """The three states of a folder that a kill can leave when a name is taken again."""
+    write(tmp_path, 3)
+    old, new = tmp_path / "iter_3", tmp_path / "new"
+    shutil.copytree(old, new)
+    if instant == "writing":
+        truncate(new / "model.pdopt")
+        (new / checkpoint.MANIFEST).unlink()
+        new.rename(tmp_path / "iter_3.partial")
+    else:
+        old.rename(tmp_path / "iter_3.replaced")
+        new.rename(tmp_path / ("iter_3.partial" if instant == "replacing" else "iter_3"))
+    assert checkpoint.newest(tmp_path)[0].name == "iter_3"
+    assert [path.name for path in tmp_path.iterdir()] == ["iter_3"]
+
+
+def test_strangers_are_refused(tmp_path):
+    with pytest.raises(InputError, match="no such folder"):
+        checkpoint.open_checkpoint(tmp_path / "iter_1")
+    (tmp_path / "iter_1").mkdir()
+    with pytest.raises(InputError, match=r"is no checkpoint .* model\.pretrained"):
+        checkpoint.open_checkpoint(tmp_path / "iter_1")
+
+
+def test_the_manifest_is_json_that_others_can_read(tmp_path):
+    write(tmp_path, 1)
+    manifest = json.loads((tmp_path / "iter_1" / checkpoint.MANIFEST).read_text())
+    described = manifest["files"]["model.pdparams"]
+    assert described["bytes"] == (tmp_path / "iter_1/model.pdparams").stat().st_size
+    assert len(described["sha256"]) == 64

@@ -1,0 +1,70 @@
+"""Several processes, by gloo on the CPU: together they are one, and none waits for a dead one."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from paddleseg_segformer.data.scenes import write_scenes
+from paddleseg_segformer.engine.record import read_lines
+from paddleseg_segformer.weights import read_dictionary
+
+ROOT = Path(__file__).parents[2]
+TWO = ("-m", "paddle.distributed.launch", "--nproc_per_node", 2)
+
+
+@pytest.fixture(scope="module")
+def scenes(tmp_path_factory):
+    root = tmp_path_factory.mktemp("scenes")
+    write_scenes(root, train=6, val=3, size=(96, 96))
+    return root
+
+
+def start(scenes, save_dir, launcher, *more):
+    arguments = [
+        *(sys.executable, *launcher, "tests/engine/fixed_statistics.py"),
+        *("--config", "configs/quickstart.yaml", "--device", "cpu", "--log_iters", 1),
+        *("--save_dir", save_dir, *more, "--opts", f"train_dataset.dataset_root={scenes}"),
+        *("model.dropout=0.0", "model.backbone.drop_path_rate=0.0"),
+        "loss.types=[{type: CrossEntropyLoss, avg_non_ignore: true}]",
+    ]
+    environment = {**os.environ, "PADDLE_LOG_DIR": str(save_dir / "log"), "PYTHONPATH": str(ROOT)}
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    return subprocess.Popen(list(map(str, arguments)), cwd=ROOT, env=environment, **pipes)
+
+
+def test_two_processes_are_one_with_the_joint_batch(scenes, tmp_path):
+    """Ten steps of four images: at once, and in two processes of two parts of one image each."""
+    runs = {
+        "one": ((), "--batch_size", 4),
+        "two": (TWO, "--batch_size", 1, "--accumulate", 2),
+    }
+    for name, (launcher, *batch) in runs.items():
+        process = start(scenes, tmp_path / name, launcher, "--iters", 10, *batch)
+        output, _ = process.communicate(timeout=300)
+        assert process.returncode == 0, output[-3000:]
+    one, two = ([line["loss"] for line in read_lines(tmp_path / name)] for name in runs)
+    assert len(one) == 10 and one[-1] < one[0]
+    np.testing.assert_allclose(two, one, rtol=0, atol=1e-5)
+    one, two = (read_dictionary(tmp_path / name / "iter_10/model.pdparams") for name in runs)
+    for name, value in one.items():
+        np.testing.assert_allclose(two[name], value, rtol=1e-3, atol=1e-4, err_msg=name)
+
+
+def test_a_dead_process_ends_the_job(scenes, tmp_path):
+    process = start(scenes, tmp_path, TWO, "--iters", 10000, "--batch_size", 1)
+    deadline = time.monotonic() + 120
+    while not read_lines(tmp_path) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    find = ("pgrep", "-P", str(process.pid))
+    children = subprocess.run(find, capture_output=True, text=True).stdout.split()
+    assert len(children) == 2
+    os.kill(int(children[-1]), signal.SIGKILL)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode != 0
+    assert "Container failed" in output or "Traceback" in output

@@ -1,0 +1,131 @@
+"""What would end a run after hours ends it before the first iteration, and is named."""
+
+import shutil
+from collections import namedtuple
+
+import cv2
+import numpy as np
+import paddle
+import pytest
+
+from paddleseg_segformer.config import load_config
+from paddleseg_segformer.engine import preflight, train
+from paddleseg_segformer.errors import InputError
+
+NORMALIZE = "{type: Normalize}"
+PAIR = "images/{}.png annotations/{}.png"
+
+
+@pytest.fixture
+def data(tmp_path):
+    """Eight pairs of 64x48, in PaddleSeg's file lists: six to train, two to validate."""
+    for folder in ("images", "annotations"):
+        (tmp_path / folder).mkdir()
+    for i in range(8):
+        cv2.imwrite(str(tmp_path / f"images/{i}.png"), np.full([48, 64, 3], i, "uint8"))
+        cv2.imwrite(str(tmp_path / f"annotations/{i}.png"), np.full([48, 64], i % 3, "uint8"))
+    write_lists(tmp_path)
+    return tmp_path
+
+
+def write_lists(root, train=range(6), val=range(6, 8)):
+    for name, numbers in (("train", train), ("val", val)):
+        lines = [PAIR.format(i, i) for i in numbers]
+        (root / f"{name}.txt").write_text("\n".join(lines))
+
+
+def configuration(root, *options, transforms="", classes=3, val_classes=3):
+    sets = [
+        f"{mode}_dataset: {{type: Dataset, dataset_root: {root}, {mode}_path: {root}/{mode}.txt, "
+        f"num_classes: {number}, mode: {mode}, transforms: [{extra}{NORMALIZE}]}}"
+        for mode, number, extra in (("train", classes, transforms), ("val", val_classes, ""))
+    ]
+    path = root / "config.yaml"
+    path.write_text(
+        "\n".join(sets)
+        + """
+batch_size: 2
+iters: 2
+optimizer: {type: AdamW, weight_decay: 0.01}
+lr_scheduler: {type: PolynomialDecay, learning_rate: 0.001}
+loss: {types: [{type: CrossEntropyLoss}], coef: [1]}
+model:
+  type: SegFormer
+  num_classes: 3
+  embedding_dim: 16
+  backbone: {type: MixVisionTransformer_B0}
+"""
+    )
+    return load_config(path, options)
+
+
+def refused(config, match, save_dir=None, **options):
+    save_dir = save_dir or config.dic["train_dataset"]["dataset_root"] + "/out"
+    with pytest.raises(InputError, match=match):
+        train(config, save_dir=save_dir, do_eval=True, **options)
+
+
+def test_sound_data_trains(data):
+    assert train(configuration(data), save_dir=str(data / "out"), do_eval=True) >= 0
+
+
+def test_no_images(data):
+    write_lists(data, val=[])
+    refused(configuration(data), "val_dataset: has no images")
+
+
+@pytest.mark.parametrize("number, section", [(3, "train"), (7, "val")])
+def test_missing_files(number, section, data):
+    (data / f"annotations/{number}.png").unlink()
+    refused(configuration(data), rf"{section}_dataset: .*annotations/{number}\.png does not exist")
+
+
+@pytest.mark.parametrize("number", [5, 6])
+def test_a_label_that_the_model_has_not(number, data):
+    cv2.imwrite(str(data / f"annotations/{number}.png"), np.full([48, 64], 3, "uint8"))
+    refused(configuration(data), rf"annotations/{number}\.png: label 3 is neither a class \(0 to 2")
+
+
+def test_unreadable_validation_image(data):
+    (data / "images/7.png").write_bytes(b"")
+    refused(configuration(data), r"images/7\.png")
+
+
+def test_images_of_several_sizes_make_no_batch(data):
+    cv2.imwrite(str(data / "images/5.png"), np.zeros([48, 80, 3], "uint8"))
+    cv2.imwrite(str(data / "annotations/5.png"), np.zeros([48, 80], "uint8"))
+    refused(configuration(data), r"different sizes \(64x48 and 80x48\)")
+    crop = "{type: RandomPaddingCrop, crop_size: [64, 64]}, "
+    train(configuration(data, transforms=crop), save_dir=str(data / "out"))
+
+
+def test_images_too_small_for_the_model(data):
+    crop = "{type: RandomPaddingCrop, crop_size: [64, 16]}, "
+    refused(configuration(data, transforms=crop), "images of 64x16; .* at least 32")
+
+
+def test_a_stride_beyond_the_crop(data):
+    windows = ["test_config={is_slide: true, crop_size: [32, 32], stride: [48, 32]}"]
+    refused(configuration(data, *windows), "--stride .* must be positive and at most")
+
+
+def test_a_folder_that_cannot_be_written(data):
+    (data / "file").touch()
+    refused(configuration(data), "--save_dir .*file/out: cannot be written", str(data / "file/out"))
+
+
+def test_no_room_for_the_checkpoints(tmp_path, monkeypatch):
+    """A million weights are 4 MB, a checkpoint with two moments of each 12 MB."""
+    model = paddle.nn.Linear(1000, 1000, bias_attr=False)
+    free = namedtuple("Usage", "free")
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: free(70e6))
+    with pytest.raises(InputError, match=r"0\.07 GB .* 6 checkpoints of 0\.01 GB need 0\.08"):
+        preflight.check_space(tmp_path, model, saves=50, keep=5, use_ema=False)  # 6 * 12 + 4
+    preflight.check_space(tmp_path, model, saves=5, keep=0, use_ema=False)
+    (tmp_path / "iter_1").mkdir()  # of those that are there, the space is taken
+    preflight.check_space(tmp_path, model, saves=50, keep=5, use_ema=False)
+
+
+def test_a_group_with_a_key_that_nothing_reads(data):
+    groups = ["optimizer.custom_cfg=[{name: norm, lr_multi: 2.0}]"]
+    refused(configuration(data, *groups), "custom_cfg: lr_multi is no key")

@@ -1,0 +1,258 @@
+"""Runs: stopped and resumed anywhere they are the run that never stopped."""
+
+import json
+import os
+import random
+import re
+import resource
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from paddleseg_segformer.config import load_config
+from paddleseg_segformer.data.scenes import write_scenes
+from paddleseg_segformer.engine import checkpoint, train
+from paddleseg_segformer.engine import trainer as trainer_module
+from paddleseg_segformer.engine.record import read_lines
+from paddleseg_segformer.errors import InputError, RunError
+from paddleseg_segformer.weights import read_dictionary
+
+ROOT = Path(__file__).parents[2]
+CONFIG = ROOT / "configs/quickstart.yaml"
+# Two steps of two parts of two images are more than an epoch of the six.
+ITERS = 8
+
+
+@pytest.fixture(scope="module")
+def scenes(tmp_path_factory):
+    root = tmp_path_factory.mktemp("scenes")
+    write_scenes(root, train=6, val=3, size=(96, 96))
+    return root
+
+
+def roots(scenes):
+    return [f"{split}_dataset.dataset_root={scenes}" for split in ("train", "val")]
+
+
+@pytest.fixture
+def config(scenes):
+    return load_config(CONFIG, roots(scenes), iters=ITERS, batch_size=2)
+
+
+def run(config, save_dir, **options):
+    """All that makes exactness hard at once: dropout, averages, accumulation, evaluation."""
+    defaults = {"accumulate": 2, "use_ema": True, "save_interval": 2, "log_iters": 1}
+    train(config, save_dir=str(save_dir), **{**defaults, **options})
+    return save_dir / f"iter_{config.iters}"
+
+
+def command(scenes, save_dir, *more):
+    """The same run as a user would start it."""
+    return [
+        *(sys.executable, "tools/train.py", "--config", CONFIG, "--device", "cpu"),
+        *("--iters", ITERS, "--batch_size", 2, "--accumulate", 2, "--use_ema"),
+        *("--save_interval", 2, "--log_iters", 1, "--save_dir", save_dir, *more),
+        *("--opts", *roots(scenes)),
+    ]
+
+
+def start(arguments, **keywords):
+    arguments = list(map(str, arguments))
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    # Paddle has put it there, and sums depend on the number of threads.
+    environment = {k: v for k, v in os.environ.items() if k != "OMP_NUM_THREADS"}
+    return subprocess.Popen(arguments, cwd=ROOT, env=environment, **pipes, **keywords)
+
+
+@pytest.fixture(scope="module")
+def whole(scenes, tmp_path_factory):
+    """The run that never stopped."""
+    save_dir = tmp_path_factory.mktemp("whole")
+    process = start(command(scenes, save_dir))
+    _, errors = process.communicate()
+    assert process.returncode == 0, errors
+    return save_dir
+
+
+def assert_same_run(folder, expected, logs=True):
+    for name in ("model.pdparams", "ema_model.pdparams", "model.pdopt"):
+        before, after = (read_dictionary(f / f"iter_{ITERS}" / name) for f in (expected, folder))
+        # Paddle's names of moments count the layers that a process has built.
+        for (key, value), other in zip(before.items(), after.values()):
+            np.testing.assert_array_equal(other, value, err_msg=key)
+    if logs:
+        assert losses(folder) == losses(expected)
+
+
+def losses(folder):
+    lines = [line for line in read_lines(folder) if line["kind"] == "train"]
+    found = {line["iteration"]: line["loss"] for line in lines}
+    assert sorted(found) == list(range(1, ITERS + 1))
+    return found
+
+
+# Of 24 samples seen by iteration 6 in epochs of 6, iterations 3 and 6 end one.
+@pytest.mark.parametrize("iteration, workers", [(2, 0), (4, 2), (6, 0)])
+def test_resumed_anywhere_it_is_the_run_that_never_stopped(
+    iteration, workers, config, whole, tmp_path
+):
+    resumed = tmp_path / "resumed"
+    options = {"resume_model": str(whole / f"iter_{iteration}"), "num_workers": workers}
+    run(config, resumed, **options)
+    assert_same_run(resumed, whole, logs=False)
+    found = {line["iteration"]: line["loss"] for line in read_lines(resumed)}
+    assert found == {i: loss for i, loss in losses(whole).items() if i > iteration}
+
+
+@pytest.mark.parametrize("number, code", [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_finishes_the_step_and_saves(number, code, scenes, whole, tmp_path):
+    """At an iteration at which nothing is saved otherwise, and with workers."""
+    process = start(command(scenes, tmp_path, "--num_workers", 1, "--save_interval", 100))
+    for line in process.stdout:
+        if "iter: 3/" in line:
+            process.send_signal(number)
+            break
+    log, errors = process.communicate(timeout=60)
+    assert process.returncode == code, errors
+    assert "Traceback" not in errors
+    iteration = int(re.search(r"saved at iteration (\d+)", log)[1])
+    assert 3 <= iteration < ITERS
+    assert [path.name for path in tmp_path.glob("iter_*")] == [f"iter_{iteration}"]
+    process = start(command(scenes, tmp_path, "--resume"))
+    log, errors = process.communicate()
+    assert process.returncode == 0, errors
+    assert f"Resumed from {tmp_path}/iter_{iteration} at iteration {iteration}" in log
+    assert_same_run(tmp_path, whole)
+
+
+def test_a_second_signal_ends_the_process_at_once(tmp_path):
+    script = (
+        "import os, signal, time\n"
+        "from paddleseg_segformer.engine.signals import StopSignal\n"
+        "with StopSignal():\n"
+        "    for _ in range(2):\n"
+        "        os.kill(os.getpid(), signal.SIGTERM)\n"
+        "        print('alive', flush=True)\n"
+        "        time.sleep(0.1)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (143, "alive\n")
+
+
+def test_killed_at_random_it_always_resumes(scenes, whole, tmp_path):
+    """SIGKILL at random moments, saves among them; ``KILLS`` says how often."""
+    seed = random.randrange(10**6)
+    chance, kills, wanted = random.Random(seed), 0, int(os.environ.get("KILLS", 4))
+    finished = 0
+    while kills < wanted:
+        save_dir = tmp_path / f"run_{finished}"
+        process = start(command(scenes, save_dir, "--resume", "--save_interval", 1, "--do_eval"))
+        patience = chance.uniform(0.0, 2.5)
+        for line in process.stdout:
+            if "Training SegFormer" in line:
+                break
+        try:
+            log, errors = process.communicate(timeout=patience)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.communicate()
+            kills += 1
+            continue
+        assert process.returncode == 0, f"seed {seed}: {errors}"
+        assert "damaged" not in log
+        assert_same_run(save_dir, whole)
+        finished += 1
+    process = start(command(scenes, save_dir, "--resume", "--save_interval", 1, "--do_eval"))
+    log, errors = process.communicate()
+    assert process.returncode == 0 and "damaged" not in log, f"seed {seed}: {errors}"
+    assert_same_run(save_dir, whole)
+    evaluations = [line["iteration"] for line in read_lines(save_dir) if line["kind"] == "eval"]
+    assert sorted(set(evaluations)) == list(range(1, ITERS + 1))
+
+
+def test_a_full_disk_costs_the_checkpoint_not_the_run(scenes, tmp_path):
+    def limit():
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, resource.RLIM_INFINITY))
+
+    process = start(command(scenes, tmp_path), preexec_fn=limit)
+    log, errors = process.communicate()
+    assert process.returncode == 1 and "Traceback" not in errors
+    assert re.search(r"^error: .*iter_8: cannot be saved \(.*MB are free\)", errors, re.MULTILINE)
+    assert log.count("cannot be saved") == ITERS // 2
+    assert len(losses(tmp_path)) == ITERS
+    assert not list(tmp_path.glob("iter_*"))
+
+
+def test_the_seed_is_the_checkpoints(config, whole, tmp_path):
+    with pytest.raises(InputError, match="was trained with 0"):
+        run(config, tmp_path, resume_model=str(whole / "iter_2"), seed=1)
+
+
+def test_a_changed_config_is_told(scenes, whole, tmp_path, caplog):
+    config = load_config(CONFIG, [*roots(scenes), "optimizer.weight_decay=0.5"], iters=3)
+    caplog.set_level("WARNING", "paddleseg_segformer")
+    run(config, tmp_path, resume_model=str(whole / "iter_2"))
+    told = {record.getMessage() for record in caplog.records}
+    assert "Not as in the checkpoint: optimizer.weight_decay is 0.5, was 0.01" in told
+    assert not any("model." in text for text in told)
+
+
+def test_a_run_that_only_meets_nan_saves_and_gives_up(config, tmp_path, monkeypatch, caplog):
+    """Labels of one image alone are broken by a transform; then those of all are."""
+    original = trainer_module.Trainer._step
+
+    def spoil(self, batch, meter):
+        if self.iteration + 1 in spoiled:
+            batch.arrays["img"][0] = float("nan")
+        original(self, batch, meter)
+
+    monkeypatch.setattr(trainer_module.Trainer, "_step", spoil)
+    monkeypatch.setattr(trainer_module, "MOST_SKIPPED", 3)
+    spoiled = {2, 5, 6, 7, 8}
+    with pytest.raises(RunError, match=r"saved at iteration 7.*learning rate"):
+        run(config, tmp_path, save_interval=100)
+    manifest = checkpoint.verify(tmp_path / "iter_7")
+    assert manifest["skipped"] == {"steps": 4, "samples": 0}
+    skips = [line for line in read_lines(tmp_path) if line["kind"] == "skipped_step"]
+    assert [line["iteration"] for line in skips] == [2, 5, 6, 7]
+    assert all(re.search(r"scene_train_\d+\.jpg$", line["text"]) for line in skips)
+    assert "Skipped step 2: " in caplog.text
+    weights = read_dictionary(tmp_path / "iter_7/model.pdparams")
+    assert all(np.isfinite(value).all() for value in weights.values())
+
+
+def test_bad_samples_are_replaced_and_summed_up(tmp_path, caplog):
+    write_scenes(tmp_path, train=6, val=1, size=(96, 96))
+    broken = tmp_path / "images/training/scene_train_00000002.jpg"
+    broken.write_bytes(b"\xff\xd8 not a JPEG")
+    config = load_config(CONFIG, roots(tmp_path), iters=6, batch_size=2)
+    caplog.set_level("INFO", "paddleseg_segformer")
+    run(config, tmp_path / "out", accumulate=1, on_bad_sample="skip")
+    replaced = [line for line in read_lines(tmp_path / "out") if line["kind"] == "replaced_sample"]
+    assert len(replaced) >= 2 and all(str(broken) in line["text"] for line in replaced)
+    assert f"{len(replaced)} samples that could not be read" in caplog.text
+
+
+def test_a_record_is_cut_back_to_where_a_run_goes_on(config, whole, tmp_path):
+    lines = [{"kind": "train", "iteration": i, "loss": 0.0, "lr": {}} for i in (1, 2, 3, 4)]
+    text = "".join(json.dumps(line) + "\n" for line in lines)
+    (tmp_path / "train.jsonl").write_text(text + '{"kind": "tra')
+    run(config, tmp_path, resume_model=str(whole / "iter_2"))
+    found = read_lines(tmp_path)
+    assert [line["iteration"] for line in found] == list(range(1, ITERS + 1))
+    assert found[2]["loss"] > 0
+    assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_clock_goes_on(config, whole, tmp_path):
+    """Half a second more than the seconds of the checkpoint, and not the time between the runs."""
+    before = checkpoint.verify(whole / "iter_6")["seconds"]
+    begin = time.monotonic()
+    run(config, tmp_path, resume_model=str(whole / "iter_6"))
+    after = checkpoint.verify(tmp_path / f"iter_{ITERS}")["seconds"]
+    assert before < after <= before + time.monotonic() - begin
