@@ -36,7 +36,7 @@ def parse_args():
     )
     run.add_argument("--use_vdl", action="store_true", help="write VisualDL scalars to save_dir")
     run.add_argument("--use_ema", action="store_true", help="average the weights as well")
-    run.add_argument("--seed", type=int, help="of weights, order and augmentation; 0")
+    run.add_argument("--seed", type=int, help="of weights, order and augmentation; else 0")
     run.add_argument(
         "--num_workers", type=int, help="data processes; 0 on a CPU, up to 8 beside a GPU"
     )

@@ -100,7 +100,7 @@ class Stepper:
         schedule = self.optimizer._learning_rate
         if isinstance(schedule, paddle.optimizer.lr.LRScheduler):
             schedule.step()
-        if self.ema_model is not None:
+        if self.ema_model is not None and outcome.skipped is None:
             update_ema_model(self.ema_model, self.model, step=iteration)
         return outcome
 

@@ -1,5 +1,7 @@
 """One step of training: parts equal the whole, and what is not finite changes nothing."""
 
+import copy
+
 import numpy as np
 import paddle
 import pytest
@@ -24,7 +26,8 @@ def stepper(loss, accumulate=1, fixed_statistics=True):
         paddle.optimizer.lr.LinearWarmup(1e-3, 5, 1e-4, 1e-3), parameters=model.parameters()
     )
     losses = {"types": [loss], "coef": [1.0]}
-    return Stepper(model, losses, optimizer, TrainOptions(accumulate=accumulate), None)
+    options = TrainOptions(accumulate=accumulate)
+    return Stepper(model, losses, optimizer, options, copy.deepcopy(model))
 
 
 def batch(step, size=4):
@@ -65,18 +68,22 @@ def test_a_part_without_a_valid_pixel_counts_for_nothing():
     np.testing.assert_allclose(outcome.norm, alone.norm, rtol=1e-4)
 
 
+def states(step):
+    return [*step.model.state_dict().values(), *step.ema_model.state_dict().values()]
+
+
 def test_a_step_that_is_not_finite_changes_nothing():
     step = stepper(CrossEntropyLoss(), fixed_statistics=False)
     step(batch(1), 1)
-    before = {name: value.numpy().copy() for name, value in step.model.state_dict().items()}
+    before = [value.numpy().copy() for value in states(step)]
     moments = {n: v.numpy() for n, v in step.optimizer.state_dict().items() if "moment" in n}
     rate = step.optimizer.get_lr()
     arrays = batch(2)
     arrays["img"][3, 0, 5, 5] = float("nan")
     outcome = step(arrays, 2)
     assert "is nan" in outcome.skipped and outcome.culprits == [3]
-    for name, value in step.model.state_dict().items():  # BatchNorm's statistics among them
-        np.testing.assert_array_equal(value.numpy(), before[name], err_msg=name)
+    for value, earlier in zip(states(step), before):  # BatchNorm's statistics among them
+        np.testing.assert_array_equal(value.numpy(), earlier)
     for name, value in moments.items():
         np.testing.assert_array_equal(step.optimizer.state_dict()[name].numpy(), value)
     assert step.optimizer.get_lr() > rate  # the schedule goes on
