@@ -5,7 +5,7 @@ QUICKSTART := output/quickstart
 CONFIG := configs/quickstart.yaml
 MODEL := $(QUICKSTART)/best_model/model.pdparams
 
-.PHONY: quickstart test lint parity clean
+.PHONY: quickstart test lint parity kills clean
 
 # Draws a data set, trains SegFormer-B0 on it, evaluates it, writes pictures. Needs no GPU.
 quickstart: $(VENV)/ready
@@ -31,6 +31,10 @@ lint: $(VENV)/ready-test
 parity: $(VENV)/ready-test
 	$(VENV)/bin/pip install -q -r requirements-parity.txt
 	$(RUN) -m pytest tests/weights/test_huggingface.py tests/weights/test_files.py
+
+# Kills a training run at thirty random moments, and compares what comes out.
+kills: $(VENV)/ready-test
+	KILLS=30 $(RUN) -m pytest tests/engine/test_trainer.py -k killed
 
 clean:
 	rm -rf $(VENV) data/scenes $(QUICKSTART)
