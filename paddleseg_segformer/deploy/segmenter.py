@@ -1,16 +1,16 @@
 """Images to label maps."""
 
 import copy
-from typing import NamedTuple
+from typing import NamedTuple, Optional
 
 import numpy as np
 import paddle
 
 from ..config import build
-from ..data.transforms import at_scale
+from ..data.transforms import Normalize, at_scale
 from ..errors import InputError
 from ..models import SegFormer
-from ..ops import Part, label_map, linear_weights, resize_rows
+from ..ops import Part, label_map, linear_weights, probability_map, resize_rows
 from ..runtime import parallel_map, parallelism
 from ..weights import load_weights
 
@@ -35,18 +35,24 @@ def load_model(config, model_path):
     return model
 
 
+# Rows of the original image that are labelled at a time, where it is seen in windows.
+BAND = 512
+
+
 class View(NamedTuple):
     """One look at an image.
 
     Attributes:
-        image: Float array ``[3, h, w]``.
+        image: Array ``[3, h, w]``; of floats, or of bytes that ``normalize`` makes floats of.
         flip: Axes, of ``[N, C, H, W]``, that are mirrored before the model sees it.
         trans_info: What the transforms did to the image's size, as PaddleSeg notes it.
+        normalize: Our ``Normalize``, which is left to the windows of a large image, or None.
     """
 
     image: np.ndarray
     flip: list
     trans_info: list
+    normalize: Optional[Normalize] = None
 
 
 class Segmenter:
@@ -71,6 +77,14 @@ class Segmenter:
         """
         views = []
         for scale, transforms in zip(self.protocol.scales, self.transforms):
+            if scale == 1 and [type(t) for t in transforms.transforms] == [Normalize]:
+                colours = image[:, :, ::-1] if transforms.to_rgb else image
+                normalize = transforms.transforms[0]
+                views += [
+                    View(colours.transpose(2, 0, 1), flip, [], normalize)
+                    for flip in self.protocol.flips
+                ]
+                continue
             if scale == 1 and transformed is not None:
                 sample = transformed
             else:
@@ -89,30 +103,52 @@ class Segmenter:
             A list of int32 tensors ``[H, W]`` of class indices, at the images' original sizes. Of
             several views, the mean of their softmax decides; of windows, the mean of their logits.
         """
-        views = [view for image in images for view in image]
-        # A thread for each view, unless most would have none: then all work on one view.
-        apply = parallel_map if 2 * len(views) > parallelism() else map
-        parts = iter(apply(self._parts, views))
-        return [label_map([next(parts) for _ in image]) for image in images]
+        return self._compute(images, label_map)
 
-    def _parts(self, view):
-        """The parts whose sum is the logits of a view, at the image's original size."""
-        image = paddle.to_tensor(view.image).unsqueeze(0)
-        if view.flip:
-            image = image.flip(view.flip)
-        height, width = image.shape[2:]
-        crop, stride = self.protocol.crop_size, self.protocol.stride
-        if crop is None:
-            crop = stride = (width, height)
-        rows, columns = _windows(height, crop[1], stride[1]), _windows(width, crop[0], stride[0])
-        logits = {
-            (r, c): self._logits(image[:, :, slice(*r), slice(*c)]) for r in rows for c in columns
-        }
-        # All windows are of one size, and so are their logits.
-        _, h, w = logits[rows[0], columns[0]].shape
-        downs = {row: self._way_back(h, row, rows, view, 0) for row in rows}
-        acrosses = {column: self._way_back(w, column, columns, view, 1) for column in columns}
-        return [Part(maps, downs[row], acrosses[column]) for (row, column), maps in logits.items()]
+    @paddle.no_grad()
+    def probabilities(self, images):
+        """The mean softmax of images' ``views``: a list of float32 tensors ``[H, W, classes]``."""
+        return self._compute(images, probability_map)
+
+    def _compute(self, images, compute):
+        """What ``compute`` makes of each image's views, each a list of ``Part``s."""
+        align_corners = getattr(self.model, "align_corners", False)
+        images = [[Windows(v, self.protocol, align_corners) for v in views] for views in images]
+        if self.protocol.crop_size is not None:
+            return [self._from_the_top(views, compute) for views in images]
+        parts = iter(self._parts([(v, v.rows[0], v.columns[0]) for views in images for v in views]))
+        return [compute([[next(parts)] for _ in views]) for views in images]
+
+    def _from_the_top(self, views, compute):
+        """Work on an image a band of rows at a time, holding no windows but those that see it."""
+        strips, held = [], {}
+        for start in range(0, views[0].height, BAND):
+            band = slice(start, start + BAND)
+            needed = [
+                (i, row, column)
+                for i, view in enumerate(views)
+                for row in view.rows_seen_in(band)
+                for column in view.columns
+            ]
+            new = [key for key in needed if key not in held]
+            held = {key: held[key] for key in needed if key in held}
+            held.update(zip(new, self._parts([(views[i], *window) for i, *window in new])))
+            parts = [[] for _ in views]
+            for (i, *_), part in held.items():
+                parts[i].append(part._replace(down=part.down[band]))
+            strips.append(compute(parts))
+            del parts  # else it holds the windows that the next band lets go
+        return paddle.concat(strips)
+
+    def _parts(self, windows):
+        """What each of (view, row, column) adds to its image's logits."""
+        # A thread for each, unless most would have none: then all work on one.
+        apply = parallel_map if 2 * len(windows) > parallelism() else map
+        return list(apply(self._part, windows))
+
+    def _part(self, window):
+        view, row, column = window
+        return view.part(row, column, self._logits(view.crop(row, column)))
 
     def _logits(self, image):
         """Logits ``[C, h, w]``, of a SegFormer at the size at which its head makes them."""
@@ -120,22 +156,70 @@ class Segmenter:
             return self.model.decode(self.model.backbone(image))[0]
         return self.model(image)[0][0]
 
-    def _way_back(self, source, window, windows, view, axis):
+
+class Windows:
+    """The windows of a view, and the way back from their logits to the original image.
+
+    Attributes:
+        rows, columns: (start, end) of the windows, in pixels of the view; one if it is seen whole.
+        height: Of the original image.
+    """
+
+    def __init__(self, view, protocol, align_corners):
+        self.view, self.align_corners = view, align_corners
+        height, width = view.image.shape[1:]
+        crop, stride = protocol.crop_size, protocol.stride
+        if crop is None:
+            crop = stride = (width, height)
+        self.rows = _windows(height, crop[1], stride[1])
+        self.columns = _windows(width, crop[0], stride[0])
+        self._ways = {}
+        # Of one value a window, the way back says which pixels it reaches.
+        self.reaches = {row: self._compute_way(1, row, 0)[:, 0] != 0 for row in self.rows}
+        self.height = len(self.reaches[self.rows[0]])
+
+    def rows_seen_in(self, band):
+        """The windows' rows that reach into a slice of the original's rows."""
+        return [row for row in self.rows if self.reaches[row][band].any()]
+
+    def crop(self, row, column):
+        """A window as the model is shown it: ``[1, 3, h, w]``."""
+        image = self.view.image[None]
+        for axis in self.view.flip:
+            image = np.flip(image, axis)
+        window = np.ascontiguousarray(image[:, :, slice(*row), slice(*column)])
+        if self.view.normalize is not None:
+            colours = np.ascontiguousarray(window[0].transpose(1, 2, 0))
+            window = self.view.normalize({"img": colours})["img"].transpose(2, 0, 1)[None]
+        return paddle.to_tensor(window)
+
+    def part(self, row, column, logits):
+        """What a window's logits ``[C, h, w]`` add to those of the original image."""
+        _, h, w = logits.shape
+        return Part.of(logits, self._way_back(h, row, 0), self._way_back(w, column, 1))
+
+    def _way_back(self, *key):
+        """As ``_compute_way``, which the windows of a row or column share."""
+        if key not in self._ways:
+            self._ways[key] = self._compute_way(*key)
+        return self._ways[key]
+
+    def _compute_way(self, source, window, axis):
         """What a window's logits add to the original's, along one side: ``[target, source]``.
 
         A pixel's logits are the mean over the windows that see it, of which there are as many as
         there are for its row times those for its column.
         """
+        windows = (self.rows, self.columns)[axis]
         times_seen = np.zeros([windows[-1][1], 1])
         for start, end in windows:
             times_seen[start:end] += 1
-        align_corners = getattr(self.model, "align_corners", False)
         way = np.zeros([len(times_seen), source])
-        way[slice(*window)] = linear_weights(source, window[1] - window[0], align_corners)
+        way[slice(*window)] = linear_weights(source, window[1] - window[0], self.align_corners)
         way /= times_seen
-        if axis + 2 in view.flip:
+        if axis + 2 in self.view.flip:
             way = way[::-1]
-        for kind, size in reversed(view.trans_info):
+        for kind, size in reversed(self.view.trans_info):
             # What is not a resize is padding, at the right and the bottom.
             way = resize_rows(way, size[axis]) if kind == "resize" else way[: size[axis]]
         return way

@@ -198,16 +198,18 @@ class EfficientAttention(nn.Layer):
             drop = {"dropout_p": self.attn_drop.p, "training": self.training}
             return F.scaled_dot_product_attention(q, k, v, **drop)
         q, k, v = (x.transpose([0, 2, 1, 3]) for x in (q * self.scale, k, v))
-        rows = q.shape[2]
         if paddle.in_dynamic_mode() and not paddle.is_grad_enabled() and q.place.is_cpu_place():
             # Nobody will ask for the scores again: no more of them at once than a cache holds.
             rows = max(1, CHUNK // k.shape[2])
-        chunks = []
-        for start in range(0, q.shape[2], rows):
-            scores = paddle.matmul(q[:, :, start : start + rows], k, transpose_y=True)
-            chunks.append(paddle.matmul(self.attn_drop(F.softmax_(scores)), v))
-        x = chunks[0] if len(chunks) == 1 else paddle.concat(chunks, axis=2)
+            chunks = [q[:, :, i : i + rows] for i in range(0, q.shape[2], rows)]
+            x = paddle.concat([self._mix(chunk, k, v) for chunk in chunks], axis=2)
+        else:
+            x = self._mix(q, k, v)
         return x.transpose([0, 2, 1, 3])
+
+    def _mix(self, q, k, v):
+        scores = paddle.matmul(q, k, transpose_y=True)
+        return paddle.matmul(self.attn_drop(F.softmax_(scores)), v)
 
 
 class MixFFN(nn.Layer):

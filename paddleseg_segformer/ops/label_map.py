@@ -14,7 +14,7 @@ class Part(NamedTuple):
     """Logits, and how they become larger: ``down @ logits @ across.T`` for each class.
 
     Attributes:
-        logits: Float tensor ``[C, h, w]``.
+        logits: float32 tensor ``[w, h, C]``.
         down, across: Float arrays ``[H, h]`` and ``[W, w]``, as of ``linear_weights`` or products
             of several; the faster, the fewer entries of a row are not 0.
     """
@@ -23,8 +23,12 @@ class Part(NamedTuple):
     down: np.ndarray
     across: np.ndarray
 
+    @classmethod
+    def of(cls, logits, down, across):
+        """A part of a model's logits, a float tensor ``[C, h, w]``."""
+        return cls(logits.transpose([2, 1, 0]).contiguous().astype("float32"), down, across)
 
-@paddle.no_grad()
+
 def label_map(views):
     """The class of each pixel: where the mean over all views of the softmax is largest.
 
@@ -36,29 +40,43 @@ def label_map(views):
     Returns:
         int32 tensor ``[H, W]``.
     """
+    return _by_tiles(views, _labels)
+
+
+def probability_map(views):
+    """The mean over all views of the softmax; of ``label_map``'s argument.
+
+    Returns:
+        float32 tensor ``[H, W, C]``.
+    """
+    return _by_tiles(views, _probabilities)
+
+
+@paddle.no_grad()
+def _by_tiles(views, function):
+    """What a function makes of each tile's scores, one ``[columns, rows, C]`` a view."""
     views = [[_prepare(part) for part in view] for view in views]
     _, rows, columns = views[0][0]
-    tiles = [(views, i, j) for i in range(len(rows)) for j in range(len(columns))]
-    labels = parallel_map(_tile, tiles)
+    tiles = [(i, j) for i in range(len(rows)) for j in range(len(columns))]
+    found = parallel_map(lambda tile: function([_scores(v, *tile) for v in views]), tiles)
     step = len(columns)
-    strips = [paddle.concat(labels[i : i + step], 0) for i in range(0, len(labels), step)]
-    return paddle.concat(strips, 1).transpose([1, 0]).contiguous()
+    strips = [paddle.concat(found[i : i + step], 0) for i in range(0, len(found), step)]
+    whole = paddle.concat(strips, 1)
+    return whole.transpose([1, 0, *range(2, whole.ndim)]).contiguous()
+
+
+def _labels(scores):
+    total = scores[0] if len(scores) == 1 else sum(map(F.softmax, scores))
+    return total.argmax(axis=-1, dtype="int32")
+
+
+def _probabilities(scores):
+    return sum(map(F.softmax, scores)) / len(scores)
 
 
 def _prepare(part):
-    """Logits ``[w, h, C]``, float32, and the bands of their rows and columns."""
-    logits = part.logits.transpose([2, 1, 0]).contiguous().astype("float32")
-    return logits, bands(part.down), bands(part.across)
-
-
-def _tile(job):
-    """Labels ``[columns, rows]`` of one tile."""
-    views, i, j = job
-    if len(views) == 1:
-        scores = _scores(views[0], i, j)
-    else:
-        scores = sum(F.softmax(_scores(view, i, j)) for view in views)
-    return scores.argmax(axis=-1, dtype="int32")
+    """A part's logits, and the bands of their rows and columns."""
+    return part.logits, bands(part.down), bands(part.across)
 
 
 def _scores(parts, i, j):

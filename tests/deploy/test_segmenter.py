@@ -10,7 +10,8 @@ from paddleseg.transforms import Compose, LimitLong, Normalize, Padding, Resize
 import paddleseg_segformer as ps
 from paddleseg_segformer.data.transforms import at_scale
 from paddleseg_segformer.deploy import Protocol, Segmenter
-from paddleseg_segformer.deploy.segmenter import View
+from paddleseg_segformer.deploy import segmenter as segmenter_module
+from paddleseg_segformer.deploy.segmenter import View, Windows
 
 
 class ByColour(paddle.nn.Layer):
@@ -92,7 +93,7 @@ def test_mirrored_views_are_mirrored_back(picture):
 @pytest.mark.parametrize(
     "crop, stride", [((32, 32), (20, 24)), ((48, 40), (48, 40)), ((99, 99), (5, 5))]
 )
-def test_sliding_window_is_paddlesegs(crop, stride):
+def test_sliding_window_is_paddlesegs(crop, stride, monkeypatch):
     from paddleseg.core.infer import slide_inference
 
     paddle.seed(0)
@@ -101,10 +102,25 @@ def test_sliding_window_is_paddlesegs(crop, stride):
     image = paddle.randn([1, 3, 75, 90])
     windows = Protocol(crop_size=crop, stride=stride)
     segmenter = Segmenter(model, Compose([]), windows)
-    parts = segmenter._parts(View(image[0].numpy(), (), []))
-    actual = sum(np.einsum("Hh,chw,Ww->cHW", p.down, p.logits.numpy(), p.across) for p in parts)
+    view = Windows(View(image[0].numpy(), (), []), windows, align_corners=False)
+    parts = segmenter._parts([(view, row, column) for row in view.rows for column in view.columns])
+    actual = sum(np.einsum("Hh,whc,Ww->cHW", p.down, p.logits.numpy(), p.across) for p in parts)
     with paddle.no_grad():
         expected = slide_inference(model, image, crop, stride)[0].numpy()
     np.testing.assert_allclose(actual, expected, atol=1e-5)
-    (labels,) = segmenter([[View(image[0].numpy(), (), [])]])
-    assert (labels.numpy() == expected.argmax(axis=0)).mean() > 0.999
+    for band in (512, 20):  # all rows at once, and from the top
+        monkeypatch.setattr(segmenter_module, "BAND", band)
+        (labels,) = segmenter([[View(image[0].numpy(), (), [])]])
+        assert (labels.numpy() == expected.argmax(axis=0)).mean() > 0.999
+
+
+def test_bands_change_nothing(picture, monkeypatch):
+    """Scales, mirrored views and windows together, by bands that cut through windows."""
+    transforms = Compose([Resize((96, 64)), Padding((112, 80)), Normalize([0] * 3, [1] * 3)])
+    protocol = {"scales": (0.5, 1.0), "flip_horizontal": True, "flip_vertical": True}
+    protocol |= {"crop_size": (40, 36), "stride": (24, 20)}
+    whole = segment(ByColour(), transforms, picture, **protocol)
+    monkeypatch.setattr(segmenter_module, "BAND", 7)
+    model = ByColour()
+    np.testing.assert_array_equal(segment(model, transforms, picture, **protocol), whole)
+    assert len(model.seen) == 4 * (2 * 2 + 4 * 4)  # each window once
