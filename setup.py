@@ -15,6 +15,7 @@ REQUIRES = [
     "opencv-python<=4.6.0",  # PaddleSeg's bound, whose wheel needs NumPy 1
     "numpy>=1.21,<2",
     "pandas<3",  # VisualDL's page
+    "jinja2",  # the report's page
     "pyyaml",
     "safetensors>=0.6",  # which Paddle needs, too
     "tqdm",
@@ -38,5 +39,8 @@ setup(
     python_requires=">=3.9,<3.13",
     install_requires=REQUIRES + ([] if has_gpu_build else ["paddlepaddle>=3.0"]),
     packages=find_packages(include=["paddleseg_segformer", "paddleseg_segformer.*"]),
-    package_data={"paddleseg_segformer.data": ["*.tsv"]},
+    package_data={
+        "paddleseg_segformer.data": ["*.tsv"],
+        "paddleseg_segformer.deploy": ["*.html"],
+    },
 )

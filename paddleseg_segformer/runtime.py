@@ -1,11 +1,13 @@
 """The process and its machine: device, CPU threads, allocator. Imports nothing of the project."""
 
+import contextlib
 import ctypes
 import os
 import platform
 import sys
 import warnings
 from concurrent.futures import ThreadPoolExecutor
+from importlib import metadata
 from pathlib import Path
 
 # Paddle's advice on compiling extensions, its news of what BatchNorm now always does, and that an
@@ -16,6 +18,11 @@ for _message in (
     r"In static graph mode, \w+_\(\)",
 ):
     warnings.filterwarnings("ignore", message=_message)
+
+PACKAGES = ("paddlepaddle", "paddlepaddle-gpu", "paddleseg", "paddleseg-segformer", "numpy")
+
+# OpenCV's warnings of a damaged file go to the terminal, past the error that names the file.
+os.environ.setdefault("OPENCV_LOG_LEVEL", "ERROR")
 
 
 def _user_set_threads():
@@ -167,3 +174,12 @@ def has_gpu():
     import paddle
 
     return paddle.is_compiled_with_cuda() and paddle.device.cuda.device_count() > 0
+
+
+def versions():
+    """The versions of Python and of what results depend on, by name, as far as installed."""
+    found = {"python": platform.python_version()}
+    for package in PACKAGES:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            found[package] = metadata.version(package)
+    return found

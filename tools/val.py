@@ -13,6 +13,12 @@ def parse_args():
     parser.add_argument(
         "--json", dest="json_path", metavar="FILE", help="write every figure to a file"
     )
+    parser.add_argument(
+        "--report",
+        dest="report_dir",
+        metavar="DIR",
+        help="write a page about it, report.html, with the worst and the best images",
+    )
     parser.add_argument("--num_workers", type=cli.positive, default=2, help="reading threads")
     cli.add_protocol_flags(parser, "--aug_eval")
     return parser.parse_args()

@@ -30,6 +30,15 @@ def from_first(value):
     return values[0]
 
 
+def gather(value):
+    """A list of every process's value, Python objects, in the order of their ranks."""
+    if world_size() == 1:
+        return [value]
+    values = []
+    distributed.all_gather_object(values, value)
+    return values
+
+
 def sum_over_processes(array):
     """The element-wise sum of a NumPy array, int64 or float64, over all processes."""
     if world_size() == 1:
@@ -39,9 +48,9 @@ def sum_over_processes(array):
     return tensor.numpy()
 
 
-def any_process(flag):
-    """Whether the flag is set in any process."""
-    return bool(sum_over_processes(np.array([int(bool(flag))]))[0])
+def any_process(flags):
+    """For each of a list of flags, whether it is set in any process."""
+    return (sum_over_processes(np.array([int(bool(flag)) for flag in flags])) > 0).tolist()
 
 
 def share_statistics(layer):

@@ -8,22 +8,27 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import paddle
+import yaml
 
 from ..config import build
-from ..data import class_names
+from ..data import class_names, palette
 from ..deploy import Protocol, Segmenter, load_model
+from ..deploy.report import write_report
 from ..errors import InputError
 from ..runtime import parallelism
 from . import distributed
+from .extremes import Extremes
 from .loader import read_sample
 from .log import logger, progress
 from .metrics import Scores, confusion_matrix
+from .preflight import check_folder
 
 # Views that are gathered from several images, to be worked on at the same time.
 MOST_AT_ONCE = 8
 
 
-def validate(config, model_path, num_workers=2, json_path=None, **options):
+def validate(config, model_path, num_workers=2, json_path=None, report_dir=None, **options):
     """Score a checkpoint on the configuration's validation set, and log the scores.
 
     Args:
@@ -31,24 +36,53 @@ def validate(config, model_path, num_workers=2, json_path=None, **options):
         model_path: Weights of the whole model; see ``load_weights``.
         num_workers: Threads that read images while the model works.
         json_path: File to write every figure to; see ``Scores.figures``.
+        report_dir: Folder for a page about them; see ``write_report``.
         options: Override keys of the configuration's ``test_config``; see ``Protocol``.
 
     Returns:
         ``Scores``.
+
+    Raises:
+        InputError: The input is at fault, or there is no writing where figures or page should go.
+        RunError: The page cannot be written after all.
     """
     if json_path is not None:
         check_writable(json_path)
+    if report_dir is not None:
+        check_folder(report_dir, "--report")
     distributed.start()
     protocol = Protocol.of_config(config, **options)
+    about = _describe(config, model_path)
     (dataset,) = build(config, "val_dataset")
-    scores = evaluate(load_model(config, model_path), dataset, protocol, num_workers)
+    extremes = Extremes(dataset) if report_dir is not None else None
+    model = load_model(config, model_path)
+    scores = evaluate(model, dataset, protocol, num_workers, extremes)
     log_scores(scores, len(dataset))
     logger.info("[EVAL] Classes that occur:\n%s", scores.table())
+    figures = {"images": len(dataset), "protocol": asdict(protocol), **scores.figures()}
     if json_path is not None and distributed.rank() == 0:
-        figures = {"images": len(dataset), "protocol": asdict(protocol), **scores.figures()}
         text = json.dumps(figures, indent=1, allow_nan=False)
         Path(json_path).write_text(text + "\n", encoding="utf-8")
+    if report_dir is not None:
+        shown = extremes.worst_and_best()
+        if distributed.rank() == 0:
+            page = write_report(report_dir, figures, *shown, palette(dataset), about)
+            logger.info("[EVAL] Report: %s", page)
     return scores
+
+
+def _describe(config, model_path):
+    """What a report says of where its figures come from; before building parts adds to it."""
+    settings = json.loads(json.dumps(config.dic, default=str))
+    model, data = settings["model"], settings["val_dataset"]
+    names = [model["type"], model.get("backbone", {}).get("type")]
+    return {
+        "model": " · ".join(filter(None, names)),
+        "weights": str(model_path),
+        "data": str(data.get("dataset_root") or data["type"]),
+        "device": paddle.get_device(),
+        "config": yaml.safe_dump(settings, sort_keys=False, allow_unicode=True, width=100),
+    }
 
 
 def check_writable(path):
@@ -58,7 +92,7 @@ def check_writable(path):
         raise InputError(f"--json {path}: cannot be written; name a file in an existing folder.")
 
 
-def evaluate(model, dataset, protocol, num_workers=2):
+def evaluate(model, dataset, protocol, num_workers=2, observe=None):
     """Score a model on a validation set.
 
     Every process of a distributed job takes its share of the images; all get the same scores.
@@ -68,6 +102,8 @@ def evaluate(model, dataset, protocol, num_workers=2):
         dataset: A PaddleSeg data set in validation mode.
         protocol: ``deploy.Protocol``.
         num_workers: Threads that read images while the model works.
+        observe: None, or what to call after each image that this process works on, with its
+            number in the data set, labels and predictions ``[H, W]``, and confusion matrix.
 
     Returns:
         ``Scores`` of one confusion matrix over the whole set, at the images' original sizes.
@@ -86,12 +122,14 @@ def evaluate(model, dataset, protocol, num_workers=2):
         for chunk in _chunks(progress(samples, len(indices), "evaluate")):
             predictions = segmenter([views for _, _, views in chunk])
             for (index, labels, _), predicted in zip(chunk, predictions):
+                predicted = predicted.numpy()
                 try:
-                    confusion += confusion_matrix(
-                        labels, predicted.numpy(), classes, dataset.ignore_index
-                    )
+                    counted = confusion_matrix(labels, predicted, classes, dataset.ignore_index)
                 except ValueError as error:
                     raise InputError(f"{dataset.file_list[index][1]}: {error}.") from error
+                confusion += counted
+                if observe is not None:
+                    observe(index, labels, predicted, counted)
     finally:
         if was_training:
             model.train()

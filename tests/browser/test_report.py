@@ -1,0 +1,128 @@
+"""The page that ``tools/val.py --report`` writes, as it is read: looked at, by keyboard alone."""
+
+import io
+
+import numpy as np
+import paddle
+import pytest
+from PIL import Image
+
+from paddleseg_segformer.config import build, load_config
+from paddleseg_segformer.data.scenes import write_scenes
+from paddleseg_segformer.engine import validate
+
+CONFIG = "configs/quickstart.yaml"
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory, request):
+    """The page's address: three images, and a model that has learned nothing."""
+    root = tmp_path_factory.mktemp("scenes")
+    write_scenes(root, train=1, val=3, size=(128, 96))
+    opts = [f"{split}_dataset.dataset_root={root}" for split in ("train", "val")]
+    config = load_config(request.config.rootpath / CONFIG, opts)
+    paddle.seed(0)
+    (model,) = build(config, "model")
+    paddle.save(model.state_dict(), str(root / "model.pdparams"))
+    validate(config, root / "model.pdparams", report_dir=root / "report")
+    return (root / "report/report.html").as_uri()
+
+
+@pytest.fixture
+def opened(page, report):
+    page.goto(report)
+    return page
+
+
+def column(page, number):
+    """A column of the classes' table, from top to bottom."""
+    cells = page.locator(f"table >> nth=0 >> tbody tr > :nth-child({number})")
+    return [text.strip() for text in cells.all_inner_texts()]
+
+
+def tab_to(page, name):
+    """Press Tab until the control of this name has the focus."""
+    for _ in range(60):
+        page.keyboard.press("Tab")
+        focused = page.evaluate(
+            "(document.activeElement.ariaLabel || document.activeElement.innerText).trim()"
+        )
+        if focused.startswith(name):
+            return
+    raise AssertionError(f"Tab never reaches {name}")
+
+
+def test_sorting_by_keyboard(opened):
+    """Enter sorts, Enter again turns it round; the header says so."""
+    head = opened.get_by_role("columnheader", name="Pixels").first
+    before = column(opened, 5)
+    shares = [float(text.rstrip("%")) for text in before]
+    tab_to(opened, "Pixels")
+    opened.keyboard.press("Enter")
+    assert head.get_attribute("aria-sort") == "descending"
+    assert column(opened, 5) == [before[i] for i in np.argsort(np.negative(shares), kind="stable")]
+    opened.keyboard.press("Enter")
+    assert head.get_attribute("aria-sort") == "ascending"
+    assert [float(text.rstrip("%")) for text in column(opened, 5)] == sorted(shares)
+    assert opened.locator("table >> nth=0 >> [aria-sort]:not([aria-sort=none])").count() == 1
+
+    opened.keyboard.press("Shift+Tab")
+    opened.keyboard.press("Shift+Tab")
+    opened.keyboard.press("Shift+Tab")  # by Accuracy and IoU to Class
+    opened.keyboard.press("Enter")
+    names = column(opened, 2)
+    assert names == sorted(names) and len(names) > 3
+
+
+def seen(page):
+    """The first image's frame as it looks: float array ``[h, w, 3]``, without its labels' rows."""
+    picture = Image.open(io.BytesIO(page.locator(".frame").first.screenshot()))
+    pixels = np.asarray(picture.convert("RGB")).astype(float)
+    return pixels[len(pixels) // 8 :]
+
+
+def test_the_line_between_prediction_and_truth_moves(opened):
+    """Home and End show one of the two whole, the keys between them half of each."""
+    tab_to(opened, "Share of")
+    opened.keyboard.press("Home")
+    truth = seen(opened)
+    opened.keyboard.press("End")
+    prediction = seen(opened)
+    assert np.abs(truth - prediction).mean() > 5
+    for _ in range(50):
+        opened.keyboard.press("ArrowLeft")
+    half, middle = seen(opened), prediction.shape[1] // 2
+    left, right = np.s_[:, : middle - 20], np.s_[:, middle + 20 :]
+    assert np.abs(half[left] - prediction[left]).mean() < 1
+    assert np.abs(half[right] - truth[right]).mean() < 1
+
+
+def test_the_buttons_change_all_images(opened):
+    tab_to(opened, "Truth")  # the table's header
+    tab_to(opened, "Prediction")
+    opened.keyboard.press("Enter")
+    assert {wipe.input_value() for wipe in opened.locator(".wipe").all()} == {"100"}
+    prediction = seen(opened)
+    opened.keyboard.press("Tab")
+    opened.keyboard.press("Tab")
+    opened.keyboard.press("Space")
+    assert {wipe.input_value() for wipe in opened.locator(".wipe").all()} == {"0"}
+    assert np.abs(seen(opened) - prediction).mean() > 5
+
+
+def test_without_colours_the_photograph_is_left(opened):
+    tab_to(opened, "Opacity")
+    opened.keyboard.press("Home")
+    opened.get_by_role("button", name="Truth", exact=True).last.click()
+    truth = seen(opened)
+    opened.get_by_role("button", name="Prediction").click()
+    edge = 20  # of the line's handle
+    assert np.abs(seen(opened) - truth)[:, edge:-edge].max() == 0
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [320, 1280])
+def test_nothing_runs_over_the_edge(opened, width, scheme):
+    opened.emulate_media(color_scheme=scheme)
+    opened.set_viewport_size({"width": width, "height": 800})
+    assert opened.evaluate("document.documentElement.scrollWidth") <= width
