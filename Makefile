@@ -10,6 +10,7 @@ MODEL := $(QUICKSTART)/best_model/model.pdparams
 # Draws a data set, trains SegFormer-B0 on it, evaluates it, writes pictures. Needs no GPU.
 quickstart: $(VENV)/ready
 	$(RUN) tools/make_scenes.py --save_dir data/scenes
+	rm -rf $(QUICKSTART)
 	$(RUN) tools/train.py --config $(CONFIG) --save_dir $(QUICKSTART) --save_interval 100 --do_eval
 	@echo; echo "== single scale"
 	$(RUN) tools/val.py --config $(CONFIG) --model_path $(MODEL)

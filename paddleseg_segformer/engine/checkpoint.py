@@ -22,7 +22,8 @@ from .log import logger
 MODEL, OPTIMIZER, EMA = "model.pdparams", "model.pdopt", "ema_model.pdparams"
 MANIFEST = "manifest.json"
 RUN = "run.json"
-PARTIAL, REPLACED = ".partial", ".replaced"
+# A folder that is being written, one in whose place another comes, and one that is being removed.
+PARTIAL, REPLACED, REMOVED = ".partial", ".replaced", ".removed"
 
 
 class DamagedError(Exception):
@@ -40,9 +41,20 @@ def start_run(save_dir, origin=None):
         The run's name.
     """
     name = uuid.uuid4().hex
-    origin = None if origin is None else os.path.abspath(origin)
-    (Path(save_dir) / RUN).write_text(json.dumps({"run": name, "origin": origin}))
+    # A folder that is moved as a whole keeps the origins in it.
+    origin = None if origin is None else os.path.relpath(origin, save_dir)
+    _write_json(Path(save_dir) / RUN, {"run": name, "origin": origin})
     return name
+
+
+def read_run(save_dir):
+    """The name of a folder's run and the checkpoint that it began from, or None for either."""
+    try:
+        noted = json.loads((Path(save_dir) / RUN).read_text(encoding="utf-8"))
+        origin = noted["origin"]
+        return noted["run"], None if origin is None else Path(save_dir) / origin
+    except (OSError, ValueError, KeyError, TypeError):  # without it, all checkpoints are one run's
+        return None, None
 
 
 def save(folder, states, facts):
@@ -71,10 +83,9 @@ def save(folder, states, facts):
         _replace(partial, folder)
     except OSError as error:
         shutil.rmtree(partial, ignore_errors=True)
-        free = shutil.disk_usage(folder.parent).free / 1e6
         raise RunError(
-            f"{folder}: cannot be saved ({error.strerror}; {free:,.0f} MB are free); "
-            "earlier checkpoints are as they were: make room or lower --keep_checkpoint_max."
+            f"{folder}: cannot be saved ({error.strerror}{_room(folder.parent)}); earlier "
+            "checkpoints are as they were."
         ) from error
     return manifest
 
@@ -82,12 +93,23 @@ def save(folder, states, facts):
 def write_manifest(folder, manifest):
     """Give a checkpoint its manifest, or another one in place of that which it has."""
     manifest = json.loads(json.dumps(manifest, default=str))  # as it will be read
-    text = json.dumps({**manifest, "checksum": _checksum(manifest)}, indent=1)
-    written = folder / (MANIFEST + PARTIAL)
-    written.write_text(text, encoding="utf-8")
+    _write_json(folder / MANIFEST, {**manifest, "checksum": _checksum(manifest)})
+
+
+def _write_json(path, content):
+    """Write a file that is whole or not there, whenever the process is killed."""
+    written = path.with_name(path.name + PARTIAL)
+    written.write_text(json.dumps(content, indent=1), encoding="utf-8")
     _synchronise(written)
-    written.replace(folder / MANIFEST)
-    _synchronise(folder)
+    written.replace(path)
+    _synchronise(path.parent)
+
+
+def _room(folder):
+    try:
+        return f"; {shutil.disk_usage(folder).free / 1e6:,.0f} MB are free"
+    except OSError:
+        return ""
 
 
 def verify(folder):
@@ -121,7 +143,7 @@ def newest(save_dir):
     if not save_dir.is_dir():
         return None
     _clean_up(save_dir)
-    run, origin = _read_run(save_dir)
+    run, origin = read_run(save_dir)
     damaged = 0
     for folder in reversed(folders(save_dir)):
         try:
@@ -132,23 +154,14 @@ def newest(save_dir):
             continue
         if run in (None, manifest["run"]):
             return folder, manifest
-    if origin is not None:
-        return Path(origin), open_checkpoint(origin)
+    if origin is not None and origin.is_dir():
+        return origin, open_checkpoint(origin)
     if damaged:
         raise InputError(
             f"--resume: {save_dir} has no whole checkpoint, {damaged} are damaged; "
             "restore one, or remove them to start anew."
         )
     return None
-
-
-def _read_run(save_dir):
-    """The name of the folder's run, or None, and the checkpoint that it began from, or None."""
-    try:
-        noted = json.loads((save_dir / RUN).read_text())
-        return noted["run"], noted["origin"]
-    except (OSError, ValueError, KeyError, TypeError):  # without it, all checkpoints are one run's
-        return None, None
 
 
 def open_checkpoint(folder):
@@ -166,12 +179,18 @@ def open_checkpoint(folder):
             f"to start from its weights, set model.pretrained to {folder / MODEL}."
         )
     try:
-        return verify(folder)
+        manifest = verify(folder)
     except DamagedError as error:
         raise InputError(
             f"--resume_model {folder}: is damaged ({error}); "
             "--resume finds the newest checkpoint that is whole."
         ) from error
+    if OPTIMIZER not in manifest["files"]:
+        raise InputError(
+            f"--resume_model {folder}: holds weights alone; give an iter_N, or start from the "
+            "weights with model.pretrained."
+        )
+    return manifest
 
 
 def load(folder, manifest, model, optimizer, ema_model=None):
@@ -184,9 +203,15 @@ def load(folder, manifest, model, optimizer, ema_model=None):
         ema_model: The averaged model, or None.
 
     Raises:
-        InputError: The checkpoint is one of another model.
+        InputError: The checkpoint is one of another model or optimizer.
     """
     folder = Path(folder)
+    here = type(optimizer).__name__
+    if manifest["optimizer"] != here:
+        raise InputError(
+            f"{folder}: was trained with {manifest['optimizer']}, not {here}; keep it, or start "
+            "from the weights with model.pretrained."
+        )
     _set_model_state(model, folder / MODEL)
     if ema_model is not None:
         averaged = folder / EMA
@@ -221,9 +246,22 @@ def remove_old(save_dir, keep, manifest):
         if found["run"] != manifest["run"] or found["iteration"] > manifest["iteration"]:
             continue
         if whole >= keep:
-            shutil.rmtree(folder)
+            _remove(folder)
         else:
             whole += found["iteration"] == manifest["iteration"] or _is_whole(folder)
+
+
+def _remove(folder):
+    """Remove a checkpoint; while that lasts it is none any more."""
+    removed = folder.with_name(folder.name + REMOVED)
+    try:
+        folder.rename(removed)
+        if removed.is_symlink():
+            removed.unlink()
+        else:
+            shutil.rmtree(removed)
+    except OSError as error:
+        logger.warning("%s cannot be removed (%s)", folder, error)
 
 
 def _is_whole(folder):
@@ -233,6 +271,11 @@ def _is_whole(folder):
         logger.warning("%s is damaged (%s), and not counted", folder, error)
         return False
     return True
+
+
+def folders_of_runs(save_dir):
+    """The folders ``iter_N`` that this program wrote, by N."""
+    return [folder for folder in folders(save_dir) if (folder / MANIFEST).is_file()]
 
 
 def folders(save_dir):
@@ -263,8 +306,8 @@ def _clean_up(save_dir):
             continue
         if path.suffix == REPLACED and not path.with_suffix("").exists():
             path.rename(path.with_suffix(""))
-        elif path.suffix in (PARTIAL, REPLACED):
-            shutil.rmtree(path)
+        elif path.suffix in (PARTIAL, REPLACED, REMOVED):
+            shutil.rmtree(path, ignore_errors=True)
 
 
 def _read_manifest(folder):

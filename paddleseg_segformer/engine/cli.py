@@ -19,14 +19,27 @@ def positive(text):
     return number
 
 
-def config_parser(description, example):
+def model_parser(description, example):
+    """An argument parser with the flags that every tool has which uses a trained model."""
+    parser = config_parser(description, example, required=False)
+    parser.add_argument(
+        "--model_path",
+        required=True,
+        metavar="PATH",
+        help="a checkpoint's folder or file, or an exported model; the config is needed only "
+        "where it does not hold it",
+    )
+    return parser
+
+
+def config_parser(description, example, required=True):
     """An argument parser with the flags that every tool has which reads a configuration."""
     parser = argparse.ArgumentParser(
         description=description,
         epilog=f"example:\n  {example}",
         formatter_class=_Help,
     )
-    parser.add_argument("--config", required=True, metavar="FILE", help="configuration, YAML")
+    parser.add_argument("--config", required=required, metavar="FILE", help="configuration, YAML")
     parser.add_argument(
         "--device", help="gpu, gpu:N, cpu, …; the GPU where there is one, else the CPU"
     )
@@ -88,6 +101,27 @@ def start(options):
         )
     overrides = {key: options.pop(key, None) for key in ("iters", "batch_size", "learning_rate")}
     return load_config(options.pop("config"), options.pop("opts"), **overrides)
+
+
+def start_model(options):
+    """Set up the log, and read the configuration if one is given.
+
+    Args:
+        options: The parsed flags by name.
+
+    Returns:
+        The same, ``config`` being PaddleSeg's ``Config`` or None, without ``opts``.
+
+    Raises:
+        InputError: The configuration is at fault, or there is none that ``--opts`` could change.
+    """
+    setup_logging()
+    opts = options.pop("opts")
+    if options["config"] is not None:
+        options["config"] = load_config(options["config"], opts)
+    elif opts:
+        raise InputError("--opts changes a config: give --config, too.")
+    return options
 
 
 def run(main):

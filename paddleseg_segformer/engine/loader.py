@@ -32,22 +32,24 @@ class TrainSampler:
 
     Args:
         size: Samples in the data set.
-        batch_size: Samples in a batch of one process.
+        batch_size: Samples in a batch.
+        parts: Batches that one process has in one step.
         first: Number of the first sample, over all processes.
-        batches: How many there are.
+        steps: How many there are.
         seed: Integer.
     """
 
-    def __init__(self, size, batch_size, first, batches, seed):
-        self.size, self.batch_size = size, batch_size
-        self.first, self.batches, self.seed = first, batches, seed
+    def __init__(self, size, batch_size, parts, first, steps, seed):
+        self.size, self.batch_size, self.parts = size, batch_size, parts
+        self.first, self.steps, self.seed = first, steps, seed
 
     def __iter__(self):
-        """Yield lists of (number in the stream, index in the data set)."""
+        """Yield this process's batches: lists of (number in the stream, index in the data set)."""
         epoch, order = None, None
-        for step in range(self.batches):
+        for turn in range(self.steps * self.parts):
+            step, part = divmod(turn, self.parts)
             share = step * distributed.world_size() + distributed.rank()
-            start = self.first + share * self.batch_size
+            start = self.first + (share * self.parts + part) * self.batch_size
             batch = []
             for number in range(start, start + self.batch_size):
                 if number // self.size != epoch:
@@ -58,7 +60,7 @@ class TrainSampler:
 
 
 class Batch(NamedTuple):
-    """What one process trains on in one step.
+    """What one process trains on in one step, or in a part of it.
 
     Attributes:
         arrays: The samples' arrays by name, stacked.
@@ -170,7 +172,6 @@ def train_batches(read, sampler, num_workers):
 
 
 def _read_ahead(read, sampler, num_workers):
-    others = multiprocessing.active_children()
     context = multiprocessing.get_context("fork" if hasattr(os, "fork") else None)
     pool = futures.ProcessPoolExecutor(num_workers, context, _start_worker, (read, os.getpid()))
     waiting = deque()
@@ -192,9 +193,12 @@ def _read_ahead(read, sampler, num_workers):
             "--num_workers; --resume goes on from the last checkpoint."
         ) from None
     finally:
+        workers = list(
+            (pool._processes or {}).values()
+        )  # public only as Python 3.14's kill_workers
         pool.shutdown(wait=False, cancel_futures=True)
-        for child in set(multiprocessing.active_children()) - set(others):
-            child.kill()  # one that hangs would keep this process from ending
+        for worker in workers:
+            worker.kill()  # one that hangs would keep this process from ending
 
 
 _reader = None  # of a worker

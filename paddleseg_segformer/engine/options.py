@@ -8,6 +8,10 @@ import paddle
 from ..errors import InputError
 from ..runtime import available_cpus
 
+LEAST = {"accumulate": 1, "save_interval": 1, "log_iters": 1}
+LEAST |= {"num_workers": 0, "keep_checkpoint_max": 0}
+CHOICES = {"on_bad_sample": ("error", "skip"), "precision": ("fp32", "fp16", "bf16")}
+
 
 @dataclass(frozen=True)
 class TrainOptions:
@@ -53,6 +57,14 @@ class TrainOptions:
     amp_level: str = "O1"
 
     def __post_init__(self):
+        for name, least in LEAST.items():
+            if (getattr(self, name) or 0) < least:
+                raise InputError(f"--{name} {getattr(self, name)}: must be at least {least}.")
+        for name, known in CHOICES.items():
+            if getattr(self, name) not in known:
+                raise InputError(
+                    f"--{name} {getattr(self, name)}: must be one of {', '.join(known)}."
+                )
         if self.resume and self.resume_model is not None:
             raise InputError("--resume and --resume_model exclude each other; give one of them.")
         if self.amp_level != "O1":

@@ -1,5 +1,6 @@
 """What is checked in the seconds before the first iteration, not hours later."""
 
+import copy
 import os
 import shutil
 import tempfile
@@ -16,40 +17,41 @@ TRIED = 16  # samples of each set
 SMALLEST = 32  # pixels, the stride of the model's last stage
 
 
-def check_folder(save_dir):
-    """Make the run's folder.
+def check_folder(folder, flag="--save_dir"):
+    """Make the folder that a flag names.
 
     Raises:
         InputError: It cannot be made, or not be written to.
     """
     try:
-        Path(save_dir).mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=save_dir):
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:
         raise InputError(
-            f"--save_dir {save_dir}: cannot be written to ({error.strerror}); name another folder."
+            f"{flag} {folder}: cannot be written to ({error.strerror}); name another folder."
         ) from error
 
 
-def check_datasets(train_dataset, val_dataset=None, tolerant=False):
+def check_datasets(train_dataset, val_dataset=None, one_size=True, tolerant=False):
     """Look at the data sets as far as seconds allow: for all files, into some.
 
     Args:
         train_dataset: A PaddleSeg data set in training mode.
         val_dataset: One in validation mode, or None.
+        one_size: Whether training samples must be of one size, as for batches of several.
         tolerant: Whether training samples that cannot be read may be left out.
 
     Raises:
-        InputError: A set is empty, a file is missing, a sample that was tried cannot be read or
-            has a label out of range, training samples are not of one size or too small, or the
-            sets have different numbers of classes.
+        InputError: A set is empty or of the wrong mode, a file is missing, a sample that was tried
+            cannot be read or has a label out of range, training samples are not of one size or too
+            small, or the sets have different numbers of classes.
     """
-    _check_files(train_dataset, "train_dataset", tolerant)
-    _check_sizes(_try_samples(train_dataset, tolerant))
+    _check_files(train_dataset, "train_dataset", "train", tolerant)
+    _check_sizes(_try_samples(train_dataset, tolerant), one_size)
     if val_dataset is None:
         return
-    _check_files(val_dataset, "val_dataset", tolerant=False)
+    _check_files(val_dataset, "val_dataset", "val", tolerant=False)
     _try_samples(val_dataset, tolerant=False)
     if val_dataset.num_classes != train_dataset.num_classes:
         raise InputError(
@@ -58,7 +60,16 @@ def check_datasets(train_dataset, val_dataset=None, tolerant=False):
         )
 
 
-def _check_files(dataset, section, tolerant):
+def first_sample(dataset):
+    """A PaddleSeg data set of another's first sample alone."""
+    dataset = copy.copy(dataset)
+    dataset.file_list = dataset.file_list[:1]
+    return dataset
+
+
+def _check_files(dataset, section, mode, tolerant):
+    if getattr(dataset, "mode", mode) != mode:
+        raise InputError(f"{section}.mode: must be {mode}, not {dataset.mode}.")
     if len(dataset) == 0:
         raise InputError(f"{section}: has no images; look at its dataset_root and file list.")
     missing = [path for pair in dataset.file_list for path in pair if not os.path.exists(path)]
@@ -84,14 +95,14 @@ def _try_samples(dataset, tolerant):
     return samples
 
 
-def _check_sizes(samples):
+def _check_sizes(samples, one_size):
     sizes = sorted({sample["img"].shape[1:] for sample in samples})
     if sizes and min(sizes[0]) < SMALLEST:
         raise InputError(
             f"train_dataset.transforms: give images of {_text(sizes[0])}; "
             f"the model needs at least {SMALLEST} pixels a side."
         )
-    if len(sizes) > 1:
+    if one_size and len(sizes) > 1:
         raise InputError(
             f"train_dataset.transforms: give images of different sizes ({_text(sizes[0])} and "
             f"{_text(sizes[-1])}), which make no batch; end with a crop and padding to one size."

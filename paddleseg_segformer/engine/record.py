@@ -2,16 +2,14 @@
 
 import json
 import os
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import cv2
 import numpy as np
 
 from ..data import palette
-from ..deploy import Protocol, Segmenter
 from ..deploy.visualise import overlay
-from .loader import read_sample
 from .log import logger
 
 LINES, CURVES, EXAMPLES = "train.jsonl", "curves.png", "examples.jpg"
@@ -29,12 +27,17 @@ class Record:
         save_dir: The run's folder.
         iteration: Where the run begins; what train.jsonl says of later ones, which a run that was
             killed had reached, is removed. 0 begins a new file.
+        evaluated: The last iteration whose evaluation is not to be repeated.
         use_vdl: Whether VisualDL gets the figures and pictures, too.
     """
 
-    def __init__(self, save_dir, iteration, use_vdl):
+    def __init__(self, save_dir, iteration, evaluated, use_vdl):
         self.save_dir = Path(save_dir)
-        lines = [line for line in read_lines(save_dir) if line["iteration"] <= iteration]
+        lines = [
+            line
+            for line in read_lines(save_dir)
+            if line["iteration"] <= (evaluated if line["kind"].endswith("eval") else iteration)
+        ]
         rewritten = self.save_dir / (LINES + ".partial")
         with open(rewritten, "w", encoding="utf-8") as file:
             file.writelines(json.dumps(line) + "\n" for line in lines)
@@ -67,12 +70,10 @@ class Record:
         self._scalars("Evaluate", figures, iteration)
         self._scalars(f"Evaluate/{prefix}IoU", ious, iteration)
 
-    def examples(self, iteration, dataset, model):
-        """Draw the first validation images: as they are, with their labels, with predictions."""
-        model.eval()
-        segmenter = Segmenter(model, dataset.transforms, Protocol())
-        rows = [_panels(dataset, i, segmenter) for i in range(min(SHOWN, len(dataset)))]
-        model.train()
+    def examples(self, iteration, rows):
+        """Draw the rows of ``Examples``, one below the other."""
+        if not rows:
+            return
         sheet = np.concatenate(rows)
         with _unless_impossible(EXAMPLES):
             (self.save_dir / EXAMPLES).write_bytes(cv2.imencode(".jpg", sheet)[1])
@@ -96,12 +97,11 @@ class Record:
 def read_lines(save_dir):
     """The lines of a folder's train.jsonl, as dictionaries; one that was cut short is left out."""
     path, lines = Path(save_dir) / LINES, []
-    for text in path.read_text(encoding="utf-8").splitlines() if path.is_file() else ():
-        try:
-            lines.append(json.loads(text))
-        except ValueError:
-            continue
-    return lines
+    text = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
+    for line in text.splitlines():
+        with suppress(ValueError):
+            lines.append(json.loads(line))
+    return [line for line in lines if isinstance(line, dict) and {"kind", "iteration"} <= {*line}]
 
 
 def draw_curves(save_dir):
@@ -132,16 +132,31 @@ def draw_curves(save_dir):
     figure.savefig(Path(save_dir) / CURVES, dpi=100)
 
 
-def _panels(dataset, index, segmenter):
-    """Image, labels and prediction side by side: uint8 array ``[h, 3 w, 3]``, BGR."""
-    path, _ = dataset.file_list[index]
-    image = cv2.imread(str(path), cv2.IMREAD_COLOR)
-    labels = np.asarray(read_sample(dataset, index)["label"])[0].astype("uint8")
-    (predicted,) = segmenter([segmenter.views(image)])
-    colours = palette(dataset)[:, ::-1]
-    panels = [image, *(overlay(image, m, colours) for m in (labels, predicted.numpy()))]
-    size = (SHOWN_WIDTH, round(image.shape[0] * SHOWN_WIDTH / image.shape[1]))
-    return np.concatenate([cv2.resize(p, size, interpolation=cv2.INTER_AREA) for p in panels], 1)
+class Examples:
+    """The first images of an evaluation, each beside its labels and its prediction.
+
+    To be called as ``evaluate`` calls its ``observe``.
+
+    Attributes:
+        rows: uint8 arrays ``[h, 3 w, 3]``, BGR.
+    """
+
+    def __init__(self, dataset):
+        self.dataset, self.rows = dataset, []
+
+    def __call__(self, index, labels, predicted, _):
+        """Keep an image, if it is one to look at and there are not enough."""
+        if len(self.rows) == SHOWN:
+            return
+        image = cv2.imread(str(self.dataset.file_list[index][0]), cv2.IMREAD_COLOR)
+        if image is None or image.shape[:2] != labels.shape:
+            return
+        colours = palette(self.dataset)[:, ::-1]
+        maps = (labels.astype("uint8"), predicted.astype("uint8"))
+        panels = [image, *(overlay(image, labels, colours) for labels in maps)]
+        size = (SHOWN_WIDTH, round(image.shape[0] * SHOWN_WIDTH / image.shape[1]))
+        panels = [cv2.resize(panel, size, interpolation=cv2.INTER_AREA) for panel in panels]
+        self.rows.append(np.concatenate(panels, axis=1))
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""SIGTERM and SIGINT: the step is finished and saved before the process ends."""
+"""SIGTERM, SIGINT, SIGHUP: the step is finished and saved before the process ends."""
 
 import os
 import signal
@@ -24,7 +24,7 @@ class StopSignal:
 
     @property
     def exit_code(self):
-        """What a shell would report of a process that the signal ended: 143 or 130."""
+        """What a shell would report of a process that the signal ended, such as 143."""
         return 128 + self.requested
 
     @contextmanager
@@ -40,7 +40,8 @@ class StopSignal:
 
     def __enter__(self):
         main = threading.current_thread() is threading.main_thread()
-        signals = (signal.SIGTERM, signal.SIGINT) if main else ()  # others cannot take them over
+        names = ("SIGTERM", "SIGINT", "SIGHUP") if main else ()  # others cannot take them over
+        signals = [getattr(signal, name) for name in names if hasattr(signal, name)]
         self._before = {number: signal.signal(number, self._request) for number in signals}
         return self
 

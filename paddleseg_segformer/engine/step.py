@@ -9,8 +9,10 @@ import paddle
 from paddleseg.core.train import loss_computation
 from paddleseg.utils import update_ema_model
 
+from ..errors import InputError
 from ..models import CrossEntropyLoss, SegFormer
 from . import distributed
+from .log import logger
 from .optimizer import gradient_norm
 
 
@@ -21,7 +23,8 @@ class Outcome(NamedTuple):
         losses: The weighted losses, floats: means over the batch of all processes.
         norm: The gradient's norm, before any clipping.
         skipped: None, or why the weights were left as they were.
-        culprits: Positions in this process's batch of the samples that may have caused it.
+        culprits: Positions in this process's batch of the samples that may have caused it: those
+            that did, where any process knows.
     """
 
     losses: list
@@ -33,9 +36,9 @@ class Outcome(NamedTuple):
 class Stepper:
     """A model, its losses and optimizer, and how a batch changes them.
 
-    The batch of a step is cut into ``accumulate`` parts, whose gradients together are that of the
-    whole batch: losses are averaged over all its pixels, wherever the parts are cut and in
-    whichever process they are. Statistics of BatchNorm are those of each part.
+    The parts of a step's batch, in all processes, together have the gradient of the whole batch,
+    wherever it is cut: losses are averaged over all its pixels. Exceptions: statistics of BatchNorm
+    are each part's own, and so are losses that are no mean over pixels, or only over the hardest.
 
     Args:
         model: A PaddleSeg model.
@@ -47,7 +50,6 @@ class Stepper:
 
     def __init__(self, model, losses, optimizer, options, ema_model):
         self.losses, self.optimizer, self.ema_model = losses, optimizer, ema_model
-        self.parts = options.accumulate
         if isinstance(model, SegFormer):
             model.leave_resizing_to(losses["types"])
         self.model = self.parallel_model = model
@@ -57,6 +59,9 @@ class Stepper:
             self.parallel_model = paddle.DataParallel(self.model)
         self.amp = {"enable": options.precision != "fp32", "level": "O1"}
         self.amp["dtype"] = "bfloat16" if options.precision == "bf16" else "float16"
+        schedule = optimizer._learning_rate
+        is_schedule = isinstance(schedule, paddle.optimizer.lr.LRScheduler)
+        self.schedule = schedule if is_schedule else None
         self.scaler = paddle.amp.GradScaler(enable=options.precision == "fp16")
         # What a forward pass changes: buffers, and BatchNorm's statistics, parameters to Paddle.
         named = self.model.named_parameters()
@@ -64,52 +69,67 @@ class Stepper:
         self.statistics += self.model.buffers()
         types = [t for loss in losses["types"] for t in (loss, *getattr(loss, "losses", ()))]
         self.cross_entropies = [loss for loss in types if isinstance(loss, CrossEntropyLoss)]
+        exact = [loss for loss in self.cross_entropies if loss.top_k_percent_pixels >= 1]
+        if options.accumulate * distributed.world_size() > 1 and len(exact) < len(types):
+            logger.warning(
+                "A loss that is no mean over pixels is averaged over the %d parts of a step, which "
+                "is not the loss of the whole batch",
+                options.accumulate * distributed.world_size(),
+            )
 
-    def __call__(self, arrays, iteration):
+    def __call__(self, parts, iteration):
         """Make a step.
 
-        Where a loss or the gradient is not finite, nothing changes but the schedule's position,
-        and in half precision the loss scale.
+        Where an image, a loss or the gradient is not finite, nothing changes but the schedule's
+        position, and in half precision the loss scale.
 
         Args:
-            arrays: Tensors by name, ``img [N, 3, H, W]`` and ``label [N, H, W]`` among them.
+            parts: For each part, tensors by name, ``img [N, 3, H, W]`` and ``label [N, H, W]``
+                among them.
             iteration: Number of the step, from 1.
 
         Returns:
             ``Outcome``.
+
+        Raises:
+            InputError: There are not as many losses as the model has outputs.
         """
         statistics = [tensor.clone() for tensor in self.statistics]
-        parts = self._cut(arrays)
-        shares = self._shares(parts)
-        losses = []
-        for i, part in enumerate(parts):
-            unsynchronised = distributed.world_size() > 1 and i + 1 < len(parts)
-            with self.parallel_model.no_sync() if unsynchronised else contextlib.nullcontext():
-                losses.append(self._backward(part, shares[i]))
-        self.scaler.unscale_(self.optimizer)
-        norm = gradient_norm(self.model.parameters())
-        losses = np.array([[float(loss) for loss in part] for part in losses])
-        outcome = self._judge(losses, norm, arrays["img"])
-        if outcome.skipped is None or self.scaler.is_enable():  # which skips by itself, and adapts
+        try:
+            losses = self._accumulate(parts)
+            self.scaler.unscale_(self.optimizer)
+            norm = gradient_norm(self.model.parameters())
+            losses = np.array([[float(loss) for loss in part] for part in losses])
+            outcome = self._judge(losses, norm, [part["img"] for part in parts])
+            if outcome.skipped is not None:
+                self._restore(statistics)
+        except Exception:
+            self._restore(statistics)
+            self.optimizer.clear_grad(set_to_zero=False)
+            raise
+        overflow = self.scaler.is_enable() and not np.isfinite(norm)  # by which the scale adapts
+        if outcome.skipped is None or overflow:
             self.scaler.step(self.optimizer)
         self.scaler.update()
-        if outcome.skipped is not None:
-            for tensor, before in zip(self.statistics, statistics):
-                paddle.assign(before, tensor)
         self.optimizer.clear_grad(set_to_zero=False)
-        schedule = self.optimizer._learning_rate
-        if isinstance(schedule, paddle.optimizer.lr.LRScheduler):
-            schedule.step()
+        if self.schedule is not None:
+            self.schedule.step()
         if self.ema_model is not None and outcome.skipped is None:
             update_ema_model(self.ema_model, self.model, step=iteration)
         return outcome
 
-    def _cut(self, arrays):
-        size = len(arrays["img"]) // self.parts
-        return [
-            {name: array[i * size : (i + 1) * size] for name, array in arrays.items()}
-            for i in range(self.parts)
-        ]
+    def _restore(self, statistics):
+        for tensor, before in zip(self.statistics, statistics):
+            paddle.assign(before, tensor)
+
+    def _accumulate(self, parts):
+        """Add up the parts' gradients; returns the losses of each, tensors."""
+        shares, losses = self._shares(parts), []
+        for i, part in enumerate(parts):
+            unsynchronised = distributed.world_size() > 1 and i + 1 < len(parts)
+            with self.parallel_model.no_sync() if unsynchronised else contextlib.nullcontext():
+                losses.append(self._backward(part, shares[i], len(parts)))
+        return losses
 
     def _shares(self, parts):
         """For each part, the ``share`` of each cross-entropy; see ``CrossEntropyLoss``."""
@@ -124,13 +144,13 @@ class Stepper:
                 shares[:, i] = np.array(divisors) / mean if mean > 0 else 1.0
         return shares
 
-    def _backward(self, part, shares):
+    def _backward(self, part, shares, parts):
         """Add a part's gradients to the parameters' own; returns its losses, tensors."""
         for loss, share in zip(self.cross_entropies, shares):
             loss.share = float(share)
         with paddle.amp.auto_cast(**self.amp):
             losses = self._compute_losses(self.parallel_model(part["img"]), part)
-            loss = sum(losses) / self.parts
+            loss = sum(losses) / parts
         self.scaler.scale(loss).backward()
         return [loss.detach() for loss in losses]
 
@@ -138,26 +158,41 @@ class Stepper:
         """The weighted losses of a model's outputs, as PaddleSeg's training defines them."""
         if hasattr(self.model, "loss_computation"):
             return self.model.loss_computation(outputs, self.losses, part)
+        if len(outputs) != len(self.losses["types"]):
+            raise InputError(
+                f"loss.coef: has {len(self.losses['types'])} entries, but the model has "
+                f"{len(outputs)} outputs; give one for each."
+            )
         labels = part["label"].astype("int64")
         edges = part["edge"].astype("int64") if "edge" in part else None
         return loss_computation(outputs, labels, edges, self.losses)
 
     def _judge(self, losses, norm, images):
         """Whether all processes may use what came of a step; ``losses`` is ``[parts, losses]``."""
-        bad_parts, skipped, culprits = ~np.isfinite(losses).all(axis=1), None, []
-        if bad_parts.any():
+        bad_images = [~paddle.isfinite(part).all(axis=[1, 2, 3]).numpy() for part in images]
+        bad_parts = ~np.isfinite(losses).all(axis=1)
+        skipped, evidence = None, []
+        if np.any(bad_images):  # of which a ReLU may have hidden all traces
+            skipped, evidence = "an image is not finite", bad_images
+        elif bad_parts.any():
             skipped = f"a loss is {losses[bad_parts].sum()}"
+            evidence = [np.full(len(part), bad) for part, bad in zip(images, bad_parts)]
         elif not np.isfinite(norm) and not self._overflow_is_the_scale():
             skipped = f"the gradient's norm is {norm}"
-        if skipped is not None:  # a broken image alone is to blame, else the parts, else all
-            broken = ~paddle.isfinite(images).all(axis=[1, 2, 3]).numpy()
-            suspects = bad_parts.repeat(len(images) // self.parts)
-            culprits = np.flatnonzero(broken if broken.any() else suspects | ~suspects.any())
-        figures = np.array([*losses.mean(axis=0), skipped is not None], dtype="float64")
-        *losses, skips = distributed.sum_over_processes(figures) / distributed.world_size()
+        figures = [*losses.mean(axis=0), skipped is not None, len(evidence) > 0]
+        figures = distributed.sum_over_processes(np.array(figures, dtype="float64"))
+        *losses, skips, witnesses = figures / distributed.world_size()
         if skips and skipped is None:
             skipped = "another process has no finite loss"
+        if skips and not witnesses:  # nobody knows better
+            evidence = [np.full(len(part), True) for part in images]
+        culprits = np.flatnonzero(np.concatenate(evidence)) if evidence else []
         return Outcome(losses, norm, skipped, list(culprits))
+
+    def refresh_rate(self):
+        """Let the rate follow a schedule whose settings are no longer those it was saved with."""
+        if self.schedule is not None:
+            self.schedule.step(self.schedule.last_epoch)
 
     def _overflow_is_the_scale(self):
         """In fp16, gradients overflow now and then until the scale has found its size."""
@@ -188,12 +223,13 @@ def seed_generators(seed, iteration):
 
 
 @contextlib.contextmanager
-def memory_advice(shape, accumulate):
+def memory_advice(shape, parts, model):
     """Turn Paddle's report of a full device into advice.
 
     Args:
-        shape: Of the step's images, ``[N, 3, H, W]``.
-        accumulate: Parts that they are cut into.
+        shape: Of a part's images, ``[N, 3, H, W]``.
+        parts: How many of them a step has.
+        model: The model.
 
     Raises:
         MemoryError: The device's memory is full.
@@ -204,10 +240,14 @@ def memory_advice(shape, accumulate):
         if not isinstance(error, MemoryError) and "out of memory" not in str(error).lower():
             raise
         images, _, height, width = shape
-        size = images // accumulate
-        smaller = max(1, size // 2)
+        advice = ["smaller crops"]
+        if getattr(getattr(model, "backbone", None), "recompute", None) is False:
+            advice.insert(0, "--opts model.backbone.recompute=true")
+        smaller = max((n for n in range(1, images) if images % n == 0), default=None)
+        if smaller is not None:
+            flags = f"--batch_size {smaller} --accumulate {parts * images // smaller}"
+            advice.insert(0, f"{flags}, which has the same gradients")
         raise MemoryError(
-            f"The device's memory is full with {size} images of {width}x{height} at a time: "
-            f"try --batch_size {smaller} --accumulate {images // smaller}, which gives the same "
-            "gradients, or --opts model.backbone.recompute=true."
+            f"The device's memory is full with {images} images of {width}x{height} at a time: "
+            f"try {', or '.join(advice)}."
         ) from error

@@ -1,13 +1,13 @@
 """Training a model as a configuration describes it."""
 
-import contextlib
 import copy
+import json
 import math
-import platform
+import os
 import signal
 import sys
 import time
-from importlib import metadata
+from itertools import chain
 from pathlib import Path
 
 import paddle
@@ -16,27 +16,28 @@ from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from ..config import build
+from ..data import class_names, palette
 from ..deploy import Protocol
 from ..errors import InputError, RunError
-from . import checkpoint, distributed, preflight
+from ..runtime import versions
+from . import checkpoint, distributed, preflight, resume
 from .evaluator import evaluate, log_scores
 from .loader import SampleReader, TrainSampler, train_batches
 from .log import eta_text, logger
 from .meter import Meter
 from .optimizer import group_rates, log_parameter_groups
 from .options import TrainOptions
-from .record import CURVES, LINES, Record
+from .record import CURVES, LINES, Examples, Record
 from .signals import StopSignal
 from .step import Stepper, memory_advice, seed_generators
 
 # Steps in a row without a finite loss and gradient, after which a run gives up.
 MOST_SKIPPED = 10
 GIVING_UP = (
-    f"{MOST_SKIPPED} steps in a row had no finite loss and gradient; the run is saved at "
-    "iteration {}. Look at the images named above, or resume from an earlier checkpoint with a "
-    "lower learning rate, a longer warm-up or optimizer.grad_clip_cfg."
+    f"{MOST_SKIPPED} steps in a row had no finite loss and gradient: stopped at iteration {{}}. "
+    "Look at the images named above, or resume from an earlier checkpoint with a lower learning "
+    "rate, a longer warm-up or optimizer.grad_clip_cfg."
 )
-PACKAGES = ("paddlepaddle", "paddlepaddle-gpu", "paddleseg", "paddleseg-segformer", "numpy")
 
 
 def train(config, **options):
@@ -52,45 +53,20 @@ def train(config, **options):
     Raises:
         InputError: The configuration, the data or an option is at fault.
         RunError: The run cannot go on, or its last checkpoint could not be saved.
-        SystemExit: With 143 or 130, after saving, on SIGTERM or SIGINT.
+        MemoryError: The device is too small.
+        SystemExit: With 128 and the signal's number, after saving, on SIGTERM, SIGINT or SIGHUP.
     """
     options = TrainOptions(**options)
     preflight.check_folder(options.save_dir)
     distributed.start()
-    found = _find_checkpoint(options)
-    seed = _choose_seed(options, found)
+    found = resume.find_checkpoint(options)
+    seed = resume.choose_seed(options, found)
     paddle.seed(seed)
     trainer = Trainer(config, options, seed)
     if found is not None:
         trainer.resume(*found)
     trainer.run()
     return trainer.best["miou"] if options.do_eval else None
-
-
-def _find_checkpoint(options):
-    """Folder and manifest of what to go on from, or None."""
-    if options.resume_model is not None:
-        return Path(options.resume_model), checkpoint.open_checkpoint(options.resume_model)
-    if not options.resume:
-        return None
-    # The first process alone looks: that tidies up after a killed one.
-    found = checkpoint.newest(options.save_dir) if distributed.rank() == 0 else None
-    found = distributed.from_first(found)
-    if found is None:
-        logger.info("%s has no checkpoint to resume from: starting anew", options.save_dir)
-    return found
-
-
-def _choose_seed(options, found):
-    if found is None:
-        return options.seed or 0
-    folder, manifest = found
-    if options.seed not in (None, manifest["seed"]):
-        raise InputError(
-            f"--seed {options.seed}: {folder} was trained with {manifest['seed']}, from which the "
-            "order of its samples follows; leave the option out."
-        )
-    return manifest["seed"]
 
 
 class Trainer:
@@ -102,6 +78,7 @@ class Trainer:
         best: The best ``miou`` and its ``iteration``; those of averaged weights with ``ema_``.
         evaluated: The last iteration that was evaluated.
         skipped: How many ``steps`` were left out, and how many ``samples`` replaced.
+        unsaved: By what could not be written when it last was to be, why.
     """
 
     # What a checkpoint's manifest says of them is all that resuming needs beside the states.
@@ -109,12 +86,14 @@ class Trainer:
 
     def __init__(self, config, options, seed):
         self.config, self.options, self.seed = config, options, seed
-        self.settings = _flatten(config.dic)  # now, since building parts adds to them
+        # As JSON, and now, since building parts adds to it.
+        self.settings = json.loads(json.dumps(config.dic, default=str))
         self.save_dir = Path(options.save_dir)
         self.iteration = self.samples = self.evaluated = self.skipped_in_a_row = 0
-        self.best, self.skipped = {"miou": -1.0, "iteration": -1}, {"steps": 0, "samples": 0}
+        self.best, self.skipped = {}, {"steps": 0, "samples": 0}
         self.rate, self.before, self.start = None, 0.0, time.monotonic()
-        self.run_name = self.saved = self.unsaved = self.record = None
+        self.first, self.run_name, self.saved, self.record = 0, None, None, None
+        self.unsaved = {}
         self.dataset, model, self.optimizer, losses = build(
             config, "train_dataset", "model", "optimizer", "loss"
         )
@@ -132,12 +111,24 @@ class Trainer:
 
     def _check(self, model):
         options = self.options
-        tolerant = options.on_bad_sample == "skip"
-        preflight.check_datasets(self.dataset, self.val_dataset, tolerant)
+        one_size, tolerant = self.config.batch_size > 1, options.on_bad_sample == "skip"
+        preflight.check_datasets(self.dataset, self.val_dataset, one_size, tolerant)
+        if self.val_dataset is not None:  # what fails after hours of training fails now
+            evaluate(model, preflight.first_sample(self.val_dataset), self.protocol)
         saves = math.ceil(self.config.iters / options.save_interval)
         preflight.check_space(
             self.save_dir, model, saves, options.keep_checkpoint_max, options.use_ema
         )
+
+    @property
+    def arrangement(self):
+        """What of the options and processes changes the result."""
+        return {
+            "accumulate": self.options.accumulate,
+            "use_ema": self.options.use_ema,
+            "precision": self.options.precision,
+            "processes": distributed.world_size(),
+        }
 
     def resume(self, folder, manifest):
         """Go on from a checkpoint: its folder and manifest."""
@@ -145,21 +136,29 @@ class Trainer:
         self.step.set_scaler_state(manifest["scaler"])
         for name in self.PROGRESS:
             setattr(self, name, manifest[name])
-        self.before = manifest["seconds"]
+        self.first, self.before = self.iteration, manifest["seconds"]
+        if Path(folder).resolve().parent == self.save_dir.resolve():
+            self.saved = folder, manifest
+        else:  # whose best model is not in this folder
+            self.best = {}
         if self.options.resume:
-            self.run_name, self.saved = manifest["run"], (folder, manifest)
+            self.run_name, _ = checkpoint.read_run(self.save_dir)
         logger.info("Resumed from %s at iteration %d", folder, self.iteration)
-        for key in sorted({*self.settings, *manifest["config"]}):
-            before, now = (settings.get(key) for settings in (manifest["config"], self.settings))
-            if before != now:
-                logger.warning("Not as in the checkpoint: %s is %s, was %s", key, now, before)
+        before = {**manifest["config"], **manifest["arrangement"]}
+        changed = resume.differences(before, {**self.settings, **self.arrangement})
+        for key, was, is_now in changed:
+            logger.warning("Not as in the checkpoint: %s is %s, was %s", key, is_now, was)
+        if any(key.startswith("lr_scheduler.") or key == "iters" for key, *_ in changed):
+            self.step.refresh_rate()
 
     def run(self):
         """Train from the present iteration to the configuration's last."""
         if distributed.rank() == 0:
             if self.run_name is None:
                 self.run_name = checkpoint.start_run(self.save_dir, self.options.resume_model)
-            self.record = Record(self.save_dir, self.iteration, self.options.use_vdl)
+            self.record = Record(
+                self.save_dir, self.iteration, self.evaluated, self.options.use_vdl
+            )
         logger.info(
             "Training %s on %d images, %d a step, from iteration %d to %d, into %s",
             type(self.model).__name__,
@@ -169,23 +168,27 @@ class Trainer:
             self.config.iters,
             self.save_dir,
         )
-        with StopSignal() as stop, logging_redirect_tqdm([logger]), self._progress_bar() as bar:
-            if self._at_save_point() and self.evaluated != self.iteration:
-                self.evaluate(stop)  # a run that was stopped had saved, but not evaluated
-            self.model.train()
-            self._iterate(stop, bar)
-        if self.record is not None:
-            self.record.close()
+        try:
+            with StopSignal() as stop, logging_redirect_tqdm([logger]), self._bar() as bar:
+                if self._at_save_point() and self.evaluated != self.iteration:
+                    self.evaluate(stop)  # a run that was stopped had saved, but not evaluated
+                self.model.train()
+                self._iterate(stop, bar)
+        finally:
+            if self.record is not None:
+                self.record.close()
         self._sum_up()
-        if self.unsaved is not None:
-            raise self.unsaved
+        for error in self.unsaved.values():
+            raise error
 
-    def _progress_bar(self):
+    def _bar(self):
+        streams = (sys.stdout, sys.stderr)
+        seen = all(s.isatty() and os.get_terminal_size(s.fileno()).columns for s in streams)
         return tqdm(
             desc="train",
             total=self.config.iters,
             initial=self.iteration,
-            disable=distributed.rank() != 0 or not sys.stderr.isatty(),
+            disable=distributed.rank() != 0 or not seen,
             dynamic_ncols=True,
         )
 
@@ -193,68 +196,105 @@ class Trainer:
         at_interval = self.iteration % self.options.save_interval == 0
         return self.iteration > 0 and (at_interval or self.iteration == self.config.iters)
 
+    def _batches(self):
+        """The parts of each step to come, a list of ``Batch``."""
+        read = SampleReader(self.dataset, self.seed, self.options.on_bad_sample == "skip")
+        parts = self.options.accumulate
+        sampler = TrainSampler(
+            len(self.dataset),
+            self.config.batch_size,
+            parts,
+            self.samples,
+            self.config.iters - self.iteration,
+            self.seed,
+        )
+        batches = train_batches(read, sampler, self.options.num_workers)
+        return iter(lambda: [batch for _, batch in zip(range(parts), batches)], [])
+
     def _iterate(self, stop, bar):
-        options, steps = self.options, self.config.iters - self.iteration
-        read = SampleReader(self.dataset, self.seed, options.on_bad_sample == "skip")
-        here = self.config.batch_size * options.accumulate
-        sampler = TrainSampler(len(self.dataset), here, self.samples, steps, self.seed)
         meter = Meter(self.batch_size, self.config.iters)
+        batches = self._batches()
         try:
-            for batch in train_batches(read, sampler, options.num_workers):
+            while self.iteration < self.config.iters:
+                parts = self._next_parts(batches, stop)
                 meter.batch_ready()
-                self._step(batch, meter)
+                self._step(parts, meter)
                 bar.update()
-                if self.iteration % options.log_iters == 0 or self.iteration == self.config.iters:
+                if self.iteration % self.options.log_iters == 0 or self._at_the_end():
                     self.log(meter, bar)
-                if self.skipped_in_a_row == MOST_SKIPPED:
+                if self.skipped_in_a_row >= MOST_SKIPPED:
                     raise RunError(GIVING_UP.format(self.iteration))
-                stopped = distributed.any_process(stop.requested)
-                if self._at_save_point() or stopped:
+                if self._at_save_point():
                     self.save()
-                    if stopped:
-                        self._terminate(stop)
                     self.evaluate(stop)
                     meter.resume()
-        except RunError:
-            self.save()
+        except (InputError, RunError, MemoryError):
+            self._save_progress()
             raise
 
-    def _step(self, batch, meter):
+    def _save_progress(self):
+        """Save, unless there is nothing that is not saved."""
+        if self.iteration > self.first and not self._at_save_point():
+            self.save()
+
+    def _at_the_end(self):
+        return self.iteration == self.config.iters
+
+    def _next_parts(self, batches, stop):
+        """The next step's batches, unless a process cannot have any, or is to end: then all do."""
+        parts, error = [], None
+        try:
+            parts = next(batches)
+        except (InputError, RunError) as caught:
+            error = caught
+        problems = [problem for part in parts for problem in part.problems]
+        failed, stopped, replaced = distributed.any_process([error, stop.requested, problems])
+        if replaced:
+            for problem in chain.from_iterable(distributed.gather(problems)):
+                self._note_skip("samples", "replaced_sample", f"Replaced a sample: {problem}")
+        if failed:
+            raise error or RunError("Another process has failed: its log says why.")
+        if stopped:
+            self._save_progress()
+            self._terminate(stop)
+        return parts
+
+    def _step(self, parts, meter):
         iteration = self.iteration + 1
         seed_generators(self.seed, iteration)
         self.rate = self.optimizer.get_lr()
-        with memory_advice(batch.arrays["img"].shape, self.options.accumulate):
-            outcome = self.step(batch.arrays, iteration)
+        arrays = [part.arrays for part in parts]
+        with memory_advice(arrays[0]["img"].shape, len(parts), self.model):
+            outcome = self.step(arrays, iteration)
         self.iteration = iteration
         self.samples += self.batch_size
-        for problem in batch.problems:
-            self._note_skip("samples", "replaced_sample", f"Replaced a sample: {problem}")
         if outcome.skipped is None:
             self.skipped_in_a_row = 0
             meter.step_done(outcome.losses, outcome.norm)
             return
         self.skipped_in_a_row += 1
         meter.step_done()
-        text = f"Skipped step {iteration}: {outcome.skipped}"
-        if outcome.culprits:
-            text += ", with " + ", ".join(batch.files[i] for i in outcome.culprits)
+        files = [file for part in parts for file in part.files]
+        culprits = distributed.gather([files[i] for i in outcome.culprits])
+        culprits = ", ".join(chain.from_iterable(culprits))
+        text = f"Skipped step {iteration}: {outcome.skipped}, with {culprits}"
         self._note_skip("steps", "skipped_step", text)
 
     def _note_skip(self, what, kind, text):
         self.skipped[what] += 1
-        logger.error(text)  # which every process logs
+        logger.warning(text)
         if self.record is not None:
             self.record.line(kind, self.iteration, text=text)
 
     def _terminate(self, stop):
         """End the process, saved as it is, as the signal wanted that it or another one got."""
-        if self.unsaved is not None:
-            raise self.unsaved
+        if self.unsaved:
+            raise next(iter(self.unsaved.values()))
         stop.requested = stop.requested or signal.SIGTERM
-        if self.record is not None:
-            self.record.close()
         logger.info(
-            "%s: saved at iteration %d; --resume goes on from there",
+            "%s: saved at iteration %d; --resume goes on from there"
+            if self.iteration > self.first
+            else "%s: stopped at iteration %d, before the first step",
             signal.Signals(stop.requested).name,
             self.iteration,
         )
@@ -267,7 +307,8 @@ class Trainer:
         if self.record is not None:
             self.record.training(self.iteration, figures, rates)
         if not bar.disable:
-            bar.set_postfix_str(f"loss {figures['loss']:.4f}, {figures['ips']:.2f} images/s")
+            text = f"loss {figures['loss']:.4f}, lr {self.rate:.3g}, {figures['ips']:.2f} images/s"
+            bar.set_postfix_str(text)
             return
         logger.info(
             "[TRAIN] epoch: %d, iter: %d/%d, loss: %.4f, lr: %.6g, batch_cost: %.4f, "
@@ -276,7 +317,7 @@ class Trainer:
             self.iteration,
             self.config.iters,
             figures["loss"],
-            rates["base"],
+            self.rate,
             figures["batch_cost"],
             figures["reader_cost"],
             figures["ips"],
@@ -287,37 +328,49 @@ class Trainer:
         """Score the model, and the averaged one; remember and save the best."""
         if self.val_dataset is None:
             return
-        models = {"": self.model}
-        if self.ema_model is not None:
-            models["ema_"] = self.ema_model
-        with stop.ends_at_once():  # the checkpoint is written
-            for prefix, model in models.items():
-                distributed.share_statistics(model)
-                scores = evaluate(model, self.val_dataset, self.protocol)
-                log_scores(scores, len(self.val_dataset), "EMA " if prefix else "")
-                self._compare(scores, model, prefix)
-            if self.record is not None:
-                self.record.examples(self.iteration, self.val_dataset, self.model)
+        try:
+            with stop.ends_at_once():  # the checkpoint is written
+                self._evaluate("", self.model)
+                if self.ema_model is not None:
+                    self._evaluate("ema_", self.ema_model)
+        except SystemExit:
+            logger.info("Stopped in evaluation; --resume begins with it")
+            raise
         self.evaluated = self.iteration
         if self.saved is not None and distributed.rank() == 0:
             folder, manifest = self.saved
-            checkpoint.write_manifest(folder, {**manifest, **self._progress()})
-        logger.info(
-            "[EVAL] The best mIoU so far is %.4f, at iteration %d, in %s",
-            self.best["miou"],
-            self.best["iteration"],
-            self.save_dir / "best_model",
-        )
+            try:
+                checkpoint.write_manifest(folder, {**manifest, **self._progress()})
+            except OSError as error:
+                logger.warning("%s cannot be written (%s)", folder, error.strerror)
+        if self.best:
+            logger.info(
+                "[EVAL] The best mIoU so far is %.4f, at iteration %d, in %s",
+                self.best["miou"],
+                self.best["iteration"],
+                self.save_dir / "best_model",
+            )
 
-    def _compare(self, scores, model, prefix):
-        """Note scores, and save the model if they are the best."""
+    def _evaluate(self, prefix, model):
+        distributed.share_statistics(model)
+        examples = Examples(self.val_dataset)
+        scores = evaluate(model, self.val_dataset, self.protocol, observe=examples)
+        log_scores(scores, len(self.val_dataset), "EMA " if prefix else "")
         if self.record is not None:
             self.record.evaluation(self.iteration, scores, prefix)
+            self.record.examples(self.iteration, examples.rows)
         if scores.miou <= self.best.get(f"{prefix}miou", -1.0):
             return
-        self.best[f"{prefix}miou"] = scores.miou
-        self.best[f"{prefix}iteration"] = self.iteration
-        self._write(f"{prefix}best_model", {f"{prefix}model.pdparams": model.state_dict()})
+        before = self.best
+        self.best = {
+            **before,
+            f"{prefix}miou": scores.miou,
+            f"{prefix}iteration": self.iteration,
+        }
+        states = {f"{prefix}model.pdparams": model.state_dict()}
+        written = self._write(f"{prefix}best_model", states) is not None
+        if not distributed.from_first(written):
+            self.best = before
 
     def save(self):
         """Write ``iter_N``, and remove the oldest; where it cannot be written, the run goes on."""
@@ -342,18 +395,23 @@ class Trainer:
             "seed": self.seed,
             "seconds": self._seconds(),
             "scaler": self.step.scaler_state(),
+            "optimizer": type(self.optimizer).__name__,
             "parameters": checkpoint.parameter_names(self.model),
             "config": self.settings,
-            "versions": _versions(),
+            "arrangement": self.arrangement,
+            "classes": class_names(self.dataset),
+            "palette": palette(self.dataset).tolist(),
+            "versions": versions(),
             **self._progress(),
         }
+        kind = name.split("_")[0]  # a later iter_N makes up for an earlier one
         try:
             manifest = checkpoint.save(self.save_dir / name, states, facts)
         except RunError as error:
             logger.error(error)
-            self.unsaved = error
+            self.unsaved[kind] = error
             return None
-        self.unsaved = None
+        self.unsaved.pop(kind, None)
         return self.save_dir / name, manifest
 
     def _progress(self):
@@ -364,10 +422,11 @@ class Trainer:
 
     def _sum_up(self):
         logger.info("Done: %d iterations in %s", self.iteration, eta_text(self._seconds()))
-        if self.val_dataset is not None:
-            for prefix in ("", "ema_") if self.ema_model is not None else ("",):
+        for prefix, of in (("", ""), ("ema_", " of the averaged model")):
+            if f"{prefix}miou" in self.best:
                 logger.info(
-                    "Best mIoU %.4f at iteration %d: %s",
+                    "Best mIoU%s %.4f at iteration %d: %s",
+                    of,
                     self.best[f"{prefix}miou"],
                     self.best[f"{prefix}iteration"],
                     self.save_dir / f"{prefix}best_model",
@@ -381,24 +440,3 @@ class Trainer:
                 self.save_dir / LINES,
             )
         logger.info("Curves: %s", self.save_dir / CURVES)
-
-
-def _versions():
-    """The versions that a checkpoint was made with."""
-    versions = {"python": platform.python_version()}
-    for package in PACKAGES:
-        with contextlib.suppress(metadata.PackageNotFoundError):
-            versions[package] = metadata.version(package)
-    return versions
-
-
-def _flatten(tree, prefix=""):
-    """A tree of dictionaries and lists as one dictionary with dotted keys, its values JSON's."""
-    if not isinstance(tree, (dict, list)):
-        plain = tree is None or isinstance(tree, (str, int, float))
-        return {prefix[:-1]: tree if plain else str(tree)}
-    items = tree.items() if isinstance(tree, dict) else enumerate(tree)
-    flat = {}
-    for key, value in items:
-        flat.update(_flatten(value, f"{prefix}{key}."))
-    return flat

@@ -99,8 +99,24 @@ def test_another_runs_checkpoints_are_not_resumed(tmp_path):
 
 def test_a_run_that_has_not_saved_goes_on_from_where_it_began(tmp_path):
     write(tmp_path, 900, run="before")
-    checkpoint.start_run(tmp_path, origin=tmp_path / "iter_900")
+    name = checkpoint.start_run(tmp_path, origin=tmp_path / "iter_900")
     assert checkpoint.newest(tmp_path)[1]["iteration"] == 900
+    write(tmp_path, 901, run=name)
+    assert checkpoint.newest(tmp_path)[1]["iteration"] == 901
+
+
+def test_a_checkpoint_that_is_being_removed_is_none(tmp_path):
+    newest = write(tmp_path, 2)
+    write(tmp_path, 1).clear()
+    (tmp_path / "iter_1").rename(tmp_path / "iter_1.removed")
+    assert checkpoint.newest(tmp_path)[0].name == "iter_2"
+    assert not (tmp_path / "iter_1.removed").exists()
+    (tmp_path / "elsewhere").mkdir()
+    write(tmp_path / "elsewhere", 1)
+    (tmp_path / "iter_1").symlink_to(tmp_path / "elsewhere/iter_1")
+    checkpoint.remove_old(tmp_path, 1, newest)
+    assert not (tmp_path / "iter_1").exists()
+    checkpoint.verify(tmp_path / "elsewhere/iter_1")
 
 
 @pytest.fixture

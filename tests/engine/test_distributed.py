@@ -1,6 +1,7 @@
 """Several processes, by gloo on the CPU: together they are one, and none waits for a dead one."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -25,9 +26,9 @@ def scenes(tmp_path_factory):
     return root
 
 
-def start(scenes, save_dir, launcher, *more):
+def start(scenes, save_dir, launcher, *more, script="fixed_statistics"):
     arguments = [
-        *(sys.executable, *launcher, "tests/engine/fixed_statistics.py"),
+        *(sys.executable, *launcher, f"tests/engine/{script}.py"),
         *("--config", "configs/quickstart.yaml", "--device", "cpu", "--log_iters", 1),
         *("--save_dir", save_dir, *more, "--opts", f"train_dataset.dataset_root={scenes}"),
         *("model.dropout=0.0", "model.backbone.drop_path_rate=0.0"),
@@ -54,6 +55,19 @@ def test_two_processes_are_one_with_the_joint_batch(scenes, tmp_path):
     one, two = (read_dictionary(tmp_path / name / "iter_10/model.pdparams") for name in runs)
     for name, value in one.items():
         np.testing.assert_allclose(two[name], value, rtol=1e-3, atol=1e-4, err_msg=name)
+
+
+def test_what_one_process_meets_all_skip_and_the_first_tells(scenes, tmp_path):
+    options = ("--iters", 3, "--batch_size", 2, "--accumulate", 2)
+    process = start(scenes, tmp_path, TWO, *options, script="nan_in_second_process")
+    output, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, output[-3000:]
+    (log,) = (tmp_path / "log").glob("workerlog.1")
+    culprit = re.search(r"culprit (.*)", log.read_text())[1]
+    (skip,) = (line for line in read_lines(tmp_path) if line["kind"] == "skipped_step")
+    assert skip["iteration"] == 2 and skip["text"].endswith(f"with {culprit}")
+    weights = read_dictionary(tmp_path / "iter_3/model.pdparams")
+    assert all(np.isfinite(value).all() for value in weights.values())
 
 
 def test_a_dead_process_ends_the_job(scenes, tmp_path):

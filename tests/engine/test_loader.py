@@ -5,6 +5,7 @@ import os
 import random
 import signal
 import time
+from itertools import chain
 
 import numpy as np
 import pytest
@@ -14,8 +15,8 @@ from paddleseg_segformer.engine.loader import SampleReader, TrainSampler, train_
 from paddleseg_segformer.errors import InputError, RunError
 
 
-def stream(size, batch_size, batches, first=0, seed=0):
-    return list(TrainSampler(size, batch_size, first, batches, seed))
+def stream(size, batch_size, steps, first=0, seed=0, parts=1):
+    return list(TrainSampler(size, batch_size, parts, first, steps, seed))
 
 
 @pytest.mark.parametrize("size, batch_size", [(10, 4), (3, 5), (7, 7), (1, 3)])
@@ -37,13 +38,17 @@ def test_a_later_start_continues_the_same_stream():
     assert stream(10, 4, 9)[5:] == stream(10, 4, 4, first=20)
 
 
-def test_two_processes_share_the_stream_of_one(monkeypatch):
-    whole = stream(10, 4, 6)
+@pytest.mark.parametrize("parts", [1, 2])
+def test_two_processes_share_the_stream_of_one(parts, monkeypatch):
+    """In each step the first one has the first half, cut into parts."""
+    whole = stream(10, 8, 6)
     monkeypatch.setattr(distributed, "world_size", lambda: 2)
     halves = []
     for rank in range(2):
         monkeypatch.setattr(distributed, "rank", lambda rank=rank: rank)
-        halves.append(stream(10, 2, 6))
+        turns = stream(10, 4 // parts, 6, parts=parts)
+        steps = [turns[i : i + parts] for i in range(0, len(turns), parts)]
+        halves.append([list(chain.from_iterable(step)) for step in steps])
     assert [a + b for a, b in zip(*halves)] == whole
 
 
@@ -65,7 +70,7 @@ class Random:
 
 def batches(num_workers, dataset=None, seed=0, replace_bad=False, first=0):
     read = SampleReader(dataset or Random(), seed, replace_bad)
-    sampler = TrainSampler(5, 2, first, 8 - first // 2, seed)
+    sampler = TrainSampler(5, 2, 1, first, 8 - first // 2, seed)
     return list(train_batches(read, sampler, num_workers))
 
 

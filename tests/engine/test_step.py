@@ -43,6 +43,11 @@ def batch(step, size=4):
     }
 
 
+def cut(arrays, parts):
+    size = len(arrays["img"]) // parts
+    return [{n: a[i * size : (i + 1) * size] for n, a in arrays.items()} for i in range(parts)]
+
+
 LOSSES = {
     "over all pixels": lambda: CrossEntropyLoss(avg_non_ignore=False),
     "over valid pixels": lambda: CrossEntropyLoss(),
@@ -54,7 +59,7 @@ LOSSES = {
 def test_four_batches_of_one_make_the_step_of_one_of_four(case):
     whole, parts = stepper(LOSSES[case]()), stepper(LOSSES[case](), accumulate=4)
     for step in range(1, 11):
-        expected, actual = (s(batch(step), step) for s in (whole, parts))
+        expected, actual = whole([batch(step)], step), parts(cut(batch(step), 4), step)
         np.testing.assert_allclose(actual.losses, expected.losses, rtol=0, atol=1e-5)
         np.testing.assert_allclose(actual.norm, expected.norm, rtol=1e-3)
 
@@ -62,8 +67,9 @@ def test_four_batches_of_one_make_the_step_of_one_of_four(case):
 def test_a_part_without_a_valid_pixel_counts_for_nothing():
     arrays = batch(1)
     arrays["label"][1:] = 255
-    alone = stepper(CrossEntropyLoss())({name: a[:1] for name, a in arrays.items()}, 1)
-    outcome = stepper(CrossEntropyLoss(), accumulate=4)(arrays, 1)
+    parts = cut(arrays, 4)
+    alone = stepper(CrossEntropyLoss())(parts[:1], 1)
+    outcome = stepper(CrossEntropyLoss(), accumulate=4)(parts, 1)
     np.testing.assert_allclose(outcome.losses, alone.losses, rtol=1e-5)
     np.testing.assert_allclose(outcome.norm, alone.norm, rtol=1e-4)
 
@@ -74,20 +80,33 @@ def states(step):
 
 def test_a_step_that_is_not_finite_changes_nothing():
     step = stepper(CrossEntropyLoss(), fixed_statistics=False)
-    step(batch(1), 1)
+    step([batch(1)], 1)
     before = [value.numpy().copy() for value in states(step)]
     moments = {n: v.numpy() for n, v in step.optimizer.state_dict().items() if "moment" in n}
     rate = step.optimizer.get_lr()
     arrays = batch(2)
     arrays["img"][3, 0, 5, 5] = float("nan")
-    outcome = step(arrays, 2)
-    assert "is nan" in outcome.skipped and outcome.culprits == [3]
+    outcome = step([arrays], 2)
+    assert "image is not finite" in outcome.skipped and outcome.culprits == [3]
     for value, earlier in zip(states(step), before):  # BatchNorm's statistics among them
         np.testing.assert_array_equal(value.numpy(), earlier)
     for name, value in moments.items():
         np.testing.assert_array_equal(step.optimizer.state_dict()[name].numpy(), value)
     assert step.optimizer.get_lr() > rate  # the schedule goes on
-    assert step(batch(3), 3).skipped is None
+    assert step([batch(3)], 3).skipped is None
+
+
+def test_a_step_that_fails_leaves_nothing_behind():
+    class Failing(paddle.nn.Layer):
+        def forward(self, logit, label):
+            raise MemoryError
+
+    step = stepper(Failing(), fixed_statistics=False)
+    before = [value.numpy().copy() for value in states(step)]
+    with pytest.raises(MemoryError):
+        step([batch(1)], 1)
+    for value, earlier in zip(states(step), before):
+        np.testing.assert_array_equal(value.numpy(), earlier)
 
 
 @pytest.mark.parametrize("accumulate, culprits", [(1, [0, 1, 2, 3]), (2, [2, 3])])
@@ -98,7 +117,7 @@ def test_the_images_of_a_loss_that_is_not_finite_are_named(accumulate, culprits)
 
     arrays = batch(1)
     arrays["label"][3, 0, 0] = 7
-    outcome = stepper(Infinite(), accumulate)(arrays, 1)
+    outcome = stepper(Infinite(), accumulate)(cut(arrays, accumulate), 1)
     assert "loss is" in outcome.skipped and outcome.culprits == culprits
 
 
@@ -112,9 +131,23 @@ def test_what_a_step_draws_follows_from_seed_and_iteration():
     assert draw(0, 1) == first and first not in others
 
 
-def test_a_full_device_gives_advice_with_numbers():
-    message = r"8 images of 640x512 .*--batch_size 4 --accumulate 4"
-    with pytest.raises(MemoryError, match=message), memory_advice([16, 3, 512, 640], 2):
+class Recomputing:
+    class backbone:  # noqa: N801
+        recompute = False
+
+
+ADVICE = [
+    (8, 2, Recomputing, r"--batch_size 4 --accumulate 4, .*recompute=true, or smaller crops"),
+    (5, 1, Recomputing, r"--batch_size 1 --accumulate 5, "),
+    (1, 4, Recomputing, r"try --opts model.backbone.recompute=true, or smaller crops"),
+    (1, 1, object, r"try smaller crops"),
+]
+
+
+@pytest.mark.parametrize("images, parts, model, message", ADVICE)
+def test_a_full_device_gives_advice_with_numbers(images, parts, model, message):
+    shape = [images, 3, 512, 640]
+    with pytest.raises(MemoryError, match=message), memory_advice(shape, parts, model()):
         raise SystemError("ResourceExhaustedError: Out of memory error on GPU 0. Cannot allocate")
-    with pytest.raises(RuntimeError, match="another"), memory_advice([16, 3, 512, 640], 2):
+    with pytest.raises(RuntimeError, match="another"), memory_advice(shape, parts, model()):
         raise RuntimeError("another error")

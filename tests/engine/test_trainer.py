@@ -5,6 +5,7 @@ import os
 import random
 import re
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -81,12 +82,22 @@ def whole(scenes, tmp_path_factory):
 
 def assert_same_run(folder, expected, logs=True):
     for name in ("model.pdparams", "ema_model.pdparams", "model.pdopt"):
-        before, after = (read_dictionary(f / f"iter_{ITERS}" / name) for f in (expected, folder))
-        # Paddle's names of moments count the layers that a process has built.
-        for (key, value), other in zip(before.items(), after.values()):
-            np.testing.assert_array_equal(other, value, err_msg=key)
+        before, after = (state(f / f"iter_{ITERS}", name) for f in (expected, folder))
+        assert len(before) > 100 and before.keys() == after.keys()
+        for key, value in before.items():
+            np.testing.assert_array_equal(after[key], value, err_msg=key)
     if logs:
         assert losses(folder) == losses(expected)
+
+
+def state(folder, name):
+    """A file's arrays; moments by the parameters' names, for Paddle's count a process's layers."""
+    names = {own: name for name, own in checkpoint.verify(folder)["parameters"].items()}
+    found = {}
+    for key, value in read_dictionary(folder / name).items():
+        own = next((own for own in sorted(names, reverse=True) if key.startswith(own + "_")), None)
+        found[key if own is None else names[own] + key[len(own) :]] = value
+    return found
 
 
 def losses(folder):
@@ -160,7 +171,8 @@ def test_killed_at_random_it_always_resumes(scenes, whole, tmp_path):
             log, errors = process.communicate(timeout=patience)
         except subprocess.TimeoutExpired:
             process.kill()
-            process.communicate()
+            log, _ = process.communicate()
+            assert "damaged" not in log
             kills += 1
             continue
         assert process.returncode == 0, f"seed {seed}: {errors}"
@@ -172,7 +184,7 @@ def test_killed_at_random_it_always_resumes(scenes, whole, tmp_path):
     assert process.returncode == 0 and "damaged" not in log, f"seed {seed}: {errors}"
     assert_same_run(save_dir, whole)
     evaluations = [line["iteration"] for line in read_lines(save_dir) if line["kind"] == "eval"]
-    assert sorted(set(evaluations)) == list(range(1, ITERS + 1))
+    assert evaluations == list(range(1, ITERS + 1))
 
 
 def test_a_full_disk_costs_the_checkpoint_not_the_run(scenes, tmp_path):
@@ -203,18 +215,18 @@ def test_a_changed_config_is_told(scenes, whole, tmp_path, caplog):
 
 
 def test_a_run_that_only_meets_nan_saves_and_gives_up(config, tmp_path, monkeypatch, caplog):
-    """Labels of one image alone are broken by a transform; then those of all are."""
+    """As a transform's division by 0 would: in some steps, and then in all."""
     original = trainer_module.Trainer._step
 
-    def spoil(self, batch, meter):
+    def spoil(self, parts, meter):
         if self.iteration + 1 in spoiled:
-            batch.arrays["img"][0] = float("nan")
-        original(self, batch, meter)
+            parts[1].arrays["img"][0] = float("nan")
+        original(self, parts, meter)
 
     monkeypatch.setattr(trainer_module.Trainer, "_step", spoil)
     monkeypatch.setattr(trainer_module, "MOST_SKIPPED", 3)
     spoiled = {2, 5, 6, 7, 8}
-    with pytest.raises(RunError, match=r"saved at iteration 7.*learning rate"):
+    with pytest.raises(RunError, match=r"stopped at iteration 7.*learning rate"):
         run(config, tmp_path, save_interval=100)
     manifest = checkpoint.verify(tmp_path / "iter_7")
     assert manifest["skipped"] == {"steps": 4, "samples": 0}
@@ -222,8 +234,92 @@ def test_a_run_that_only_meets_nan_saves_and_gives_up(config, tmp_path, monkeypa
     assert [line["iteration"] for line in skips] == [2, 5, 6, 7]
     assert all(re.search(r"scene_train_\d+\.jpg$", line["text"]) for line in skips)
     assert "Skipped step 2: " in caplog.text
+    with pytest.raises(RunError, match="stopped at iteration 8"):  # and not for ten more
+        run(config, tmp_path, save_interval=100, resume=True)
     weights = read_dictionary(tmp_path / "iter_7/model.pdparams")
     assert all(np.isfinite(value).all() for value in weights.values())
+
+
+def test_a_broken_image_does_not_cost_what_was_learned(config, tmp_path, monkeypatch):
+    original = trainer_module.Trainer._next_parts
+
+    def spoil(self, batches, stop):
+        if self.iteration == 3:
+            raise InputError("a.jpg: is broken")
+        return original(self, batches, stop)
+
+    monkeypatch.setattr(trainer_module.Trainer, "_next_parts", spoil)
+    with pytest.raises(InputError, match="is broken"):
+        run(config, tmp_path, save_interval=100)
+    assert checkpoint.verify(tmp_path / "iter_3")["iteration"] == 3
+
+
+def test_a_run_from_a_checkpoint_is_a_run_of_its_own(config, whole, tmp_path):
+    """Killed before and after its first save, and resumed: never back to where it began."""
+    save_dir, origin = tmp_path / "own", tmp_path / "origin"
+    shutil.copytree(whole, origin)
+    save_dir.mkdir()
+    checkpoint.start_run(save_dir, origin=origin / "iter_2")
+    before = (origin / "iter_2/manifest.json").read_bytes()
+    config.dic["iters"] = 4
+    run(config, save_dir, resume=True, save_interval=1, do_eval=True)
+    assert [path.name for path in checkpoint.folders(save_dir)] == ["iter_3", "iter_4"]
+    shutil.rmtree(save_dir / "iter_4")
+    config.dic["iters"] = ITERS
+    run(config, save_dir, resume=True)
+    lines = [line for line in read_lines(save_dir) if line["kind"] == "train"]
+    assert [line["iteration"] for line in lines] == [3, 4, 5, 6, 7, 8]
+    assert (origin / "iter_2/manifest.json").read_bytes() == before
+    assert checkpoint.verify(save_dir / "best_model")["iteration"] in (3, 4)
+
+
+def test_a_new_run_does_not_take_the_folder_of_another(config, whole, tmp_path):
+    shutil.copytree(whole, tmp_path / "run")
+    with pytest.raises(InputError, match=r"holds iter_8 of an earlier run; .*--resume"):
+        run(config, tmp_path / "run")
+
+
+def test_a_best_model_that_cannot_be_written_is_none(config, tmp_path, monkeypatch):
+    def full(folder, states, facts):
+        if Path(folder).name == "best_model" and facts["iteration"] == 2:
+            raise RunError("the disk is full")
+        return save(folder, states, facts)
+
+    save = checkpoint.save
+    monkeypatch.setattr(checkpoint, "save", full)
+    config.dic["iters"] = 4
+    run(config, tmp_path, do_eval=True, use_ema=False)
+    best = checkpoint.verify(tmp_path / "best_model")["best"]
+    assert best["iteration"] == 4
+
+
+def test_a_run_whose_last_checkpoint_cannot_be_written_fails(config, tmp_path, monkeypatch):
+    def full(folder, states, facts):
+        if Path(folder).name == "iter_4":
+            raise RunError("the disk is full")
+        return save(folder, states, facts)
+
+    save = checkpoint.save
+    monkeypatch.setattr(checkpoint, "save", full)
+    config.dic["iters"] = 4
+    with pytest.raises(RunError, match="disk is full"):
+        run(config, tmp_path, do_eval=True)
+
+
+@pytest.mark.parametrize("kind", ["optimizer", "schedule"])
+def test_other_settings_than_the_checkpoints(kind, scenes, whole, tmp_path):
+    change = {
+        "optimizer": "optimizer={type: SGD, weight_decay: 0.01, momentum: 0.9}",
+        "schedule": "lr_scheduler.learning_rate=1.0e-5",
+    }[kind]
+    config = load_config(CONFIG, [*roots(scenes), change], iters=ITERS)
+    if kind == "optimizer":
+        with pytest.raises(InputError, match="was trained with AdamW, not Momentum"):
+            run(config, tmp_path, resume_model=str(whole / "iter_6"))
+        return
+    run(config, tmp_path, resume_model=str(whole / "iter_6"))
+    rates = [line["lr"]["base"] for line in read_lines(tmp_path)]
+    assert len(rates) == 2 and max(rates) <= 1e-5  # from the first step on
 
 
 def test_bad_samples_are_replaced_and_summed_up(tmp_path, caplog):
@@ -250,7 +346,7 @@ def test_a_record_is_cut_back_to_where_a_run_goes_on(config, whole, tmp_path):
 
 
 def test_the_clock_goes_on(config, whole, tmp_path):
-    """Half a second more than the seconds of the checkpoint, and not the time between the runs."""
+    """By what training took, and not by the time between the runs."""
     before = checkpoint.verify(whole / "iter_6")["seconds"]
     begin = time.monotonic()
     run(config, tmp_path, resume_model=str(whole / "iter_6"))
