@@ -11,6 +11,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from PIL import Image
 
 from paddleseg_segformer.data.scenes import write_scenes
 from paddleseg_segformer.weights import read_dictionary
@@ -203,13 +204,16 @@ def test_prediction(run, scenes, tmp_path):
     assert done.returncode == 0, done.stderr
     name = "validation/scene_val_00000001.png"
     image = cv2.imread(str(scenes / "images" / name.replace("png", "jpg"))).astype(float)
-    labels = cv2.imread(str(tmp_path / "label_map" / name), cv2.IMREAD_UNCHANGED)
+    label_image = Image.open(tmp_path / "label_map" / name)
+    assert label_image.mode == "P"
+    labels = np.asarray(label_image)
     colours = cv2.imread(str(tmp_path / "pseudo_color_prediction" / name))
     overlay = cv2.imread(str(tmp_path / "added_prediction" / name))
     assert labels.shape == (96, 96) and labels.max() < 150
     np.testing.assert_allclose(overlay, (image + colours) / 2, atol=1)
     sky = labels == 2  # RGB 6, 230, 230 in ADE20K's palette
     assert not sky.any() or (colours[sky] == (230, 230, 6)).all()
+    np.testing.assert_array_equal(np.asarray(label_image.convert("RGB")), colours[:, :, ::-1])
     assert len(list(tmp_path.rglob("*.png"))) == 9 * 3
 
 

@@ -1,29 +1,40 @@
-"""Segment images: writes an overlay, a colour map and a raw label map of each."""
+"""Segment images and videos: writes an overlay, a colour map and a raw label map of each."""
 
-from paddleseg_segformer.deploy import predict
+from paddleseg_segformer.deploy import RUNTIMES, predict
 from paddleseg_segformer.engine import cli
+from paddleseg_segformer.errors import InputError
 
 
 def parse_args():
-    parser = cli.config_parser(
+    parser = cli.model_parser(
         __doc__,
-        "python tools/predict.py --config configs/segformer_mit-b2_512x512_160k_ade20k.yaml "
-        "--model_path output/best_model/model.pdparams --image_path photos/",
+        "python tools/predict.py --model_path output/best_model --image_path photos/",
     )
-    parser.add_argument("--model_path", required=True, metavar="FILE", help="trained weights")
     parser.add_argument(
-        "--image_path", required=True, metavar="PATH", help="an image, a folder, or a list of paths"
+        "--image_path",
+        required=True,
+        metavar="PATH",
+        help="an image, a video, a folder, a pattern such as 'photos/*.jpg', or a list of paths",
     )
     parser.add_argument("--save_dir", default="output/result", help="folder for the pictures")
+    parser.add_argument(
+        "--probabilities", action="store_true", help="write each class's, as a NumPy file, too"
+    )
+    parser.add_argument(
+        "--runtime", dest="runtime_name", choices=RUNTIMES, help="of an exported model; the fastest"
+    )
     cli.add_protocol_flags(parser, "--aug_pred")
     return parser.parse_args()
 
 
 def main():
-    options = vars(parse_args())
-    config = cli.start(options)
-    count = predict(config, **options)
+    options = cli.start_model(vars(parse_args()))
+    count, problems = predict(**options)
+    for problem in problems:
+        cli.logger.error(problem)
     cli.logger.info("%d images segmented; see %s", count, options["save_dir"])
+    if problems:
+        raise InputError(f"{len(problems)} of {count + len(problems)} files cannot be segmented.")
 
 
 if __name__ == "__main__":

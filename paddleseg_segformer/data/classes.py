@@ -27,8 +27,10 @@ def class_names(dataset):
     """
     names = getattr(dataset, "CLASS_NAMES", None)
     if names is None:
-        labels = Path(str(getattr(dataset, "dataset_root", ""))) / "labels.txt"
-        names = labels.read_text(encoding="utf-8-sig").split("\n") if labels.is_file() else []
+        root = getattr(dataset, "dataset_root", None)
+        labels = Path(str(root)) / "labels.txt" if root else None
+        listed = labels is not None and labels.is_file()
+        names = labels.read_text(encoding="utf-8-sig").split("\n") if listed else []
         names = [name.strip() for name in names if name.strip()]
     if len(names) != dataset.num_classes:
         names = [str(index) for index in range(dataset.num_classes)]

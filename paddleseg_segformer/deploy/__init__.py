@@ -1,8 +1,24 @@
-"""The product: prediction and pictures."""
+"""The product: prediction, pictures, and graphs for other programs."""
 
-from .predictor import predict
+from .export import export
+from .files import predict
+from .graph import OUTPUT_OPS
+from .predictor import Prediction, Predictor
 from .protocol import Protocol
+from .runtimes import RUNTIMES
 from .segmenter import Segmenter, load_model
 from .visualise import colour_map, overlay
 
-__all__ = ["Protocol", "Segmenter", "colour_map", "load_model", "overlay", "predict"]
+__all__ = [
+    "OUTPUT_OPS",
+    "RUNTIMES",
+    "Prediction",
+    "Predictor",
+    "Protocol",
+    "Segmenter",
+    "colour_map",
+    "export",
+    "load_model",
+    "overlay",
+    "predict",
+]

@@ -1,111 +1,146 @@
-"""Label maps and pictures of image files."""
+"""Images to label maps, in Python."""
 
-from pathlib import Path
+from dataclasses import dataclass
 
-import cv2
+import numpy as np
 from paddleseg.transforms import Compose
-from tqdm import tqdm
+from PIL import Image
 
+from .. import runtime
 from ..config import build
-from ..data import palette
+from ..data.images import read_image
 from ..errors import InputError
+from .exported import make_segmenter
+from .product import find_product
 from .protocol import Protocol
+from .runtimes import open_runtime
 from .segmenter import Segmenter, load_model
 from .visualise import colour_map, overlay
 
-IMAGE_ENDINGS = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"}
 
-# PaddleSeg's names for the folders of its two kinds of picture; the raw map is ours.
-OVERLAYS, COLOUR_MAPS, LABEL_MAPS = "added_prediction", "pseudo_color_prediction", "label_map"
+@dataclass(frozen=True)
+class Prediction:
+    """What a model sees in an image.
 
-
-def find_images(path):
-    """The image files that ``path`` means.
-
-    Args:
-        path: An image, a folder searched with its subfolders, or a text file that has an image
-            path as each line's first word, relative to the text file.
-
-    Returns:
-        The common folder of the images, and their paths relative to it.
-
-    Raises:
-        InputError: There is no such path, or no image in it.
+    Attributes:
+        label_map: uint8 array ``[H, W]`` of class indices.
+        image: uint8 array ``[H, W, 3]``, RGB.
+        classes: The classes' names.
+        palette: uint8 array ``[classes, 3]``, RGB.
     """
-    path = Path(path)
-    if path.is_dir():
-        files = sorted(p for p in path.rglob("*") if p.suffix.lower() in IMAGE_ENDINGS)
-        root, names = path, [file.relative_to(path) for file in files]
-    elif not path.is_file():
-        raise InputError(f"{path}: no such image, folder or list of images.")
-    elif path.suffix.lower() in IMAGE_ENDINGS:
-        root, names = path.parent, [Path(path.name)]
-    else:
-        try:
-            lines = path.read_text(encoding="utf-8-sig").splitlines()
-        except UnicodeDecodeError as error:
-            raise InputError(f"{path}: is neither an image nor a text file of paths.") from error
-        root, names = path.parent, [Path(line.split()[0]) for line in lines if line.strip()]
-    if not names:
-        raise InputError(f"{path}: holds no image ({', '.join(sorted(IMAGE_ENDINGS))}).")
-    return root, names
+
+    label_map: np.ndarray
+    image: np.ndarray
+    classes: list
+    palette: np.ndarray
+
+    def overlay(self, opacity=0.5):
+        """The image under the classes' colours: a Pillow image. ``opacity`` is from 0 to 1."""
+        return Image.fromarray(overlay(self.image, self.label_map, self.palette, opacity))
+
+    def colour_map(self):
+        """The classes' colours alone: a Pillow image."""
+        return Image.fromarray(colour_map(self.label_map, self.palette))
+
+    def label_image(self):
+        """The class indices as a Pillow image of mode P, which viewers show in colours."""
+        picture = Image.fromarray(self.label_map, mode="P")
+        picture.putpalette(self.palette.tobytes())
+        return picture
+
+    def shares(self):
+        """The share of the image of each class that occurs, by name, the largest first."""
+        counts = np.bincount(self.label_map.ravel(), minlength=len(self.classes))
+        order = np.argsort(-counts, kind="stable")
+        return {self.classes[i]: counts[i] / counts.sum() for i in order if counts[i]}
 
 
-def _target_name(name):
-    """Where an image's pictures go below a folder: never outside it, whatever its own path."""
-    parts = [part for part in name.parts if part not in (name.anchor, "..")]
-    return Path(*parts).with_suffix(".png")
-
-
-def predict(config, model_path, image_path, save_dir, **options):
-    """Segment image files and write an overlay, a colour map and a label map of each.
+class Predictor:
+    """A trained model, ready for images.
 
     Args:
-        config: PaddleSeg's ``Config``.
-        model_path: Weights of the whole model; see ``load_weights``.
-        image_path: As in ``find_images``.
-        save_dir: Folder for ``added_prediction``, ``pseudo_color_prediction`` and ``label_map``;
-            in each, images keep their names and subfolders, as PNG.
+        source: A checkpoint's file or folder, a folder or ONNX file of ``tools/export.py``; see
+            ``find_product``.
+        config: The configuration, or its path, of a checkpoint that does not hold it.
+        device: ``"gpu"``, ``"gpu:1"``, ``"cpu"``; None takes the GPU where there is one. An
+            exported graph runs on the CPU.
+        runtime_name: Of ``RUNTIMES``, for an exported graph; None takes the fastest.
         options: Override keys of the configuration's ``test_config``; see ``Protocol``.
 
-    Returns:
-        The number of images.
+    Attributes:
+        classes: The classes' names.
+        palette: uint8 array ``[classes, 3]``, RGB.
 
     Raises:
-        InputError: There is no image, or one cannot be read.
+        InputError: There is no such model, or it cannot do what the options ask for.
+        ValueError: There is no such device.
     """
-    protocol = Protocol.of_config(config, **options)
-    root, names = find_images(image_path)
-    transforms = Compose(build(config, "val_transforms")[0])
-    colours = palette(build(config, "val_dataset_class")[0])[:, ::-1]  # OpenCV's order is BGR
-    segmenter = Segmenter(load_model(config, model_path), transforms, protocol)
-    targets = {_target_name(name): name for name in names}
-    if len(targets) < len(names):
-        twice = next(name for name in names if name not in targets.values())
+
+    def __init__(self, source, config=None, device=None, runtime_name=None, **options):
+        product = find_product(source, config)
+        self.classes, self.palette = product.classes, product.palette
+        transforms = Compose(build(product.config, "val_transforms")[0])
+        protocol = Protocol.of_config(product.config, **options)
+        runtime.tune_cpu()
+        if product.output_op is None:
+            runtime.set_device(device)
+            model = load_model(product.config, product.weights)
+            self._segmenter = Segmenter(model, transforms, protocol)
+        else:
+            runtime.set_device("cpu")
+            graph = open_runtime(product.weights, runtime_name)
+            self._segmenter = make_segmenter(graph, product, transforms, protocol)
+
+    def __call__(self, image):
+        """Segment an image.
+
+        Args:
+            image: A path, a Pillow image, or a uint8 array ``[H, W]`` or ``[H, W, 3]``, RGB.
+
+        Returns:
+            ``Prediction``.
+
+        Raises:
+            InputError: It cannot be read as an image.
+        """
+        return self.batch([image])[0]
+
+    def batch(self, images):
+        """The ``Prediction``s of several images, as many at a time as there are threads."""
+        images = [as_bgr(image) for image in images]
+        found = self._segmenter([self._segmenter.views(image) for image in images])
+        return [
+            Prediction(
+                np.asarray(labels).astype("uint8"),
+                np.ascontiguousarray(image[:, :, ::-1]),
+                self.classes,
+                self.palette,
+            )
+            for labels, image in zip(found, images)
+        ]
+
+    def probabilities(self, image):
+        """Each class's probability: float16 array ``[classes, H, W]``.
+
+        Raises:
+            InputError: The model is a graph that was not exported with ``--output_op none``.
+        """
+        if not isinstance(self._segmenter, Segmenter):
+            raise InputError("Probabilities need a graph exported with --output_op none.")
+        (found,) = self._segmenter.probabilities([self._segmenter.views(as_bgr(image))])
+        return found.numpy().transpose(2, 0, 1).astype("float16")
+
+
+def as_bgr(image):
+    """An image of any kind that ``Predictor`` takes as a uint8 array ``[H, W, 3]``, BGR."""
+    if isinstance(image, Image.Image):
+        image = np.asarray(image.convert("RGB"))
+    elif not isinstance(image, np.ndarray):
+        return read_image(image)
+    if image.dtype != np.uint8 or image.ndim not in (2, 3) or image.shape[2:] not in ((), (3,)):
         raise InputError(
-            f"{root / twice}: its pictures would have the same names as those of "
-            f"{root / targets[_target_name(twice)]}; segment the two one at a time."
+            f"an array of shape {image.shape}, {image.dtype}: is no image; "
+            "give uint8 [H, W, 3], RGB."
         )
-    for target, name in tqdm(targets.items(), desc="predict", unit="image", disable=None):
-        path = root / name
-        image = cv2.imread(str(path))
-        if image is None:
-            raise InputError(f"{path}: cannot be read as an image.")
-        (labels,) = segmenter([segmenter.views(image)])
-        labels = labels.numpy().astype("uint8")
-        pictures = {
-            OVERLAYS: overlay(image, labels, colours),
-            COLOUR_MAPS: colour_map(labels, colours),
-            LABEL_MAPS: labels,
-        }
-        for folder, picture in pictures.items():
-            _write(Path(save_dir) / folder / target, picture)
-    return len(names)
-
-
-def _write(path, picture):
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(cv2.imencode(path.suffix, picture)[1])
-    except OSError as error:
-        raise InputError(f"--save_dir: {path} cannot be written ({error.strerror}).") from error
+    image = np.repeat(image[:, :, None], 3, axis=2) if image.ndim == 2 else image
+    return np.ascontiguousarray(image[:, :, ::-1])

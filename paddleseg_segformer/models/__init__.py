@@ -1,5 +1,6 @@
 """The model: encoder, decode head, losses."""
 
+from .folded import FoldedSegFormer
 from .losses import CrossEntropyLoss
 from .mix_transformer import (
     MixVisionTransformer,
@@ -14,6 +15,7 @@ from .segformer import SegFormer
 
 __all__ = [
     "CrossEntropyLoss",
+    "FoldedSegFormer",
     "MixVisionTransformer",
     "MixVisionTransformer_B0",
     "MixVisionTransformer_B1",

@@ -1,0 +1,53 @@
+"""Reading images of any kind as training reads them."""
+
+from io import BytesIO
+
+import cv2
+import numpy as np
+from PIL import Image
+
+from ..errors import InputError
+
+
+def read_image(path):
+    """Read an image file: grey, with alpha, 16-bit, CMYK, rotated by EXIF, or animated.
+
+    OpenCV reads what it can, as in training; the first picture of what it cannot, Pillow.
+
+    Returns:
+        uint8 array ``[H, W, 3]``, BGR as OpenCV has it.
+
+    Raises:
+        InputError: It is missing or no image.
+    """
+    return _or_by_pillow(cv2.imread(str(path), cv2.IMREAD_COLOR), path, path)
+
+
+def decode_image(data, name="image"):
+    """Read an image as ``read_image`` does, from the bytes of its file.
+
+    Args:
+        data: The bytes; at least one.
+        name: What an error calls it.
+
+    Returns:
+        uint8 array ``[H, W, 3]``, BGR.
+
+    Raises:
+        InputError: It is no image.
+    """
+    image = cv2.imdecode(np.frombuffer(data, dtype="uint8"), cv2.IMREAD_COLOR)
+    return _or_by_pillow(image, BytesIO(data), name)
+
+
+def _or_by_pillow(image, file, name):
+    """What OpenCV made of a file, or Pillow makes of it where that is None."""
+    if image is not None:
+        return image
+    try:
+        with Image.open(file) as picture:
+            if picture.mode in ("F", "I"):
+                raise ValueError("it has no 8 or 16-bit values")
+            return np.asarray(picture.convert("RGB"))[:, :, ::-1].copy()
+    except Exception as error:  # of damaged files Pillow raises many kinds
+        raise InputError(f"{name}: cannot be read as an image ({error}).") from error

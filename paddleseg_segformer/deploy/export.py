@@ -1,0 +1,157 @@
+"""Writing a model as a graph that other programs run."""
+
+import os
+import tempfile
+from pathlib import Path
+
+import cv2
+import numpy as np
+import paddle
+import yaml
+from paddle.static import InputSpec
+from paddleseg.transforms import Compose, Normalize
+
+from ..config import build
+from ..data.images import read_image
+from ..errors import InputError, RunError
+from .graph import Graph
+from .product import DESCRIPTION, METADATA, config_of, find_product
+from .runtimes import OnnxRuntime, PaddleInference
+from .segmenter import load_model
+
+OPSET = 17  # the first with LayerNormalization
+AGREEMENT = 0.999  # share of pixels; rounding decides the others
+
+
+def export(
+    model_path,
+    save_dir,
+    image_path,
+    config=None,
+    format="paddle",
+    input_shape=None,
+    output_op="argmax",
+    with_normalize=False,
+    half=False,
+):
+    """Export a model, and compare its graph with it on an image.
+
+    Args:
+        model_path: As ``source`` of ``find_product``.
+        save_dir: Folder to write to: ``model.json``, ``model.pdiparams`` and ``deploy.yaml``, or
+            ``model.onnx``, which holds the last one's text as metadata.
+        image_path: The image.
+        config: As in ``find_product``.
+        format: ``"paddle"`` or ``"onnx"``.
+        input_shape: ``(N, C, H, W)`` for which alone the graph is; None is for any.
+        output_op: ``"argmax"``, ``"softmax"`` or ``"none"``; see ``Graph``.
+        with_normalize: Whether the graph normalises images of 0 to 255 itself.
+        half: Whether weights and arithmetic are float16, in ONNX.
+
+    Returns:
+        The share of the image's pixels to which model and graph give the same class.
+
+    Raises:
+        InputError: There is no such model or image, or the format cannot do what is asked for.
+        RunError: The graph's label map differs from the model's; nothing is left.
+    """
+    if half and format != "onnx":
+        raise InputError("--half: is for --format onnx.")
+    product = find_product(model_path, config)
+    if product.output_op is not None:
+        raise InputError(f"{model_path}: is an exported graph already; give a checkpoint.")
+    outside, inside = _split(product.config, with_normalize)
+    shape = list(input_shape or (-1, 3, -1, -1))
+    deploy = {
+        "model": "model.json",
+        "params": "model.pdiparams",
+        "transforms": outside,
+        "input_shape": shape,
+        "output_op": output_op,
+        "output_dtype": "int32" if output_op == "argmax" else "float32",
+    }
+    description = yaml.safe_dump(
+        {"Deploy": deploy, "classes": product.classes, "palette": product.palette.tolist()},
+        allow_unicode=True,
+        default_flow_style=None,
+        sort_keys=False,
+    )
+    model = load_model(product.config, product.weights)
+    graph = Graph(model, output_op, inside)
+    image = _network_input(image_path, outside, shape)
+    Path(save_dir).mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=save_dir) as folder:
+        folder = Path(folder)
+        spec = InputSpec([None if side == -1 else side for side in shape], "float32", "x")
+        paddle.jit.save(graph, str(folder / "model"), input_spec=[spec])
+        if format == "onnx":
+            _to_onnx(folder, description, half)
+            runtime, files = OnnxRuntime(folder / "model.onnx"), ["model.onnx"]
+        else:
+            (folder / DESCRIPTION).write_text(description, encoding="utf-8")
+            runtime, files = PaddleInference(folder), ["model.json", "model.pdiparams", DESCRIPTION]
+        agreement = _compare(graph, runtime, image)
+        if agreement < AGREEMENT:
+            raise RunError(
+                f"The graph agrees with the model on only {agreement:.2%} of the pixels of "
+                f"{image_path}; nothing was written."
+            )
+        for name in files:
+            os.replace(folder / name, Path(save_dir) / name)
+    return agreement
+
+
+def _split(config, with_normalize):
+    """The transforms outside of the graph, and the Normalize that goes into it, or None."""
+    options = config.val_dataset_cfg["transforms"]
+    if not with_normalize:
+        return options, None
+    last = build(config, "val_transforms")[0][-1:]
+    if not (last and isinstance(last[0], Normalize)):
+        raise InputError("--with_normalize: the last of the validation transforms is no Normalize.")
+    return options[:-1], last[0]
+
+
+def _network_input(image_path, transforms, shape):
+    """An image as the graph takes it: float array ``[N, 3, H, W]``."""
+    components = build(config_of({"num_classes": 1}, transforms), "val_transforms")[0]
+    sample = {"img": read_image(image_path).astype("float32"), "trans_info": []}
+    image = Compose(components)(sample)["img"].astype("float32")
+    if -1 not in shape[2:]:
+        image = cv2.resize(image.transpose(1, 2, 0), shape[:1:-1]).transpose(2, 0, 1)
+    return np.repeat(image[None], max(shape[0], 1), axis=0)
+
+
+@paddle.no_grad()
+def _compare(graph, runtime, images):
+    """The share of the pixels to which the graph and the runtime give the same class."""
+    both = graph(paddle.to_tensor(images)).numpy(), runtime(images)
+    first, second = (a if a.ndim == 3 else a.argmax(axis=1) for a in both)
+    return float((first == second).mean())
+
+
+def _to_onnx(folder, description, half):
+    """Turn a folder's ``model.json`` into ``model.onnx``."""
+    import onnx
+    import paddle2onnx
+
+    path = str(folder / "model.onnx")
+    # Without its optimizer, which fetches packages when it is first used, and takes the minutes
+    # that it is known for: the runtimes fold constants themselves.
+    paddle2onnx.export(
+        *(str(folder / name) for name in ("model.json", "model.pdiparams")),
+        path,
+        opset_version=OPSET,
+        optimize_tool=None,
+    )
+    model = onnx.load(path)
+    if half:
+        from onnxruntime.transformers.float16 import convert_float_to_float16
+
+        for node in model.graph.node:
+            if node.op_type == "Resize":  # by size; that its scales are empty, it then forgets
+                node.input[2] = ""
+        model = convert_float_to_float16(model, keep_io_types=True)
+    entry = model.metadata_props.add()
+    entry.key, entry.value = METADATA, description
+    onnx.save(model, path)

@@ -1,0 +1,171 @@
+"""Image files to files of pictures: what ``tools/predict.py`` does."""
+
+import contextlib
+import glob
+import os
+from collections import Counter
+from pathlib import Path
+
+import cv2
+import numpy as np
+from tqdm import tqdm
+
+from ..data.images import read_image
+from ..errors import InputError
+from ..runtime import parallelism
+from .predictor import Predictor
+
+IMAGE_ENDINGS = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif"}
+VIDEO_ENDINGS = {".mp4", ".avi", ".mov", ".mkv", ".webm"}
+
+# PaddleSeg's names for the folders of its two kinds of picture; the others are ours.
+OVERLAYS, COLOUR_MAPS = "added_prediction", "pseudo_color_prediction"
+LABEL_MAPS, PROBABILITIES = "label_map", "probabilities"
+
+
+def find_images(path):
+    """The files that ``path`` means.
+
+    Args:
+        path: An image or video, a folder searched with its subfolders, a pattern such as
+            ``photos/*.jpg``, or a text file that has an image path as each line's first word,
+            relative to the text file.
+
+    Returns:
+        The common folder of the files, and their paths relative to it.
+
+    Raises:
+        InputError: There is no such path, or no image in it.
+    """
+    wanted, path = str(path), Path(path)
+    endings = IMAGE_ENDINGS | VIDEO_ENDINGS
+    if path.is_dir():
+        files = sorted(p for p in path.rglob("*") if p.suffix.lower() in endings)
+        root, names = path, [file.relative_to(path) for file in files]
+    elif path.is_file() and path.suffix.lower() in endings:
+        root, names = path.parent, [Path(path.name)]
+    elif path.is_file():
+        try:
+            lines = path.read_text(encoding="utf-8-sig").splitlines()
+        except UnicodeDecodeError as error:
+            raise InputError(f"{path}: is neither an image nor a text file of paths.") from error
+        root, names = path.parent, [Path(line.split()[0]) for line in lines if line.strip()]
+    elif glob.has_magic(wanted):
+        found = [Path(name) for name in sorted(glob.glob(wanted, recursive=True))]
+        root = Path(os.path.commonpath([name.parent for name in found])) if found else Path()
+        names = [name.relative_to(root) for name in found if name.is_file()]
+    else:
+        raise InputError(f"{path}: no such image, folder or list of images.")
+    if not names:
+        raise InputError(f"{path}: holds no image ({', '.join(sorted(endings))}).")
+    return root, names
+
+
+def _targets(names):
+    """Where a file's pictures go, without ending, below a folder and never outside it: by name.
+
+    Two files that differ in their endings alone keep them.
+    """
+    kept = {
+        name: [part for part in name.parts if part not in (name.anchor, "..")] for name in names
+    }
+    short = Counter(Path(*parts).with_suffix("") for parts in kept.values())
+    targets = {}
+    for name, parts in kept.items():
+        path = Path(*parts)
+        targets[name] = path.with_suffix("") if short[path.with_suffix("")] == 1 else path
+    return targets
+
+
+def predict(model_path, image_path, save_dir, probabilities=False, **options):
+    """Segment image files and write an overlay, a colour map and a label map of each.
+
+    Args:
+        model_path: As ``source`` of ``Predictor``.
+        image_path: As in ``find_images``.
+        save_dir: Folder for ``added_prediction``, ``pseudo_color_prediction`` and ``label_map``;
+            in each, images keep their names and subfolders, as PNG. Of a video, the first two are
+            videos, and there is no label map.
+        probabilities: Whether to write each class's too, ``probabilities/*.npz``: float16 array
+            ``[classes, H, W]``.
+        options: Of ``Predictor``.
+
+    Returns:
+        The number of images and videos that were segmented, and what was wrong with each other.
+
+    Raises:
+        InputError: There is no image, or the model cannot be used, or nothing can be written.
+    """
+    root, names = find_images(image_path)
+    targets = list(_targets(names).items())
+    predictor = Predictor(model_path, **options)
+    save_dir, problems = Path(save_dir), []
+    step = parallelism()
+    with tqdm(total=len(targets), desc="predict", unit="image", disable=None) as bar:
+        for start in range(0, len(targets), step):
+            chunk = targets[start : start + step]
+            problems += _predict_chunk(predictor, root, chunk, save_dir, probabilities)
+            bar.update(len(chunk))
+    return len(targets) - len(problems), problems
+
+
+def _predict_chunk(predictor, root, chunk, save_dir, probabilities):
+    """Segment some files at the same time; returns what was wrong with those that could not be."""
+    targets, images, problems = [], [], []
+    for name, target in chunk:
+        try:
+            if name.suffix.lower() in VIDEO_ENDINGS:
+                _predict_video(predictor, root / name, target, save_dir)
+            else:
+                images.append(read_image(root / name)[:, :, ::-1])
+                targets.append(target.with_name(target.name + ".png"))
+        except InputError as error:
+            problems.append(str(error))
+    for target, found in zip(targets, predictor.batch(images)):
+        _save(save_dir / OVERLAYS / target, found.overlay())
+        _save(save_dir / COLOUR_MAPS / target, found.colour_map())
+        _save(save_dir / LABEL_MAPS / target, found.label_image())
+    for target, image in zip(targets, images) if probabilities else ():
+        path = save_dir / PROBABILITIES / target.with_suffix(".npz")
+        with _writing(path):
+            np.savez_compressed(path, probabilities=predictor.probabilities(image))
+    return problems
+
+
+def _predict_video(predictor, path, target, save_dir):
+    capture = cv2.VideoCapture(str(path))
+    sides = (cv2.CAP_PROP_FRAME_WIDTH, cv2.CAP_PROP_FRAME_HEIGHT)
+    size = tuple(int(capture.get(side)) for side in sides)
+    if not capture.isOpened() or 0 in size:
+        raise InputError(f"{path}: cannot be read as a video.")
+    rate, frames = capture.get(cv2.CAP_PROP_FPS) or 25, capture.get(cv2.CAP_PROP_FRAME_COUNT)
+    writers = []
+    for folder in (OVERLAYS, COLOUR_MAPS):
+        name = save_dir / folder / target.with_name(target.name + ".mp4")
+        with _writing(name):
+            writers.append(cv2.VideoWriter(str(name), cv2.VideoWriter_fourcc(*"mp4v"), rate, size))
+    with tqdm(total=int(frames), desc=path.name, unit="frame", leave=False, disable=None) as bar:
+        while True:
+            there, frame = capture.read()
+            if not there:
+                break
+            found = predictor(frame[:, :, ::-1])
+            for writer, picture in zip(writers, (found.overlay(), found.colour_map())):
+                writer.write(np.asarray(picture)[:, :, ::-1])
+            bar.update()
+    for writer in writers:
+        writer.release()
+
+
+def _save(path, picture):
+    with _writing(path):
+        picture.save(path)
+
+
+@contextlib.contextmanager
+def _writing(path):
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield
+    except OSError as error:
+        raise InputError(f"--save_dir: {path} cannot be written ({error.strerror}).") from error

@@ -1,0 +1,102 @@
+"""Running an exported graph: by Paddle Inference, ONNX Runtime or OpenVINO, all on the CPU.
+
+Each class takes a path, and is called with a float32 array ``[N, 3, H, W]``.
+"""
+
+from pathlib import Path
+
+from ..errors import InputError
+from ..runtime import parallelism
+
+
+class PaddleInference:
+    """``model.json`` and ``model.pdiparams`` in a folder."""
+
+    def __init__(self, folder):
+        from paddle import inference
+
+        files = (str(Path(folder) / name) for name in ("model.json", "model.pdiparams"))
+        options = inference.Config(*files)
+        options.disable_glog_info()
+        options.disable_mkldnn()  # Paddle 3.3.1's oneDNN does not know all of the graph's operators
+        options.set_cpu_math_library_num_threads(parallelism())
+        self._predictor = inference.create_predictor(options)
+        (name,) = self._predictor.get_input_names()
+        self._input = self._predictor.get_input_handle(name)
+        (name,) = self._predictor.get_output_names()
+        self._output = self._predictor.get_output_handle(name)
+
+    def __call__(self, images):
+        self._input.reshape(images.shape)
+        self._input.copy_from_cpu(images)
+        self._predictor.run()
+        return self._output.copy_to_cpu()
+
+
+class OnnxRuntime:
+    """An ONNX file."""
+
+    def __init__(self, path):
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 3  # it warns of constants that nothing uses
+        options.intra_op_num_threads = parallelism()
+        self._session = onnxruntime.InferenceSession(
+            str(path), options, providers=["CPUExecutionProvider"]
+        )
+        (entry,) = self._session.get_inputs()
+        self._name = entry.name
+
+    def __call__(self, images):
+        return self._session.run(None, {self._name: images})[0]
+
+
+class OpenVino:
+    """An ONNX file, which OpenVINO reads as it is."""
+
+    def __init__(self, path):
+        import openvino
+
+        options = {
+            "INFERENCE_NUM_THREADS": parallelism(),
+            "INFERENCE_PRECISION_HINT": "f32",
+            "PERFORMANCE_HINT": "LATENCY",
+        }
+        self._model = openvino.Core().compile_model(str(path), "CPU", options)
+
+    def __call__(self, images):
+        return self._model(images)[0]
+
+
+# The fastest first.
+OF_ONNX = {"openvino": OpenVino, "onnxruntime": OnnxRuntime}
+RUNTIMES = {"paddle": PaddleInference, **OF_ONNX}
+
+
+def open_runtime(path, name=None):
+    """Open an exported graph.
+
+    Args:
+        path: A folder with Paddle Inference's two files, or an ONNX file.
+        name: Of ``RUNTIMES``; None takes the fastest of those that are installed.
+
+    Raises:
+        InputError: The file cannot be read, or no runtime for it is installed.
+    """
+    wanted = {"paddle": PaddleInference} if Path(path).is_dir() else OF_ONNX
+    if name is not None:
+        if name not in wanted:
+            raise InputError(f"--runtime {name}: does not read {path}; use {' or '.join(wanted)}.")
+        wanted = {name: wanted[name]}
+    for runtime in wanted.values():
+        try:
+            return runtime(path)
+        except ImportError:
+            continue
+        except Exception as error:  # each runtime has errors of its own
+            reason = " ".join(str(error).split())
+            raise InputError(f"{path}: cannot be opened ({reason}).") from error
+    raise InputError(
+        f"{path}: needs {' or '.join(wanted)}; pip install 'paddleseg-segformer[onnx]'."
+    )
