@@ -26,6 +26,9 @@ JOBS = {
     "data": "reading and transforming training images, on one core",
 }
 OTHERS = ("paddleseg", "paddleseg-as-installed", "huggingface")
+# Contenders for infer alone, as exported graphs or compiled.
+GRAPHS = ("ours-paddle-inference", "ours-onnxruntime", "ours-openvino")
+GRAPHS += ("paddleseg-onnxruntime", "paddleseg-openvino", "huggingface-compiled")
 
 
 def parse_args():
@@ -36,7 +39,9 @@ def parse_args():
     )
     jobs = "; ".join(f"{name}: {text}" for name, text in JOBS.items())
     parser.add_argument("job", choices=JOBS, help=jobs)
-    parser.add_argument("--against", nargs="+", choices=OTHERS, default=[], help="who else runs")
+    parser.add_argument(
+        "--against", nargs="+", choices=(*OTHERS, *GRAPHS), default=[], help="who else runs"
+    )
     parser.add_argument(
         "--size", nargs=2, type=cli.positive, default=[512, 512], metavar=("H", "W")
     )
@@ -92,8 +97,8 @@ def measure(names, spec, rounds, threads):
     """Run the contenders in turns; returns them with their figures."""
     with tempfile.TemporaryDirectory() as folder:
         # Whoever starts first writes the weights that the others read.
-        first = sorted(names, key=lambda name: name != "huggingface")
-        weights = "weights" if first[0] == "huggingface" else "weights.pdparams"
+        first = sorted(names, key=lambda name: not name.startswith("huggingface"))
+        weights = "weights" if first[0].startswith("huggingface") else "weights.pdparams"
         spec = {**spec, "weights": str(Path(folder, weights))}
         processes = []
         for name in first:
@@ -180,6 +185,9 @@ def main():
     }
     if args.job in ("eval", "data") and "huggingface" in args.against:
         raise InputError(f"--against huggingface: transformers has no {args.job} to compare with.")
+    for name in set(GRAPHS) & set(args.against):
+        if args.job != "infer":
+            raise InputError(f"--against {name}: is for infer alone.")
     if args.against and model.get("stage_projection", "linear") != "linear":
         raise InputError(f"{args.config}: the others have no stage_projection but the paper's.")
     if args.precision != "fp32" and not runtime.has_gpu():

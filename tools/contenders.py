@@ -362,6 +362,10 @@ CONTENDERS = {
 def main():
     answers, sys.stdout = sys.stdout, sys.stderr  # what libraries print is no answer
     spec = Spec(sys.argv[1])
+    if spec.contender not in CONTENDERS:
+        from exported_contenders import EXPORTED
+
+        CONTENDERS.update(EXPORTED)
     contender = CONTENDERS[spec.contender](spec)
     step = getattr(contender, spec.job)()
     with contextlib.suppress(OSError, AttributeError):  # only glibc has it

@@ -82,10 +82,9 @@ def export(
     Path(save_dir).mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=save_dir) as folder:
         folder = Path(folder)
-        spec = InputSpec([None if side == -1 else side for side in shape], "float32", "x")
-        paddle.jit.save(graph, str(folder / "model"), input_spec=[spec])
+        write_paddle(graph, shape, folder)
         if format == "onnx":
-            _to_onnx(folder, description, half)
+            convert_to_onnx(folder, description, half)
             runtime, files = OnnxRuntime(folder / "model.onnx"), ["model.onnx"]
         else:
             (folder / DESCRIPTION).write_text(description, encoding="utf-8")
@@ -130,8 +129,26 @@ def _compare(graph, runtime, images):
     return float((first == second).mean())
 
 
-def _to_onnx(folder, description, half):
-    """Turn a folder's ``model.json`` into ``model.onnx``."""
+def write_paddle(graph, shape, folder):
+    """Write a graph as Paddle Inference's ``model.json`` and ``model.pdiparams``.
+
+    Args:
+        graph: A layer of one input.
+        shape: Of the input; -1 is for any size.
+        folder: Path of a folder that exists.
+    """
+    spec = InputSpec([None if side == -1 else side for side in shape], "float32", "x")
+    paddle.jit.save(graph, str(folder / "model"), input_spec=[spec])
+
+
+def convert_to_onnx(folder, description="", half=False):
+    """Write ``model.onnx`` beside a folder's ``model.json``.
+
+    Args:
+        folder: Path.
+        description: Text for the file's metadata.
+        half: Whether weights and arithmetic become float16.
+    """
     import onnx
     import paddle2onnx
 

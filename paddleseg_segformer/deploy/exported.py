@@ -1,5 +1,7 @@
 """Segmenting images with an exported graph."""
 
+import threading
+
 import cv2
 import numpy as np
 import paddle
@@ -44,11 +46,13 @@ class LogitsOfGraph:
 
     def __init__(self, graph, size):
         self.graph, self.size = graph, size
+        self.lock = threading.Lock()  # views come from several threads, a graph has its own
 
     def __call__(self, images):
         if self.size is not None and tuple(images.shape[2:]) != self.size:
             images = F.interpolate(images, self.size, mode="bilinear")
-        return [paddle.to_tensor(self.graph(images.numpy()))]
+        with self.lock:
+            return [paddle.to_tensor(self.graph(images.numpy()))]
 
 
 class GraphSegmenter:

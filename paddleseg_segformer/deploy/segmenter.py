@@ -77,19 +77,15 @@ class Segmenter:
         """
         views = []
         for scale, transforms in zip(self.protocol.scales, self.transforms):
-            if scale == 1 and [type(t) for t in transforms.transforms] == [Normalize]:
-                colours = image[:, :, ::-1] if transforms.to_rgb else image
-                normalize = transforms.transforms[0]
-                views += [
-                    View(colours.transpose(2, 0, 1), flip, [], normalize)
-                    for flip in self.protocol.flips
-                ]
-                continue
             if scale == 1 and transformed is not None:
-                sample = transformed
+                look = View(transformed["img"], [], transformed["trans_info"])
+            elif [type(t) for t in transforms.transforms] == [Normalize]:
+                colours = image[:, :, ::-1] if transforms.to_rgb else image
+                look = View(colours.transpose(2, 0, 1), [], [], transforms.transforms[0])
             else:
                 sample = transforms({"img": image.astype("float32"), "trans_info": []})
-            views += [View(sample["img"], f, sample["trans_info"]) for f in self.protocol.flips]
+                look = View(sample["img"], [], sample["trans_info"])
+            views += [look._replace(flip=flip) for flip in self.protocol.flips]
         return views
 
     @paddle.no_grad()

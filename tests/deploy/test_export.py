@@ -1,0 +1,209 @@
+"""Exported graphs give the model's answer, at any size, in any runtime."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import paddle
+import pytest
+import yaml
+from PIL import Image
+from shared import SHARED, needs_shared
+from small_models import save, small_model
+
+from paddleseg_segformer import MixVisionTransformer_B0, SegFormer
+from paddleseg_segformer.deploy import Predictor, export
+from paddleseg_segformer.errors import InputError
+from paddleseg_segformer.models import FoldedSegFormer
+
+ROOT = Path(__file__).parents[2]
+SIZES = [(96, 128), (75, 90), (64, 200)]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A checkpoint, and images of several sizes."""
+    folder = tmp_path_factory.mktemp("model")
+    save(small_model(), folder / "model.pdparams")
+    rng = np.random.default_rng(0)
+    for height, width in SIZES:
+        image = rng.integers(0, 255, [height // 12, width // 12, 3]).astype("uint8")
+        cv2.imwrite(str(folder / f"{height}.png"), cv2.resize(image, (width, height)))
+    return folder
+
+
+def images(folder):
+    return [str(folder / f"{height}.png") for height, _ in SIZES]
+
+
+@pytest.mark.parametrize("stage_projection", ["linear", "conv_bn_relu"])
+def test_the_folded_head_is_the_same_function(stage_projection):
+    model = small_model(stage_projection=stage_projection)
+    folded = FoldedSegFormer(model)
+    folded.eval()
+    image = paddle.randn([2, 3, 75, 90])
+    with paddle.no_grad():
+        expected, actual = model(image)[0], folded(image)
+    np.testing.assert_allclose(actual.numpy(), expected.numpy(), atol=1e-4)
+
+
+def runtimes(form):
+    return ["paddle"] if form == "paddle" else ["onnxruntime", "openvino"]
+
+
+@pytest.mark.parametrize("output_op", ["argmax", "softmax", "none"])
+@pytest.mark.parametrize("form", ["paddle", "onnx"])
+def test_graphs_of_any_size(form, output_op, folder, tmp_path):
+    if form == "onnx":
+        pytest.importorskip("paddle2onnx")
+    weights = folder / "model.pdparams"
+    options = {"format": form, "output_op": output_op, "with_normalize": output_op != "none"}
+    assert export(weights, tmp_path, images(folder)[0], **options) >= 0.999
+    expected = Predictor(weights, device="cpu")
+    source = tmp_path if form == "paddle" else tmp_path / "model.onnx"
+    for runtime in runtimes(form):
+        pytest.importorskip(runtime)
+        predictor = Predictor(source, runtime_name=runtime)
+        assert predictor.classes == expected.classes
+        for image in images(folder):
+            found = predictor(image).label_map
+            assert (found == expected(image).label_map).mean() >= 0.999, (runtime, image)
+
+
+@pytest.mark.parametrize("output_op", ["argmax", "softmax", "none"])
+@pytest.mark.parametrize("form", ["paddle", "onnx"])
+def test_graphs_of_one_size_take_images_of_any(form, output_op, folder, tmp_path):
+    """At that size the model's answer; of another size, that of the resized image, resized back."""
+    if form == "onnx":
+        pytest.importorskip("paddle2onnx")
+    weights, shape = folder / "model.pdparams", (1, 3, *SIZES[0])
+    options = {"format": form, "output_op": output_op, "input_shape": shape}
+    export(weights, tmp_path, images(folder)[1], **options)
+    model = Predictor(weights, device="cpu")
+    source = tmp_path if form == "paddle" else tmp_path / "model.onnx"
+    predictor = Predictor(source, runtime_name=runtimes(form)[0])
+    found = predictor(images(folder)[0]).label_map
+    assert (found == model(images(folder)[0]).label_map).mean() >= 0.999
+    image = cv2.imread(images(folder)[1])[:, :, ::-1]
+    resized = np.ascontiguousarray(cv2.resize(image, SIZES[0][::-1]))
+    expected = model(resized).label_map
+    expected = cv2.resize(expected, SIZES[1][::-1], interpolation=cv2.INTER_NEAREST)
+    assert (predictor(image).label_map == expected).mean() > 0.93  # the others lie on borders
+
+
+def test_logits_allow_scales_and_windows(folder, tmp_path):
+    weights, image = folder / "model.pdparams", images(folder)[0]
+    protocol = {"aug_eval": True, "scales": [0.75, 1.0], "flip_horizontal": True}
+    protocol |= {"is_slide": True, "crop_size": (64, 64), "stride": (48, 48)}
+    export(weights, tmp_path / "logits", image, output_op="none")
+    found = Predictor(tmp_path / "logits", **protocol)(image).label_map
+    expected = Predictor(weights, device="cpu", **protocol)(image).label_map
+    assert (found == expected).mean() >= 0.999
+    export(weights, tmp_path / "labels", image)
+    with pytest.raises(InputError, match="--output_op none"):
+        Predictor(tmp_path / "labels", **protocol)
+
+
+def test_the_description_is_paddlesegs(folder, tmp_path):
+    export(folder / "model.pdparams", tmp_path, images(folder)[0], input_shape=(1, 3, 64, 96))
+    deploy = yaml.safe_load((tmp_path / "deploy.yaml").read_text())["Deploy"]
+    mean, std = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
+    assert deploy == {
+        "model": "model.json",
+        "params": "model.pdiparams",
+        "transforms": [{"type": "Normalize", "mean": mean, "std": std}],
+        "input_shape": [1, 3, 64, 96],
+        "output_op": "argmax",
+        "output_dtype": "int32",
+    }
+
+
+def test_half_precision(folder, tmp_path):
+    pytest.importorskip("paddle2onnx")
+    weights, image = folder / "model.pdparams", images(folder)[0]
+    for name, half in (("whole", False), ("half", True)):
+        export(weights, tmp_path / name, image, format="onnx", half=half)
+    sizes = [(tmp_path / name / "model.onnx").stat().st_size for name in ("half", "whole")]
+    assert sizes[0] < 0.55 * sizes[1]
+    found = Predictor(tmp_path / "half/model.onnx")(image).label_map
+    assert (found == Predictor(weights, device="cpu")(image).label_map).mean() > 0.99
+
+
+def test_the_graph_has_the_folds_arithmetic(tmp_path):
+    """B0's published 8.4 GMACs at 512 x 512, less what the fold saves: worked out from shapes.
+
+    The fuse convolution, 4 * 256 * 256 * 128^2, and the four projections to 256 channels become
+    four products of the stages' channels with 256, each at its stage's size.
+    """
+    onnx = pytest.importorskip("onnx")
+    pytest.importorskip("paddle2onnx")
+    onnxruntime = pytest.importorskip("onnxruntime")
+    paddle.seed(0)
+    weights = save(SegFormer(150, MixVisionTransformer_B0(), 256), tmp_path / "b0.pdparams")
+    cv2.imwrite(str(tmp_path / "image.png"), np.zeros([512, 512, 3], "uint8"))
+    shape = (1, 3, 512, 512)
+    export(weights, tmp_path, tmp_path / "image.png", format="onnx", input_shape=shape)
+    options = onnxruntime.SessionOptions()  # without folded constants, shapes are not known
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
+    options.optimized_model_filepath = str(tmp_path / "folded.onnx")
+    onnxruntime.InferenceSession(str(tmp_path / "model.onnx"), options)
+    graph = onnx.shape_inference.infer_shapes(onnx.load(tmp_path / "folded.onnx")).graph
+    found = multiply_accumulates(graph)
+    assert abs(found - (8.4e9 - 4 * 256 * 256 * 128**2)) < 0.15e9
+
+
+def multiply_accumulates(graph):
+    shapes = {v.name: [d.dim_value for d in v.type.tensor_type.shape.dim] for v in graph.value_info}
+    shapes |= {v.name: [d.dim_value for d in v.type.tensor_type.shape.dim] for v in graph.output}
+    shapes |= {tensor.name: list(tensor.dims) for tensor in graph.initializer}
+    for node in graph.node:
+        if node.op_type == "Constant":
+            shapes[node.output[0]] = list(node.attribute[0].t.dims)
+    total = 0
+    for node in graph.node:
+        if node.op_type == "Conv":
+            total += np.prod(shapes[node.output[0]]) * np.prod(shapes[node.input[1]][1:])
+        elif node.op_type in ("MatMul", "Gemm"):
+            total += np.prod(shapes[node.output[0]]) * shapes[node.input[0]][-1]
+    return int(total)
+
+
+def test_wrong_input_is_named_and_leaves_nothing(folder, tmp_path):
+    weights, image = folder / "model.pdparams", images(folder)[0]
+    with pytest.raises(InputError, match="--half: is for --format onnx"):
+        export(weights, tmp_path / "a", image, half=True)
+    export(weights, tmp_path / "b", image)
+    with pytest.raises(InputError, match="is an exported graph already"):
+        export(tmp_path / "b", tmp_path / "a", image)
+    with pytest.raises(InputError, match="--runtime openvino: does not read"):
+        Predictor(tmp_path / "b", runtime_name="openvino")
+    with pytest.raises(InputError, match=r"absent\.png"):
+        export(weights, tmp_path / "a", "absent.png")
+    assert not (tmp_path / "a").exists()
+    (tmp_path / "broken.onnx").write_bytes(b"no graph")
+    with pytest.raises(InputError, match=r"broken\.onnx"):
+        Predictor(tmp_path / "broken.onnx")
+
+
+@needs_shared
+def test_the_tools_on_a_real_model(tmp_path):
+    """Export and predict from the command line, and Hugging Face's own label map."""
+    weights = SHARED / "weights/segformer_b0_cityscapes_hf"
+    image = SHARED / "reference/cityscapes_demo.png"
+    run("export", "--model_path", weights, "--image_path", image, "--save_dir", tmp_path / "graph")
+    assert sorted(path.name for path in (tmp_path / "graph").iterdir()) == [
+        *("deploy.yaml", "model.json", "model.pdiparams")
+    ]
+    expected = np.load(SHARED / "reference/cityscapes_demo_logits.npz")["argmax_full"]
+    for source in (weights, tmp_path / "graph"):
+        run("predict", "--model_path", source, "--image_path", image, "--save_dir", tmp_path / "p")
+        labels = np.asarray(Image.open(tmp_path / "p/label_map" / image.name))
+        assert (labels == expected).mean() >= 0.999
+
+
+def run(tool, *arguments):
+    command = [sys.executable, f"tools/{tool}.py", "--device", "cpu", *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, done.stderr

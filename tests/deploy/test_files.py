@@ -1,0 +1,100 @@
+"""Files to files: folders, patterns, lists, videos; a broken one does not stop the others."""
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image
+from small_models import save, small_model
+
+from paddleseg_segformer.deploy import Predictor, predict
+from paddleseg_segformer.deploy.files import find_images
+from paddleseg_segformer.errors import InputError
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A checkpoint, and images in two folders; two differ in their endings alone."""
+    folder = tmp_path_factory.mktemp("files")
+    save(small_model(), folder / "model.pdparams")
+    rng = np.random.default_rng(0)
+    for name in ("a.png", "a.jpg", "b.png", "deep/c.png"):
+        path = folder / "photos" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        image = rng.integers(0, 255, [4, 6, 3]).astype("uint8")
+        cv2.imwrite(str(path), cv2.resize(image, (96, 64)))
+    return folder
+
+
+def written(root):
+    return {str(path.relative_to(root)) for path in root.rglob("*") if path.is_file()}
+
+
+def test_a_folder_keeps_names_and_subfolders(folder, tmp_path):
+    count, problems = predict(folder / "model.pdparams", folder / "photos", tmp_path, device="cpu")
+    assert (count, problems) == (4, [])
+    names = ("a.png.png", "a.jpg.png", "b.png", "deep/c.png")
+    kinds = ("added_prediction", "pseudo_color_prediction", "label_map")
+    assert written(tmp_path) == {f"{kind}/{name}" for kind in kinds for name in names}
+    predictor = Predictor(folder / "model.pdparams", device="cpu")
+    for name, source in (("b.png", "b.png"), ("a.jpg.png", "a.jpg")):
+        labels = np.asarray(Image.open(tmp_path / "label_map" / name))
+        expected = predictor(folder / "photos" / source)
+        np.testing.assert_array_equal(labels, expected.label_map)
+        overlay = np.asarray(Image.open(tmp_path / "added_prediction" / name))
+        np.testing.assert_array_equal(overlay, expected.overlay())
+
+
+def test_probabilities(folder, tmp_path):
+    image = folder / "photos/b.png"
+    predict(folder / "model.pdparams", image, tmp_path, probabilities=True, device="cpu")
+    found = np.load(tmp_path / "probabilities/b.npz")["probabilities"]
+    labels = np.asarray(Image.open(tmp_path / "label_map/b.png"))
+    assert found.shape == (5, 64, 96) and (found.argmax(axis=0) == labels).mean() > 0.99
+
+
+def test_a_broken_file_is_named_and_the_rest_goes_on(folder, tmp_path):
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    (photos / "broken.jpg").write_bytes(b"\xff\xd8 cut short")
+    (photos / "whole.png").write_bytes((folder / "photos/b.png").read_bytes())
+    out = tmp_path / "out"
+    count, problems = predict(folder / "model.pdparams", photos, out, device="cpu")
+    assert count == 1 and len(problems) == 1 and "broken.jpg: cannot be read" in problems[0]
+    assert len(written(out)) == 3
+
+
+def test_patterns_and_lists(folder, tmp_path):
+    root, names = find_images(f"{folder}/photos/*.png")
+    assert root == folder / "photos" and sorted(map(str, names)) == ["a.png", "b.png"]
+    (tmp_path / "list.txt").write_text("\ufeffone.jpg label.png\n\ntwo.jpg\n")
+    root, names = find_images(tmp_path / "list.txt")
+    assert root == tmp_path and list(map(str, names)) == ["one.jpg", "two.jpg"]
+    for nothing in (f"{folder}/*.jpeg", folder / "absent.png", tmp_path):
+        with pytest.raises(InputError):
+            find_images(nothing if nothing != tmp_path else tmp_path / "list.txt/x")
+
+
+def test_a_video(folder, tmp_path):
+    """As many frames, each the overlay of its own prediction, but for what the codec loses."""
+    path, size = str(tmp_path / "video.mp4"), (96, 64)
+    writer = cv2.VideoWriter(path, cv2.VideoWriter_fourcc(*"mp4v"), 10, size)
+    frames = [np.full([64, 96, 3], 40 * i, "uint8") for i in range(1, 6)]
+    for frame in frames:
+        writer.write(frame)
+    writer.release()
+    count, problems = predict(folder / "model.pdparams", path, tmp_path / "out", device="cpu")
+    assert (count, problems) == (1, [])
+    assert written(tmp_path / "out") == {
+        "added_prediction/video.mp4",
+        "pseudo_color_prediction/video.mp4",
+    }
+    capture = cv2.VideoCapture(str(tmp_path / "out/added_prediction/video.mp4"))
+    found = [capture.read()[1] for _ in frames]
+    assert not capture.read()[0]
+    predictor = Predictor(folder / "model.pdparams", device="cpu")
+    for frame, overlay in zip(frames, found):
+        expected = np.asarray(predictor(frame).overlay())[:, :, ::-1].astype(int)
+        assert np.abs(overlay - expected).mean() < 12
+    (tmp_path / "text.mp4").write_text("no video")
+    count, problems = predict(folder / "model.pdparams", tmp_path / "text.mp4", tmp_path / "out2")
+    assert count == 0 and "text.mp4: cannot be read as a video" in problems[0]
