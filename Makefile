@@ -5,7 +5,7 @@ QUICKSTART := output/quickstart
 CONFIG := configs/quickstart.yaml
 MODEL := $(QUICKSTART)/best_model/model.pdparams
 
-.PHONY: quickstart test lint parity kills clean
+.PHONY: quickstart test lint parity deploy kills clean
 
 # Draws a data set, trains SegFormer-B0 on it, evaluates it, writes pictures. Needs no GPU.
 quickstart: $(VENV)/ready
@@ -32,6 +32,12 @@ lint: $(VENV)/ready-test
 parity: $(VENV)/ready-test
 	$(VENV)/bin/pip install -q -r requirements-parity.txt
 	$(RUN) -m pytest tests/weights/test_huggingface.py tests/weights/test_files.py
+
+# The tests of exported graphs and of pages in a browser; these need the system's Chromium.
+deploy: $(VENV)/ready-test
+	$(VENV)/bin/pip install -q -r requirements-onnx.txt -r requirements-serve.txt \
+		-r requirements-browser.txt
+	$(RUN) -m pytest tests/deploy tests/browser
 
 # Kills a training run at thirty random moments, and compares what comes out.
 kills: $(VENV)/ready-test

@@ -38,6 +38,15 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.9,<3.13",
     install_requires=REQUIRES + ([] if has_gpu_build else ["paddlepaddle>=3.0"]),
+    extras_require={
+        "onnx": [
+            "onnx>=1.15,<1.18",  # the newest wants NumPy 2
+            "onnxruntime",
+            "openvino; python_version >= '3.10'",
+            "paddle2onnx>=2.1",
+        ],
+        "serve": ["flask", "waitress>=3"],
+    },
     packages=find_packages(include=["paddleseg_segformer", "paddleseg_segformer.*"]),
     package_data={
         "paddleseg_segformer.data": ["*.tsv"],
