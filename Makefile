@@ -35,8 +35,7 @@ parity: $(VENV)/ready-test
 
 # The tests of exported graphs and of pages in a browser; these need the system's Chromium.
 deploy: $(VENV)/ready-test
-	$(VENV)/bin/pip install -q -r requirements-onnx.txt -r requirements-serve.txt \
-		-r requirements-browser.txt
+	$(VENV)/bin/pip install -q -r requirements-onnx.txt -r requirements-browser.txt
 	$(RUN) -m pytest tests/deploy tests/browser
 
 # Kills a training run at thirty random moments, and compares what comes out.

@@ -72,8 +72,7 @@ class Predictor:
         palette: uint8 array ``[classes, 3]``, RGB.
 
     Raises:
-        InputError: There is no such model, or it cannot do what the options ask for.
-        ValueError: There is no such device.
+        InputError: There is no such model or device, or it cannot do what the options ask for.
     """
 
     def __init__(self, source, config=None, device=None, runtime_name=None, **options):
@@ -83,7 +82,10 @@ class Predictor:
         protocol = Protocol.of_config(product.config, **options)
         runtime.tune_cpu()
         if product.output_op is None:
-            runtime.set_device(device)
+            try:
+                runtime.set_device(device)
+            except ValueError as error:
+                raise InputError(str(error)) from error
             model = load_model(product.config, product.weights)
             self._segmenter = Segmenter(model, transforms, protocol)
         else:

@@ -1,0 +1,388 @@
+"""The server, by Flask's test client, by Waitress in a thread, and as its tool starts it."""
+
+import base64
+import http.client
+import json
+import os
+import re
+import signal
+import struct
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import zlib
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from served_model import CLASSES, PALETTE, write_model
+
+from paddleseg_segformer.deploy import Prediction, Predictor
+
+pytest.importorskip("flask", reason="Flask is not installed")
+pytest.importorskip("waitress", reason="Waitress is not installed")
+
+from paddleseg_segformer.deploy import server
+
+ROOT = Path(__file__).parents[2]
+ENDPOINT = "/api/segment"
+NOISE = np.random.default_rng(0).integers(0, 255, [48, 64, 3], "uint8")
+
+
+def encoded(kind="PNG", image=NOISE, **options):
+    """An image's file as bytes."""
+    file = BytesIO()
+    (image if isinstance(image, Image.Image) else Image.fromarray(image)).save(
+        file, kind, **options
+    )
+    return file.getvalue()
+
+
+def bomb(side):
+    """A PNG of a few kilobytes that unfolds to ``side`` squared pixels."""
+
+    def chunk(kind, data):
+        check = struct.pack(">I", zlib.crc32(kind + data))
+        return struct.pack(">I", len(data)) + kind + data + check
+
+    packer, row = zlib.compressobj(9), bytes(side // 8 + 1)
+    rows = b"".join(packer.compress(row) for _ in range(side)) + packer.flush()
+    header = struct.pack(">IIBBBBB", side, side, 1, 0, 0, 0, 0)
+    chunks = chunk(b"IHDR", header) + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + chunks
+
+
+def form(data, disposition="name=image; filename=a.png"):
+    """A form's body with one field."""
+    edge = b"--edge\r\nContent-Disposition: form-data; "
+    return edge + disposition.encode() + b"\r\n\r\n" + data + b"\r\n--edge--\r\n"
+
+
+def kind_of(body):
+    is_form = body.startswith(b"--edge")
+    return "multipart/form-data; boundary=edge" if is_form else "image/png"
+
+
+def label_map(answer):
+    picture = Image.open(BytesIO(base64.b64decode(answer["label_map"])))
+    assert picture.mode == "L"
+    return np.asarray(picture)
+
+
+@pytest.fixture(scope="module")
+def model_path(tmp_path_factory):
+    return write_model(tmp_path_factory.mktemp("model"))
+
+
+@pytest.fixture(scope="module")
+def predictor(model_path):
+    return Predictor(model_path, device="cpu")
+
+
+@pytest.fixture(scope="module")
+def client(predictor):
+    limits = server.Limits(megabytes=1)
+    return server.create_app(predictor, limits, {"localhost"}).test_client()
+
+
+class StandIn:
+    """What is called like ``Predictor``, and does what a test wants."""
+
+    classes, palette = CLASSES, np.array(PALETTE, dtype="uint8")
+
+    def __init__(self, act=lambda: None, label=lambda image: 0 * image[:, :, 0]):
+        self.act, self.label, self.calls = act, label, 0
+
+    def __call__(self, image):
+        self.calls += 1
+        self.act()
+        return Prediction(self.label(image), image, self.classes, self.palette)
+
+
+def test_answer_is_the_predictors(client, predictor):
+    expected = predictor(NOISE)
+    answer = client.post(ENDPOINT, data=encoded()).get_json()
+    np.testing.assert_array_equal(label_map(answer), expected.label_map)
+    assert (answer["width"], answer["height"]) == (64, 48) and answer["seconds"] > 0
+    assert {found["name"]: found["share"] for found in answer["classes"]} == expected.shares()
+    for found in answer["classes"]:
+        assert found["name"] == CLASSES[found["index"]]
+        assert found["colour"] == "#" + bytes(PALETTE[found["index"]]).hex()
+
+
+@pytest.mark.parametrize("kind", server.FORMATS)
+def test_each_format_is_seen_as_training_sees_it(kind, client, predictor, tmp_path):
+    exif = Image.Exif()
+    exif[0x112] = 6  # to be turned right
+    data = encoded(kind, **({"exif": exif} if kind in ("JPEG", "PNG") else {}))
+    (tmp_path / "image").write_bytes(data)
+    answer = client.post(ENDPOINT, data=data).get_json()
+    np.testing.assert_array_equal(label_map(answer), predictor(tmp_path / "image").label_map)
+
+
+def test_form_is_answered_like_the_bytes(client):
+    bodies = encoded(), form(encoded())
+    answers = [
+        client.post(ENDPOINT, data=body, content_type=kind_of(body)).get_json() for body in bodies
+    ]
+    assert answers[0].pop("seconds") and answers[1].pop("seconds")
+    assert answers[0] == answers[1]
+
+
+SVG = b'<svg xmlns="http://www.w3.org/2000/svg" width="64" height="64"/>'
+REFUSED = {
+    "empty": (b"", 400, "empty"),
+    "form without it": (form(encoded(), "name=photo; filename=a.png"), 400, "called image"),
+    "form with text": (form(b"hello", "name=image"), 400, "called image"),
+    "empty in a form": (form(b""), 400, "empty"),
+    "text": (b"Milk, bread, eggs", 415, "no image"),
+    "text named .jpg": (form(b"Milk, bread, eggs", "name=image; filename=a.jpg"), 415, "no image"),
+    "SVG": (SVG, 415, "no image"),
+    "another format": (encoded("PPM"), 415, "no image"),
+    "half a header": (encoded()[:20], 415, "no image"),
+    "half a PNG": (encoded()[:3000], 422, "damaged"),
+    "half a JPEG": (encoded("JPEG")[:1500], 422, "damaged"),
+    "half a TIFF": (encoded("TIFF")[:3000], 422, "damaged"),
+    "numbers": (encoded("TIFF", Image.new("F", (64, 48))), 422, "16-bit"),
+    "tiny": (encoded(image=NOISE[:31]), 422, "smaller than 32"),
+    "bomb": (bomb(20000), 413, "more than 25 megapixels"),
+    "smaller bomb": (bomb(5001), 413, "more than 25 megapixels"),
+    "large file": (bytes(1_000_001), 413, "larger than 1 MB"),
+    "large form": (form(bytes(1_000_001)), 413, "larger than 1 MB"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_refusals_are_sentences(case, client):
+    data, status, words = REFUSED[case]
+    answer = client.post(ENDPOINT, data=data, content_type=kind_of(data))
+    assert answer.status_code == status, answer.text
+    assert list(answer.get_json()) == ["error"] and words in answer.get_json()["error"]
+    assert "Traceback" not in answer.text and answer.get_json()["error"].endswith(".")
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({}, 200),
+        ({"Host": "localhost:9000"}, 200),
+        ({"Host": "evil.example"}, 403),
+        ({"Host": "[::1"}, 403),
+        ({"Sec-Fetch-Site": "same-origin"}, 200),
+        ({"Sec-Fetch-Site": "same-site"}, 403),
+        ({"Sec-Fetch-Site": "cross-site", "Origin": "http://localhost"}, 403),
+        ({"Origin": "http://localhost"}, 200),
+        ({"Origin": "http://localhost:9000"}, 403),
+        ({"Origin": "null"}, 403),
+    ],
+)
+def test_foreign_pages_are_refused(headers, status, client):
+    answer = client.post(ENDPOINT, data=encoded(), headers=headers)
+    assert answer.status_code == status, answer.text
+    assert "Access-Control-Allow-Origin" not in answer.headers
+
+
+def test_page_runs_its_own_script_alone(client):
+    answers = [client.get("/") for _ in range(2)]
+    policies = [answer.headers["Content-Security-Policy"] for answer in answers]
+    nonces = [re.search(r"script-src 'nonce-([\w-]+)'", policy)[1] for policy in policies]
+    assert nonces[0] != nonces[1]
+    for answer, nonce, policy in zip(answers, nonces, policies):
+        assert "default-src 'none'" in policy and "unsafe" not in policy
+        assert f'<script nonce="{nonce}">' in answer.text
+        assert not re.search(r"https?://(?!www\.w3\.org/2000/svg)| on\w+=| style=", answer.text)
+        assert "knows 5 classes" in answer.text and "up to 1 MB" in answer.text
+    for path in ("/", "/nowhere", ENDPOINT):
+        assert client.get(path).headers["X-Content-Type-Options"] == "nosniff"
+    assert (
+        client.get(ENDPOINT).status_code == 405 and "POST" in client.get(ENDPOINT).headers["Allow"]
+    )
+
+
+def test_failures_of_the_model_are_told_without_a_trace():
+    errors = iter([RuntimeError("secret"), MemoryError("secret")])
+
+    def fail():
+        raise next(errors)
+
+    client = server.create_app(StandIn(fail)).test_client()
+    for status in (500, 413):
+        answer = client.post(ENDPOINT, data=encoded())
+        assert answer.status_code == status and "secret" not in answer.text
+        assert answer.get_json()["error"].endswith(".")
+    client.application.extensions["model"]._predictor.act = lambda: None
+    assert client.post(ENDPOINT, data=encoded()).status_code == 200
+
+
+class Held:
+    """An application whose first image is being segmented until ``release`` is set."""
+
+    def __init__(self, **limits):
+        self.begun, self.release = threading.Event(), threading.Event()
+        self.predictor = StandIn(self._hold)
+        self.app = server.create_app(self.predictor, server.Limits(**limits))
+        self.model = self.app.extensions["model"]
+        self._pool = ThreadPoolExecutor(8)
+        self.first = self.send()
+        assert self.begun.wait(10)
+
+    def _hold(self):
+        self.begun.set()
+        assert self.release.wait(30)
+
+    def send(self, **environ):
+        """Send an image from a thread of its own; returns the answer's future."""
+        client = self.app.test_client()
+        return self._pool.submit(client.post, ENDPOINT, data=encoded(), environ_base=environ)
+
+    def wait_for_places(self, count):
+        """Wait until this many images may still come."""
+        while self.model._places._value != count:
+            time.sleep(0.01)
+
+
+def assert_refused(answer, words):
+    assert answer.status_code == 503 and words in answer.get_json()["error"]
+    assert int(answer.headers["Retry-After"]) >= 1
+
+
+def test_a_full_queue_refuses_at_once():
+    held = Held(waiting=2)
+    waiting = [held.send() for _ in range(2)]
+    held.wait_for_places(0)
+    for _ in range(3):
+        assert_refused(held.send().result(10), "as many images as it can take")
+    held.release.set()
+    assert [sent.result(10).status_code for sent in (held.first, *waiting)] == [200] * 3
+    held.wait_for_places(3)
+    assert held.send().result(10).status_code == 200
+
+
+def test_waiting_has_an_end_and_being_segmented_has_not():
+    held = Held(seconds=0.2)
+    assert_refused(held.send().result(10), "busy with other images")
+    held.release.set()
+    assert held.first.result(10).status_code == 200
+    assert held.predictor.calls == 1
+
+
+def test_who_has_left_costs_nothing():
+    held = Held()
+    gone = held.send(**{"waitress.client_disconnected": lambda: True})
+    held.wait_for_places(7)
+    held.release.set()
+    assert gone.result(10).status_code == 503 and held.predictor.calls == 1
+
+
+def test_stopping_answers_all():
+    held = Held()
+    waiting = held.send()
+    held.wait_for_places(7)
+    held.model.close()
+    assert_refused(waiting.result(10), "stopping")
+    assert_refused(held.send().result(10), "stopping")
+    held.release.set()
+    assert held.first.result(10).status_code == 200
+
+
+@contextmanager
+def serving(predictor):
+    """A real server, in this process; its port."""
+    limits = server.Limits(megabytes=4)
+    app = server.create_app(predictor, limits, {"localhost"})
+    listening = server._listen(app, "127.0.0.1", 0, limits)
+    thread = threading.Thread(target=listening.run)
+    thread.start()
+    try:
+        yield int(listening.effective_port)
+    finally:
+        listening.asyncore.close_all(listening._map)
+        listening.close()
+        thread.join(10)
+
+
+def post(port, data):
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+    headers = {"Host": "localhost", "Content-Type": kind_of(data)}
+    connection.request("POST", ENDPOINT, data, headers)
+    answer = connection.getresponse()
+    body = json.loads(answer.read())
+    connection.close()
+    return answer.status, body
+
+
+def test_nothing_is_written_to_disk(monkeypatch):
+    """Uploads and answers above the sizes from which Werkzeug and Waitress use files."""
+    opened = []
+    for name in ("TemporaryFile", "NamedTemporaryFile", "mkstemp"):
+        open_file = getattr(tempfile, name)
+        monkeypatch.setattr(
+            tempfile, name, lambda *a, _open=open_file, **k: opened.append(a) or _open(*a, **k)
+        )
+    image = np.random.default_rng(0).integers(0, 255, [1700, 2000], "uint8")
+    data = encoded(image=image)
+    assert 3e6 < len(data) < 4e6
+    with serving(StandIn(label=lambda image: image[:, :, 0] % 5)) as port:
+        for body in (data, form(data)):
+            status, answer = post(port, body)
+            assert status == 200 and len(answer["label_map"]) > 1.1e6
+            np.testing.assert_array_equal(label_map(answer), image % 5)
+    assert not opened
+
+
+def test_a_large_upload_hears_why_it_is_refused():
+    with serving(StandIn()) as port:
+        assert post(port, bytes(6_000_000)) == (413, {"error": "The file is larger than 4 MB."})
+
+
+def test_fifty_at_once_are_answered_or_refused(predictor):
+    with serving(predictor) as port, ThreadPoolExecutor(50) as pool:
+        answers = list(pool.map(lambda _: post(port, encoded()), range(50)))
+        expected = post(port, encoded())[1]["label_map"]
+    statuses = [status for status, _ in answers]
+    assert set(statuses) <= {200, 503} and statuses.count(200) >= 9
+    for status, answer in answers:
+        assert answer["label_map"] == expected if status == 200 else answer["error"]
+
+
+def tool(model_path, *arguments, **environment):
+    return subprocess.Popen(
+        [sys.executable, "tools/serve.py", "--model_path", model_path, "--device", "cpu"]
+        + list(map(str, arguments)),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=ROOT,
+        env={**os.environ, **environment},
+    )
+
+
+def test_tool_serves_until_it_is_terminated(model_path):
+    process = tool(model_path, "--port", 0, "--max_megapixels", 0.01)
+    port = int(re.search(r"http://127\.0\.0\.1:(\d+)/", process.stdout.readline())[1])
+    assert post(port, encoded())[0] == 200
+    assert post(port, encoded(image=Image.new("RGB", (101, 100))))[0] == 413
+    taken = tool(model_path, "--port", port)
+    assert taken.wait(60) == 2
+    assert re.fullmatch(rf"error: .*--port {port}: cannot be used.*", last_line(taken.stderr))
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(20) == 0
+    assert "Traceback" not in process.stderr.read()
+
+
+def test_tool_names_what_is_not_installed(model_path, tmp_path):
+    (tmp_path / "waitress.py").write_text("raise ModuleNotFoundError(name='waitress')")
+    process = tool(model_path, PYTHONPATH=str(tmp_path))
+    assert process.wait(60) == 2
+    expected = "error: waitress is not installed; pip install 'paddleseg-segformer[serve]'."
+    assert last_line(process.stderr) == expected
+
+
+def last_line(stream):
+    return stream.read().splitlines()[-1]
