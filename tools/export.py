@@ -2,6 +2,7 @@
 
 from paddleseg_segformer.deploy import OUTPUT_OPS, export
 from paddleseg_segformer.engine import cli
+from paddleseg_segformer.errors import InputError
 
 
 def parse_args():
@@ -19,7 +20,7 @@ def parse_args():
         nargs=4,
         type=int,
         metavar=("N", "C", "H", "W"),
-        help="one size for all images, which is faster; -1 for any; any",
+        help="1 3 H W: one size for all images, which is faster; else any",
     )
     parser.add_argument(
         "--output_op",
@@ -38,7 +39,9 @@ def parse_args():
 
 def main():
     options = cli.start_model(vars(parse_args()))
-    options.pop("device")
+    device = options.pop("device")
+    if device not in (None, "cpu"):
+        raise InputError(f"--device {device}: models are exported on the CPU.")
     agreement = export(**options)
     cli.logger.info(
         "Exported to %s; the class of %.3f%% of %s's pixels is the model's",

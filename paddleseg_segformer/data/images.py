@@ -4,7 +4,7 @@ from io import BytesIO
 
 import cv2
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageOps
 
 from ..errors import InputError
 
@@ -46,8 +46,24 @@ def _or_by_pillow(image, file, name):
         return image
     try:
         with Image.open(file) as picture:
-            if picture.mode in ("F", "I"):
-                raise ValueError("it has no 8 or 16-bit values")
-            return np.asarray(picture.convert("RGB"))[:, :, ::-1].copy()
+            return from_pillow(picture)
     except Exception as error:  # of damaged files Pillow raises many kinds
         raise InputError(f"{name}: cannot be read as an image ({error}).") from error
+
+
+def from_pillow(picture):
+    """A Pillow image as ``read_image`` would read its file: turned by EXIF, 16 bits scaled to 8.
+
+    Returns:
+        uint8 array ``[H, W, 3]``, BGR.
+
+    Raises:
+        ValueError: Its values are floats, or integers of 32 bits.
+    """
+    picture = ImageOps.exif_transpose(picture)
+    if picture.mode in ("F", "I"):
+        raise ValueError("it has no 8 or 16-bit values")
+    if picture.mode.startswith("I;16"):
+        grey = (np.asarray(picture).astype("uint16") >> 8).astype("uint8")
+        return np.repeat(grey[:, :, np.newaxis], 3, axis=2)
+    return np.asarray(picture.convert("RGB"))[:, :, ::-1].copy()

@@ -1,6 +1,9 @@
 """Writing a model as a graph that other programs run."""
 
+import importlib.util
 import os
+import subprocess
+import sys
 import tempfile
 from pathlib import Path
 
@@ -14,12 +17,20 @@ from paddleseg.transforms import Compose, Normalize
 from ..config import build
 from ..data.images import read_image
 from ..errors import InputError, RunError
+from ..folders import check_folder
 from .graph import Graph
 from .product import DESCRIPTION, METADATA, config_of, find_product
 from .runtimes import OnnxRuntime, PaddleInference
 from .segmenter import load_model
 
 OPSET = 17  # the first with LayerNormalization
+SMALLEST = 32  # pixels a side
+# Without Paddle2ONNX's optimizer, which fetches packages when it is first used, and takes the
+# minutes that it is known for: the runtimes fold constants themselves.
+CONVERT = (
+    "import sys, paddle2onnx; paddle2onnx.export(*sys.argv[1:4], "
+    "opset_version=int(sys.argv[4]), optimize_tool=None)"
+)
 AGREEMENT = 0.999  # share of pixels; rounding decides the others
 
 
@@ -57,11 +68,17 @@ def export(
     """
     if half and format != "onnx":
         raise InputError("--half: is for --format onnx.")
+    shape = list(input_shape or (-1, 3, -1, -1))
+    any_size = shape[2:] == [-1, -1]
+    if shape[0] not in (-1, 1) or shape[1] != 3 or not (any_size or min(shape[2:]) >= SMALLEST):
+        raise InputError(
+            f"--input_shape {' '.join(map(str, shape))}: must be 1 3 H W, of at least {SMALLEST} "
+            "pixels a side, or 1 3 -1 -1 for any size."
+        )
     product = find_product(model_path, config)
     if product.output_op is not None:
         raise InputError(f"{model_path}: is an exported graph already; give a checkpoint.")
     outside, inside = _split(product.config, with_normalize)
-    shape = list(input_shape or (-1, 3, -1, -1))
     deploy = {
         "model": "model.json",
         "params": "model.pdiparams",
@@ -79,7 +96,7 @@ def export(
     model = load_model(product.config, product.weights)
     graph = Graph(model, output_op, inside)
     image = _network_input(image_path, outside, shape)
-    Path(save_dir).mkdir(parents=True, exist_ok=True)
+    check_folder(save_dir)
     with tempfile.TemporaryDirectory(dir=save_dir) as folder:
         folder = Path(folder)
         write_paddle(graph, shape, folder)
@@ -89,7 +106,10 @@ def export(
         else:
             (folder / DESCRIPTION).write_text(description, encoding="utf-8")
             runtime, files = PaddleInference(folder), ["model.json", "model.pdiparams", DESCRIPTION]
-        agreement = _compare(graph, runtime, image)
+        images = [image]
+        if any_size:  # and not that alone at which the graph was written down
+            images.append(np.ascontiguousarray(image[:, :, : image.shape[2] // 2 + SMALLEST]))
+        agreement = min(_compare(graph, runtime, image) for image in images)
         if agreement < AGREEMENT:
             raise RunError(
                 f"The graph agrees with the model on only {agreement:.2%} of the pixels of "
@@ -149,18 +169,21 @@ def convert_to_onnx(folder, description="", half=False):
         description: Text for the file's metadata.
         half: Whether weights and arithmetic become float16.
     """
+    for name in ("onnx", "paddle2onnx", "onnxruntime"):
+        if importlib.util.find_spec(name) is None:
+            raise InputError(f"--format onnx: needs {name}; pip install -r requirements-onnx.txt.")
     import onnx
-    import paddle2onnx
 
     path = str(folder / "model.onnx")
-    # Without its optimizer, which fetches packages when it is first used, and takes the minutes
-    # that it is known for: the runtimes fold constants themselves.
-    paddle2onnx.export(
-        *(str(folder / name) for name in ("model.json", "model.pdiparams")),
-        path,
-        opset_version=OPSET,
-        optimize_tool=None,
-    )
+    files = [str(folder / name) for name in ("model.json", "model.pdiparams", "model.onnx")]
+    # In a process of its own, which what it cannot convert ends.
+    command = [sys.executable, "-c", CONVERT, *files, str(OPSET)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        raise InputError(
+            "--format onnx: Paddle2ONNX cannot convert this model; try it for one size, with "
+            "--input_shape."
+        )
     model = onnx.load(path)
     if half:
         from onnxruntime.transformers.float16 import convert_float_to_float16

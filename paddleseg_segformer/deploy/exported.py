@@ -1,7 +1,5 @@
 """Segmenting images with an exported graph."""
 
-import threading
-
 import cv2
 import numpy as np
 import paddle
@@ -46,13 +44,11 @@ class LogitsOfGraph:
 
     def __init__(self, graph, size):
         self.graph, self.size = graph, size
-        self.lock = threading.Lock()  # views come from several threads, a graph has its own
 
     def __call__(self, images):
         if self.size is not None and tuple(images.shape[2:]) != self.size:
             images = F.interpolate(images, self.size, mode="bilinear")
-        with self.lock:
-            return [paddle.to_tensor(self.graph(images.numpy()))]
+        return [paddle.to_tensor(self.graph(images.numpy()))]
 
 
 class GraphSegmenter:

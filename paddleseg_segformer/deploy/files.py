@@ -12,6 +12,7 @@ from tqdm import tqdm
 
 from ..data.images import read_image
 from ..errors import InputError
+from ..folders import check_folder
 from ..runtime import parallelism
 from .predictor import Predictor
 
@@ -28,7 +29,7 @@ def find_images(path):
 
     Args:
         path: An image or video, a folder searched with its subfolders, a pattern such as
-            ``photos/*.jpg``, or a text file that has an image path as each line's first word,
+            ``photos/*.jpg``, or a text file that has an image path as each line or its first word,
             relative to the text file.
 
     Returns:
@@ -40,7 +41,7 @@ def find_images(path):
     wanted, path = str(path), Path(path)
     endings = IMAGE_ENDINGS | VIDEO_ENDINGS
     if path.is_dir():
-        files = sorted(p for p in path.rglob("*") if p.suffix.lower() in endings)
+        files = sorted(p for p in path.rglob("*") if p.suffix.lower() in endings and p.is_file())
         root, names = path, [file.relative_to(path) for file in files]
     elif path.is_file() and path.suffix.lower() in endings:
         root, names = path.parent, [Path(path.name)]
@@ -49,7 +50,8 @@ def find_images(path):
             lines = path.read_text(encoding="utf-8-sig").splitlines()
         except UnicodeDecodeError as error:
             raise InputError(f"{path}: is neither an image nor a text file of paths.") from error
-        root, names = path.parent, [Path(line.split()[0]) for line in lines if line.strip()]
+        root, lines = path.parent, [line.strip() for line in lines if line.strip()]
+        names = [Path(x if (root / x).is_file() else x.split()[0]) for x in lines]
     elif glob.has_magic(wanted):
         found = [Path(name) for name in sorted(glob.glob(wanted, recursive=True))]
         root = Path(os.path.commonpath([name.parent for name in found])) if found else Path()
@@ -64,16 +66,26 @@ def find_images(path):
 def _targets(names):
     """Where a file's pictures go, without ending, below a folder and never outside it: by name.
 
-    Two files that differ in their endings alone keep them.
+    Files that differ in their endings alone keep them.
+
+    Raises:
+        InputError: Two files' pictures would have the same names.
     """
-    kept = {
-        name: [part for part in name.parts if part not in (name.anchor, "..")] for name in names
-    }
-    short = Counter(Path(*parts).with_suffix("") for parts in kept.values())
-    targets = {}
-    for name, parts in kept.items():
-        path = Path(*parts)
-        targets[name] = path.with_suffix("") if short[path.with_suffix("")] == 1 else path
+    paths = {}
+    for name in names:
+        paths[name] = Path(*(part for part in name.parts if part not in (name.anchor, "..")))
+    short = Counter(path.with_suffix("") for path in paths.values())
+    whole = set(paths.values())
+    targets, taken = {}, {}
+    for name, path in paths.items():
+        stem = path.with_suffix("")
+        target = stem if short[stem] == 1 and stem not in whole else path
+        if target in taken:
+            raise InputError(
+                f"{name}: its pictures would have the same names as those of {taken[target]}; "
+                "segment the two one at a time."
+            )
+        targets[name], taken[target] = target, name
     return targets
 
 
@@ -97,9 +109,14 @@ def predict(model_path, image_path, save_dir, probabilities=False, **options):
         InputError: There is no image, or the model cannot be used, or nothing can be written.
     """
     root, names = find_images(image_path)
+    save_dir = Path(save_dir)
+    if root.resolve() in save_dir.resolve().parents:  # pictures of an earlier time are no input
+        names = [n for n in names if save_dir.resolve() not in (root / n).resolve().parents]
+    check_folder(save_dir)
     targets = list(_targets(names).items())
-    predictor = Predictor(model_path, **options)
-    save_dir, problems = Path(save_dir), []
+    predictor, problems = Predictor(model_path, **options), []
+    if probabilities and not predictor.gives_probabilities:
+        raise InputError("--probabilities: needs a graph exported with --output_op none.")
     step = parallelism()
     with tqdm(total=len(targets), desc="predict", unit="image", disable=None) as bar:
         for start in range(0, len(targets), step):
@@ -111,25 +128,39 @@ def predict(model_path, image_path, save_dir, probabilities=False, **options):
 
 def _predict_chunk(predictor, root, chunk, save_dir, probabilities):
     """Segment some files at the same time; returns what was wrong with those that could not be."""
-    targets, images, problems = [], [], []
+    images, problems = {}, []
     for name, target in chunk:
         try:
             if name.suffix.lower() in VIDEO_ENDINGS:
                 _predict_video(predictor, root / name, target, save_dir)
             else:
-                images.append(read_image(root / name)[:, :, ::-1])
-                targets.append(target.with_name(target.name + ".png"))
+                images[name] = read_image(root / name)[:, :, ::-1]
         except InputError as error:
             problems.append(str(error))
-    for target, found in zip(targets, predictor.batch(images)):
+    for name, found in zip(images, _segment(predictor, list(images.values()))):
+        if isinstance(found, InputError):
+            problems.append(f"{root / name}: {found}")
+            continue
+        target = dict(chunk)[name]
+        target = target.with_name(target.name + ".png")
         _save(save_dir / OVERLAYS / target, found.overlay())
         _save(save_dir / COLOUR_MAPS / target, found.colour_map())
         _save(save_dir / LABEL_MAPS / target, found.label_image())
-    for target, image in zip(targets, images) if probabilities else ():
-        path = save_dir / PROBABILITIES / target.with_suffix(".npz")
-        with _writing(path):
-            np.savez_compressed(path, probabilities=predictor.probabilities(image))
+        if probabilities:
+            path = save_dir / PROBABILITIES / target.with_suffix(".npz")
+            with _writing(path):
+                np.savez_compressed(path, probabilities=predictor.probabilities(images[name]))
     return problems
+
+
+def _segment(predictor, images):
+    """The predictions of images, or the error of each that the model does not take."""
+    try:
+        return predictor.batch(images)
+    except InputError as error:
+        if len(images) == 1:
+            return [error]
+        return [found for image in images for found in _segment(predictor, [image])]
 
 
 def _predict_video(predictor, path, target, save_dir):
@@ -139,22 +170,24 @@ def _predict_video(predictor, path, target, save_dir):
     if not capture.isOpened() or 0 in size:
         raise InputError(f"{path}: cannot be read as a video.")
     rate, frames = capture.get(cv2.CAP_PROP_FPS) or 25, capture.get(cv2.CAP_PROP_FRAME_COUNT)
-    writers = []
-    for folder in (OVERLAYS, COLOUR_MAPS):
-        name = save_dir / folder / target.with_name(target.name + ".mp4")
-        with _writing(name):
-            writers.append(cv2.VideoWriter(str(name), cv2.VideoWriter_fourcc(*"mp4v"), rate, size))
-    with tqdm(total=int(frames), desc=path.name, unit="frame", leave=False, disable=None) as bar:
-        while True:
-            there, frame = capture.read()
-            if not there:
-                break
-            found = predictor(frame[:, :, ::-1])
+    with contextlib.ExitStack() as stack:
+        stack.callback(capture.release)
+        writers = []
+        for folder in (OVERLAYS, COLOUR_MAPS):
+            name = save_dir / folder / target.with_name(target.name + ".mp4")
+            with _writing(name):
+                code = cv2.VideoWriter_fourcc(*"mp4v")
+                writers.append(cv2.VideoWriter(str(name), code, rate, size))
+            stack.callback(writers[-1].release)
+            if not writers[-1].isOpened():
+                raise InputError(f"--save_dir: {name} cannot be written as a video.")
+        bar = tqdm(total=int(frames), desc=path.name, unit="frame", leave=False, disable=None)
+        stack.callback(bar.close)
+        for _ in iter(capture.grab, False):
+            found = predictor(capture.retrieve()[1][:, :, ::-1])
             for writer, picture in zip(writers, (found.overlay(), found.colour_map())):
                 writer.write(np.asarray(picture)[:, :, ::-1])
             bar.update()
-    for writer in writers:
-        writer.release()
 
 
 def _save(path, picture):

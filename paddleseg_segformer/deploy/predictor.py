@@ -8,7 +8,7 @@ from PIL import Image
 
 from .. import runtime
 from ..config import build
-from ..data.images import read_image
+from ..data.images import from_pillow, read_image
 from ..errors import InputError
 from .exported import make_segmenter
 from .product import find_product
@@ -16,6 +16,8 @@ from .protocol import Protocol
 from .runtimes import open_runtime
 from .segmenter import Segmenter, load_model
 from .visualise import colour_map, overlay
+
+MOST_CLASSES = 255  # in 8 bits, of which 255 stands for unlabelled
 
 
 @dataclass(frozen=True)
@@ -52,7 +54,11 @@ class Prediction:
         """The share of the image of each class that occurs, by name, the largest first."""
         counts = np.bincount(self.label_map.ravel(), minlength=len(self.classes))
         order = np.argsort(-counts, kind="stable")
-        return {self.classes[i]: counts[i] / counts.sum() for i in order if counts[i]}
+        shares = {}
+        for i in order[counts[order] > 0]:  # two classes may share a name, as ADE20K's screens do
+            name = self.classes[i]
+            shares[name] = shares.get(name, 0.0) + counts[i] / counts.sum()
+        return shares
 
 
 class Predictor:
@@ -81,7 +87,13 @@ class Predictor:
         transforms = Compose(build(product.config, "val_transforms")[0])
         protocol = Protocol.of_config(product.config, **options)
         runtime.tune_cpu()
+        if len(self.classes) > MOST_CLASSES:
+            raise InputError(
+                f"{source}: has {len(self.classes)} classes; label maps hold {MOST_CLASSES}."
+            )
         if product.output_op is None:
+            if runtime_name is not None:
+                raise InputError(f"--runtime {runtime_name}: {source} is no exported graph.")
             try:
                 runtime.set_device(device)
             except ValueError as error:
@@ -89,6 +101,8 @@ class Predictor:
             model = load_model(product.config, product.weights)
             self._segmenter = Segmenter(model, transforms, protocol)
         else:
+            if device not in (None, "cpu"):
+                raise InputError(f"--device {device}: an exported graph runs on the CPU.")
             runtime.set_device("cpu")
             graph = open_runtime(product.weights, runtime_name)
             self._segmenter = make_segmenter(graph, product, transforms, protocol)
@@ -121,14 +135,13 @@ class Predictor:
             for labels, image in zip(found, images)
         ]
 
-    def probabilities(self, image):
-        """Each class's probability: float16 array ``[classes, H, W]``.
+    @property
+    def gives_probabilities(self):
+        """Whether ``probabilities`` can be called: of a graph, if its output is logits."""
+        return isinstance(self._segmenter, Segmenter)
 
-        Raises:
-            InputError: The model is a graph that was not exported with ``--output_op none``.
-        """
-        if not isinstance(self._segmenter, Segmenter):
-            raise InputError("Probabilities need a graph exported with --output_op none.")
+    def probabilities(self, image):
+        """Each class's probability: float16 array ``[classes, H, W]``."""
         (found,) = self._segmenter.probabilities([self._segmenter.views(as_bgr(image))])
         return found.numpy().transpose(2, 0, 1).astype("float16")
 
@@ -136,10 +149,14 @@ class Predictor:
 def as_bgr(image):
     """An image of any kind that ``Predictor`` takes as a uint8 array ``[H, W, 3]``, BGR."""
     if isinstance(image, Image.Image):
-        image = np.asarray(image.convert("RGB"))
-    elif not isinstance(image, np.ndarray):
+        try:
+            return from_pillow(image)
+        except ValueError as error:
+            raise InputError(f"The image cannot be segmented: {error}.") from error
+    if not isinstance(image, np.ndarray):
         return read_image(image)
-    if image.dtype != np.uint8 or image.ndim not in (2, 3) or image.shape[2:] not in ((), (3,)):
+    of_pixels = image.dtype == np.uint8 and image.ndim in (2, 3) and image.size > 0
+    if not of_pixels or image.shape[2:] not in ((), (3,)):
         raise InputError(
             f"an array of shape {image.shape}, {image.dtype}: is no image; "
             "give uint8 [H, W, 3], RGB."

@@ -5,6 +5,7 @@ the configuration; by an exported graph, whose description holds the rest; or by
 """
 
 import json
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -19,8 +20,9 @@ from ..data import ADE20K, class_names, palette
 from ..errors import InputError
 from ..weights import read_weights
 
+logger = logging.getLogger(__name__)
+
 MANIFEST, DESCRIPTION = "manifest.json", "deploy.yaml"
-WEIGHTS = ("model.pdparams", "ema_model.pdparams")
 # What an ONNX file's metadata calls the same description.
 METADATA = "deploy"
 IMAGENET = {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
@@ -65,7 +67,9 @@ def find_product(source, config=None):
     if config is not None:
         if not isinstance(config, Config):
             config = load_config(config)
-        return Product(config, _weights_in(path), *_names_and_colours(config))
+        return Product(config, str(path), *_names_and_colours(config))
+    if path.is_dir() and (path / "model.onnx").is_file() and not (path / DESCRIPTION).is_file():
+        path = path / "model.onnx"
     if path.suffix == ".onnx":
         return _of_description(path, _read_metadata(path))
     if (path / DESCRIPTION).is_file():
@@ -73,7 +77,7 @@ def find_product(source, config=None):
         return _of_description(path, text)
     folder = path if path.is_dir() else path.parent
     if (folder / MANIFEST).is_file():
-        return _of_manifest(_weights_in(path), folder)
+        return _of_manifest(str(path), folder)
     return _of_weights(source)
 
 
@@ -104,12 +108,6 @@ def _names_and_colours(config):
     return class_names(stand_in), palette(stand_in)
 
 
-def _weights_in(path):
-    """The weights' file in a run's folder; any other path as it is."""
-    found = (path / name for name in WEIGHTS if (path / name).is_file())
-    return str(next(found, path))
-
-
 def _of_manifest(weights, folder):
     try:
         manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
@@ -138,6 +136,8 @@ def _of_description(path, text):
 
 
 def _read_metadata(path):
+    if not path.is_file():
+        raise InputError(f"{path}: no such file.")
     try:
         import onnx
     except ImportError as error:
@@ -175,6 +175,11 @@ def _of_weights(source):
     if found.classes != len(ADE20K.CLASS_NAMES):
         known = {"CLASS_NAMES": names}
     stand_in = SimpleNamespace(num_classes=found.classes, **known)
+    logger.warning(
+        "%s does not tell how its images are prepared: they are seen as they are, normalised as "
+        "for ImageNet",
+        source,
+    )
     config = config_of(model, [{"type": "Normalize", **IMAGENET}])
     return Product(config, str(source), class_names(stand_in), palette(stand_in))
 

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import cv2
-import jinja2
 import numpy as np
 from PIL import Image
 
@@ -88,6 +87,8 @@ def write_report(folder, figures, worst, best, palette, about):
         date=datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z"),
     )
     try:
+        for old in (p for kind in galleries for p in Path(folder).glob(f"{kind}_[0-9]*_*.*")):
+            old.unlink()  # of an earlier page, which may have shown more
         for name, content in contents.items():
             _write(Path(folder) / name, content)
     except OSError as error:
@@ -214,6 +215,8 @@ def _data_uri(name, content):
 
 def _render(**values):
     """The page's bytes; all text in it is escaped."""
+    import jinja2  # of use to few runs
+
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
         autoescape=True,

@@ -3,7 +3,10 @@
 Each class takes a path, and is called with a float32 array ``[N, 3, H, W]``.
 """
 
+import threading
 from pathlib import Path
+
+import numpy as np
 
 from ..errors import InputError
 from ..runtime import parallelism
@@ -15,8 +18,11 @@ class PaddleInference:
     def __init__(self, folder):
         from paddle import inference
 
-        files = (str(Path(folder) / name) for name in ("model.json", "model.pdiparams"))
-        options = inference.Config(*files)
+        files = [Path(folder) / name for name in ("model.json", "model.pdiparams")]
+        for file in files:
+            if not file.is_file():  # Paddle would make up the weights
+                raise InputError(f"{file}: does not exist; export the model again.")
+        options = inference.Config(*map(str, files))
         options.disable_glog_info()
         options.disable_mkldnn()  # Paddle 3.3.1's oneDNN does not know all of the graph's operators
         options.set_cpu_math_library_num_threads(parallelism())
@@ -69,6 +75,29 @@ class OpenVino:
         return self._model(images)[0]
 
 
+class OneAtATime:
+    """A graph that several threads may call: each waits for its turn."""
+
+    def __init__(self, graph):
+        self._graph, self._lock = graph, threading.Lock()
+
+    def __call__(self, images):
+        """The graph's output, an array of its own.
+
+        Raises:
+            InputError: The graph does not take images of this size.
+        """
+        try:
+            with self._lock:
+                return np.array(self._graph(images))
+        except Exception as error:  # each runtime has errors of its own
+            height, width = images.shape[2:]
+            reason = " ".join(str(error).split())[:200]
+            raise InputError(
+                f"The graph does not take an image of {width}x{height} ({reason})."
+            ) from error
+
+
 # The fastest first.
 OF_ONNX = {"openvino": OpenVino, "onnxruntime": OnnxRuntime}
 RUNTIMES = {"paddle": PaddleInference, **OF_ONNX}
@@ -91,9 +120,11 @@ def open_runtime(path, name=None):
         wanted = {name: wanted[name]}
     for runtime in wanted.values():
         try:
-            return runtime(path)
+            return OneAtATime(runtime(path))
         except ImportError:
             continue
+        except InputError:
+            raise
         except Exception as error:  # each runtime has errors of its own
             reason = " ".join(str(error).split())
             raise InputError(f"{path}: cannot be opened ({reason}).") from error

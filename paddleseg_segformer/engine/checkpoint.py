@@ -15,12 +15,12 @@ from pathlib import Path
 
 import paddle
 
+from ..deploy.product import MANIFEST
 from ..errors import InputError, RunError
 from ..weights import read_dictionary
 from .log import logger
 
 MODEL, OPTIMIZER, EMA = "model.pdparams", "model.pdopt", "ema_model.pdparams"
-MANIFEST = "manifest.json"
 RUN = "run.json"
 # A folder that is being written, one in whose place another comes, and one that is being removed.
 PARTIAL, REPLACED, REMOVED = ".partial", ".replaced", ".removed"

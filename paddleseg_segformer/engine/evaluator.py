@@ -16,13 +16,13 @@ from ..data import class_names, palette
 from ..deploy import Protocol, Segmenter, load_model
 from ..deploy.report import write_report
 from ..errors import InputError
+from ..folders import check_folder
 from ..runtime import parallelism
 from . import distributed
 from .extremes import Extremes
 from .loader import read_sample
 from .log import logger, progress
 from .metrics import Scores, confusion_matrix
-from .preflight import check_folder
 
 # Views that are gathered from several images, to be worked on at the same time.
 MOST_AT_ONCE = 8

@@ -3,8 +3,6 @@
 import copy
 import os
 import shutil
-import tempfile
-from pathlib import Path
 
 import numpy as np
 
@@ -15,22 +13,6 @@ from .log import logger
 
 TRIED = 16  # samples of each set
 SMALLEST = 32  # pixels, the stride of the model's last stage
-
-
-def check_folder(folder, flag="--save_dir"):
-    """Make the folder that a flag names.
-
-    Raises:
-        InputError: It cannot be made, or not be written to.
-    """
-    try:
-        Path(folder).mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        raise InputError(
-            f"{flag} {folder}: cannot be written to ({error.strerror}); name another folder."
-        ) from error
 
 
 def check_datasets(train_dataset, val_dataset=None, one_size=True, tolerant=False):

@@ -19,6 +19,7 @@ from ..config import build
 from ..data import class_names, palette
 from ..deploy import Protocol
 from ..errors import InputError, RunError
+from ..folders import check_folder
 from ..runtime import versions
 from . import checkpoint, distributed, preflight, resume
 from .evaluator import evaluate, log_scores
@@ -57,7 +58,7 @@ def train(config, **options):
         SystemExit: With 128 and the signal's number, after saving, on SIGTERM, SIGINT or SIGHUP.
     """
     options = TrainOptions(**options)
-    preflight.check_folder(options.save_dir)
+    check_folder(options.save_dir)
     distributed.start()
     found = resume.find_checkpoint(options)
     seed = resume.choose_seed(options, found)

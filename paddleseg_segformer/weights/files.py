@@ -10,7 +10,8 @@ from safetensors import SafetensorError, deserialize
 from ..errors import InputError
 from .pickles import bfloat16_to_float32, unpickle, unpickle_torch
 
-# Hugging Face's names for the weights in a model's folder.
+# Names of the weights in a folder: PaddleSeg's, of which the first counts, and Hugging Face's.
+_PADDLE_FILES = ("model.pdparams", "ema_model.pdparams")
 _FOLDER_FILES = ("model.safetensors", "pytorch_model.bin")
 
 # Before version 1.6, torch.save began with this magic number, pickled.
@@ -64,6 +65,9 @@ def read_dictionary(path):
 def _file_of(path):
     if not path.is_dir():
         return path
+    for name in _PADDLE_FILES:
+        if (path / name).is_file():
+            return path / name
     candidates = [path / name for name in _FOLDER_FILES if (path / name).is_file()]
     if len(candidates) != 1:
         found = " and ".join(candidate.name for candidate in candidates) or "neither"

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import cv2
@@ -104,6 +105,36 @@ def test_logits_allow_scales_and_windows(folder, tmp_path):
     export(weights, tmp_path / "labels", image)
     with pytest.raises(InputError, match="--output_op none"):
         Predictor(tmp_path / "labels", **protocol)
+
+
+@pytest.mark.parametrize("runtime", ["paddle", "onnxruntime", "openvino"])
+def test_threads_share_a_graph(runtime, folder, tmp_path):
+    """Each gets the label map of its own image."""
+    pytest.importorskip(runtime)
+    form = "paddle" if runtime == "paddle" else "onnx"
+    if form == "onnx":
+        pytest.importorskip("paddle2onnx")
+    export(folder / "model.pdparams", tmp_path, images(folder)[0], format=form)
+    predictor = Predictor(tmp_path, runtime_name=runtime)
+    expected = [predictor(image).label_map for image in images(folder)]
+    with ThreadPoolExecutor(4) as threads:
+        found = list(threads.map(predictor, images(folder) * 8))
+    for i, prediction in enumerate(found):
+        np.testing.assert_array_equal(prediction.label_map, expected[i % 3])
+
+
+@pytest.mark.parametrize("shape", [(1, 3, 0, 0), (1, 3, -1, 64), (1, 1, 64, 64), (4, 3, 64, 64)])
+def test_nonsensical_shapes_are_refused(shape, folder, tmp_path):
+    with pytest.raises(InputError, match=f"--input_shape {' '.join(map(str, shape))}: must be"):
+        export(folder / "model.pdparams", tmp_path / "a", images(folder)[0], input_shape=shape)
+    assert not (tmp_path / "a").exists()
+
+
+def test_half_a_graph_is_no_graph(folder, tmp_path):
+    export(folder / "model.pdparams", tmp_path, images(folder)[0])
+    (tmp_path / "model.pdiparams").unlink()
+    with pytest.raises(InputError, match=r"model\.pdiparams: does not exist"):
+        Predictor(tmp_path)
 
 
 def test_the_description_is_paddlesegs(folder, tmp_path):

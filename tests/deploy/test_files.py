@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 from small_models import save, small_model
 
-from paddleseg_segformer.deploy import Predictor, predict
+from paddleseg_segformer.deploy import Predictor, export, predict
 from paddleseg_segformer.deploy.files import find_images
 from paddleseg_segformer.errors import InputError
 
@@ -63,15 +63,55 @@ def test_a_broken_file_is_named_and_the_rest_goes_on(folder, tmp_path):
     assert len(written(out)) == 3
 
 
+def test_what_a_graph_does_not_take_is_named_and_the_rest_goes_on(folder, tmp_path):
+    pytest.importorskip("paddle2onnx")
+    weights = folder / "model.pdparams"
+    export(weights, tmp_path, folder / "photos/b.png", format="onnx")
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    cv2.imwrite(str(photos / "tiny.png"), np.zeros([3, 3, 3], "uint8"))
+    (photos / "whole.png").write_bytes((folder / "photos/b.png").read_bytes())
+    count, problems = predict(tmp_path / "model.onnx", photos, tmp_path / "out")
+    assert count == 1 and "tiny.png: The graph does not take an image of 3x3" in problems[0]
+    assert (tmp_path / "out/label_map/whole.png").is_file()
+
+
+def test_pictures_of_an_earlier_time_are_no_input(folder, tmp_path):
+    (tmp_path / "b.png").write_bytes((folder / "photos/b.png").read_bytes())
+    for _ in range(2):
+        found = predict(folder / "model.pdparams", tmp_path, tmp_path / "result", device="cpu")
+        assert found == (1, [])
+
+
+def test_no_picture_is_written_over_another(folder, tmp_path):
+    for name in ("a.png", "a.jpg", "a.png.webp", "deep/a.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes((folder / "photos/b.png").read_bytes())
+    predict(folder / "model.pdparams", tmp_path, tmp_path / "out", device="cpu")
+    assert len(list((tmp_path / "out/label_map").rglob("*.png"))) == 4
+    (tmp_path / "deep/list.txt").write_text("a.png\n../a.png\n")
+    with pytest.raises(InputError, match="would have the same names"):
+        predict(folder / "model.pdparams", tmp_path / "deep/list.txt", tmp_path / "o", device="cpu")
+
+
+def test_wrong_destinations_are_told_first(folder, tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match=r"--save_dir .*file: cannot be written"):
+        predict(folder / "model.pdparams", folder / "photos", tmp_path / "file", device="cpu")
+
+
 def test_patterns_and_lists(folder, tmp_path):
     root, names = find_images(f"{folder}/photos/*.png")
     assert root == folder / "photos" and sorted(map(str, names)) == ["a.png", "b.png"]
     (tmp_path / "list.txt").write_text("\ufeffone.jpg label.png\n\ntwo.jpg\n")
     root, names = find_images(tmp_path / "list.txt")
     assert root == tmp_path and list(map(str, names)) == ["one.jpg", "two.jpg"]
-    for nothing in (f"{folder}/*.jpeg", folder / "absent.png", tmp_path):
+    (tmp_path / "my photo.jpg").touch()
+    (tmp_path / "list.txt").write_text("my photo.jpg\n")
+    assert list(map(str, find_images(tmp_path / "list.txt")[1])) == ["my photo.jpg"]
+    for nothing in (f"{folder}/*.jpeg", folder / "absent.png", tmp_path / "list.txt/x"):
         with pytest.raises(InputError):
-            find_images(nothing if nothing != tmp_path else tmp_path / "list.txt/x")
+            find_images(nothing)
 
 
 def test_a_video(folder, tmp_path):

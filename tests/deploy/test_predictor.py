@@ -84,6 +84,41 @@ def test_a_grey_array(checkpoint, image):
             predictor(wrong)
 
 
+def test_a_pillow_image_is_read_as_its_file(checkpoint, image, tmp_path):
+    """A camera on its side, and 16 bits."""
+    predictor = Predictor(checkpoint, device="cpu")
+    exif = Image.Exif()
+    exif[274] = 6
+    Image.fromarray(image).save(tmp_path / "turned.jpg", exif=exif)
+    cv2.imwrite(str(tmp_path / "deep.png"), image[:, :, 0].astype("uint16") * 257)
+    for name in ("turned.jpg", "deep.png"):
+        by_path = predictor(tmp_path / name)
+        by_pillow = predictor(Image.open(tmp_path / name))
+        np.testing.assert_allclose(by_pillow.image, by_path.image.astype(int), atol=2)
+        assert by_pillow.label_map.shape == by_path.label_map.shape
+
+
+def test_classes_of_one_name_share_their_share(checkpoint, image):
+    found = Predictor(checkpoint, device="cpu")(image)
+    counts = np.bincount(found.label_map.ravel(), minlength=5) / found.label_map.size
+    object.__setattr__(found, "classes", ["a", "b", "a", "c", "d"])
+    np.testing.assert_allclose(found.shares().get("a", 0), counts[0] + counts[2])
+    np.testing.assert_allclose(sum(found.shares().values()), 1)
+
+
+def test_more_classes_than_a_label_map_holds(tmp_path):
+    path = save(small_model(classes=300), tmp_path / "model.pdparams")
+    with pytest.raises(InputError, match="has 300 classes; label maps hold 255"):
+        Predictor(path, device="cpu")
+
+
+def test_options_that_cannot_apply(checkpoint):
+    with pytest.raises(InputError, match="is no exported graph"):
+        Predictor(checkpoint, device="cpu", runtime_name="paddle")
+    with pytest.raises(InputError, match="--device gpu"):
+        Predictor(checkpoint, device="gpu")
+
+
 def test_a_runs_checkpoint_needs_no_config(tmp_path):
     """Architecture, transforms, class names and palette come from its manifest."""
     write_scenes(tmp_path, train=2, val=1, size=(96, 96))

@@ -1,0 +1,22 @@
+"""Folders to write to."""
+
+import tempfile
+from pathlib import Path
+
+from .errors import InputError
+
+
+def check_folder(folder, flag="--save_dir"):
+    """Make the folder that a flag names.
+
+    Raises:
+        InputError: It cannot be made, or not be written to.
+    """
+    try:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise InputError(
+            f"{flag} {folder}: cannot be written to ({error.strerror}); name another folder."
+        ) from error
