@@ -121,7 +121,7 @@ def predict(model_path, image_path, save_dir, probabilities=False, **options):
     with tqdm(total=len(targets), desc="predict", unit="image", disable=None) as bar:
         for start in range(0, len(targets), step):
             chunk = targets[start : start + step]
-            problems += _predict_chunk(predictor, root, chunk, save_dir, probabilities)
+            problems += _predict_chunk(predictor, root, dict(chunk), save_dir, probabilities)
             bar.update(len(chunk))
     return len(targets) - len(problems), problems
 
@@ -129,7 +129,7 @@ def predict(model_path, image_path, save_dir, probabilities=False, **options):
 def _predict_chunk(predictor, root, chunk, save_dir, probabilities):
     """Segment some files at the same time; returns what was wrong with those that could not be."""
     images, problems = {}, []
-    for name, target in chunk:
+    for name, target in chunk.items():
         try:
             if name.suffix.lower() in VIDEO_ENDINGS:
                 _predict_video(predictor, root / name, target, save_dir)
@@ -141,8 +141,7 @@ def _predict_chunk(predictor, root, chunk, save_dir, probabilities):
         if isinstance(found, InputError):
             problems.append(f"{root / name}: {found}")
             continue
-        target = dict(chunk)[name]
-        target = target.with_name(target.name + ".png")
+        target = chunk[name].with_name(chunk[name].name + ".png")
         _save(save_dir / OVERLAYS / target, found.overlay())
         _save(save_dir / COLOUR_MAPS / target, found.colour_map())
         _save(save_dir / LABEL_MAPS / target, found.label_image())

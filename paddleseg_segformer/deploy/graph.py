@@ -30,10 +30,13 @@ class Graph(nn.Layer):
             self.register_buffer("offset", (-mean / std).reshape([1, -1, 1, 1]))
         self.eval()
 
+    def prepare(self, x):
+        """An image as the model takes it: normalised here, where the graph does that."""
+        return x * self.factor + self.offset if self.normalizes else x
+
     def forward(self, x):
         """``[N, 3, H, W]``, RGB, to what ``output_op`` says."""
-        if self.normalizes:
-            x = x * self.factor + self.offset
+        x = self.prepare(x)
         logits = self.model(x) if self.folds else self.model(x)[0]
         if self.output_op == "argmax":
             return logits.argmax(axis=1, dtype="int32")
