@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from paddleseg_segformer import runtime
 from paddleseg_segformer.config import load_config
 from paddleseg_segformer.data.scenes import write_scenes
 from paddleseg_segformer.engine import checkpoint, train
@@ -65,8 +66,9 @@ def command(scenes, save_dir, *more):
 def start(arguments, **keywords):
     arguments = list(map(str, arguments))
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    # Paddle has put it there, and sums depend on the number of threads.
-    environment = {k: v for k, v in os.environ.items() if k != "OMP_NUM_THREADS"}
+    environment = dict(os.environ)
+    if not runtime.USER_SET_THREADS:  # then it is Paddle's, and sums depend on how many there are
+        environment.pop("OMP_NUM_THREADS", None)
     return subprocess.Popen(arguments, cwd=ROOT, env=environment, **pipes, **keywords)
 
 
