@@ -1,6 +1,7 @@
 """Reading PaddleSeg's configuration files and building what they describe."""
 
 import ast
+import json
 import logging
 import os
 import re
@@ -49,6 +50,15 @@ def load_config(path, opts=(), **overrides):
         raise InputError(f"{path}: {_one_line(error)}") from error
     _settle_warmup(config.dic["lr_scheduler"], config.iters)
     return config
+
+
+def settings(config):
+    """A configuration's settings as JSON has them; to be taken before parts are built from it.
+
+    Args:
+        config: PaddleSeg's ``Config``, whose dictionaries building adds to.
+    """
+    return json.loads(json.dumps(config.dic, default=str))
 
 
 def _read_numbers(tree):

@@ -1,6 +1,6 @@
 """Segment images and videos: writes an overlay, a colour map and a raw label map of each."""
 
-from paddleseg_segformer.deploy import RUNTIMES, predict
+from paddleseg_segformer.deploy import predict
 from paddleseg_segformer.engine import cli
 from paddleseg_segformer.errors import InputError
 
@@ -20,10 +20,7 @@ def parse_args():
     parser.add_argument(
         "--probabilities", action="store_true", help="write each class's, as a NumPy file, too"
     )
-    parser.add_argument(
-        "--runtime", dest="runtime_name", choices=RUNTIMES, help="of an exported model; the fastest"
-    )
-    cli.add_protocol_flags(parser, "--aug_pred")
+    cli.add_prediction_flags(parser)
     return parser.parse_args()
 
 

@@ -1,6 +1,6 @@
 """Segment images on a web page of this machine, and for other programs on it."""
 
-from paddleseg_segformer.deploy import RUNTIMES, Predictor
+from paddleseg_segformer.deploy import Predictor
 from paddleseg_segformer.engine import cli
 from paddleseg_segformer.errors import InputError
 
@@ -16,10 +16,7 @@ def parse_args():
         metavar="N",
         help="of an image; see docs/serve.md",
     )
-    parser.add_argument(
-        "--runtime", dest="runtime_name", choices=RUNTIMES, help="of an exported model; the fastest"
-    )
-    cli.add_protocol_flags(parser, "--aug_pred")
+    cli.add_prediction_flags(parser)
     return parser.parse_args()
 
 

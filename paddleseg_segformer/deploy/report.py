@@ -14,7 +14,7 @@ from PIL import Image
 from .. import runtime
 from ..data.images import read_image
 from ..errors import RunError
-from .visualise import IGNORED_COLOUR
+from .visualise import colour_table
 
 PAGE = "report.html"
 WIDTH = 640  # pixels of a picture, at most
@@ -131,7 +131,7 @@ def costliest_confusions(confusion, most=MOST_PAIRS):
 def _classes(figures, palette):
     """What the page says of each class."""
     pixels = np.sum(figures["confusion"], axis=1)
-    colours = ["#{:02x}{:02x}{:02x}".format(*colour) for colour in _table(palette)]
+    colours = ["#{:02x}{:02x}{:02x}".format(*colour) for colour in colour_table(palette)]
     return [
         {**entry, "index": i, "colour": colours[i], "share": pixels[i] / max(pixels.sum(), 1)}
         for i, entry in enumerate(figures["classes"])
@@ -195,17 +195,10 @@ def _pictures(example, palette):
 def _png(labels, palette):
     """A label map in its classes' colours, see-through where there is no label."""
     picture = Image.fromarray(labels)
-    picture.putpalette(_table(palette).tobytes())
+    picture.putpalette(colour_table(palette).tobytes())
     file = io.BytesIO()
     picture.save(file, "PNG", optimize=True, transparency=UNLABELLED)
     return file.getvalue()
-
-
-def _table(palette):
-    """A colour for each of a byte's values."""
-    table = np.tile(np.array(IGNORED_COLOUR, dtype="uint8"), [256, 1])
-    table[: len(palette)] = palette
-    return table
 
 
 def _data_uri(name, content):

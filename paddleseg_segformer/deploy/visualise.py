@@ -5,6 +5,13 @@ import numpy as np
 IGNORED_COLOUR = (0, 0, 0)
 
 
+def colour_table(palette):
+    """A colour for each of a byte's values, black beyond the palette: uint8 array ``[256, 3]``."""
+    table = np.tile(np.array(IGNORED_COLOUR, dtype="uint8"), [256, 1])
+    table[: len(palette)] = palette
+    return table
+
+
 def colour_map(labels, palette):
     """Colour a label map.
 
@@ -15,9 +22,7 @@ def colour_map(labels, palette):
     Returns:
         uint8 array ``[H, W, 3]``, RGB.
     """
-    table = np.tile(np.array(IGNORED_COLOUR, dtype="uint8"), [256, 1])
-    table[: len(palette)] = palette
-    return table[labels]
+    return colour_table(palette)[labels]
 
 
 def overlay(image, labels, palette, opacity=0.5):

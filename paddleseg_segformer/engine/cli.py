@@ -5,6 +5,7 @@ import sys
 
 from .. import runtime
 from ..config import load_config
+from ..deploy import RUNTIMES
 from ..errors import InputError, RunError
 from .log import logger, setup_logging
 
@@ -76,6 +77,14 @@ def add_protocol_flags(parser, augment):
     group.add_argument("--is_slide", **switch, help="in sliding windows")
     group.add_argument("--crop_size", **pair, help="of a window")
     group.add_argument("--stride", **pair, help="from window to window")
+
+
+def add_prediction_flags(parser):
+    """Flags of tools that show a model images: ``Predictor``'s runtime, and the protocol's."""
+    parser.add_argument(
+        "--runtime", dest="runtime_name", choices=RUNTIMES, help="of an exported model; the fastest"
+    )
+    add_protocol_flags(parser, "--aug_pred")
 
 
 def start(options):

@@ -11,7 +11,7 @@ import numpy as np
 import paddle
 import yaml
 
-from ..config import build
+from ..config import build, settings
 from ..data import class_names, palette
 from ..deploy import Protocol, Segmenter, load_model
 from ..deploy.report import write_report
@@ -72,16 +72,16 @@ def validate(config, model_path, num_workers=2, json_path=None, report_dir=None,
 
 
 def _describe(config, model_path):
-    """What a report says of where its figures come from; before building parts adds to it."""
-    settings = json.loads(json.dumps(config.dic, default=str))
-    model, data = settings["model"], settings["val_dataset"]
+    """What a report says of where its figures come from; to be asked before building."""
+    tree = settings(config)
+    model, data = tree["model"], tree["val_dataset"]
     names = [model["type"], model.get("backbone", {}).get("type")]
     return {
         "model": " · ".join(filter(None, names)),
         "weights": str(model_path),
         "data": str(data.get("dataset_root") or data["type"]),
         "device": paddle.get_device(),
-        "config": yaml.safe_dump(settings, sort_keys=False, allow_unicode=True, width=100),
+        "config": yaml.safe_dump(tree, sort_keys=False, allow_unicode=True, width=100),
     }
 
 

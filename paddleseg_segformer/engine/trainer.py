@@ -1,7 +1,6 @@
 """Training a model as a configuration describes it."""
 
 import copy
-import json
 import math
 import os
 import signal
@@ -15,7 +14,7 @@ from paddleseg.utils import init_ema_params
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-from ..config import build
+from ..config import build, settings
 from ..data import class_names, palette
 from ..deploy import Protocol
 from ..errors import InputError, RunError
@@ -87,8 +86,7 @@ class Trainer:
 
     def __init__(self, config, options, seed):
         self.config, self.options, self.seed = config, options, seed
-        # As JSON, and now, since building parts adds to it.
-        self.settings = json.loads(json.dumps(config.dic, default=str))
+        self.settings = settings(config)
         self.save_dir = Path(options.save_dir)
         self.iteration = self.samples = self.evaluated = self.skipped_in_a_row = 0
         self.best, self.skipped = {}, {"steps": 0, "samples": 0}
