@@ -6,6 +6,7 @@ from . import runtime  # first: it notes the environment before Paddle changes i
 # isort: on
 from paddleseg.cvlibs import manager
 
+from . import mends
 from .data import ADE20K
 from .data.transforms import (
     Normalize,
@@ -52,7 +53,7 @@ __all__ = [
 
 # Not manager.add_component: that warns where PaddleSeg has the name, and replacing it is the aim.
 for _manager, *_components in (
-    (manager.MODELS, SegFormer),
+    (manager.MODELS, SegFormer, *mends.MODELS),
     (
         manager.BACKBONES,
         MixVisionTransformer,
@@ -72,6 +73,6 @@ for _manager, *_components in (
         RandomCategoryCrop,
         ResizeToFit,
     ),
-    (manager.LOSSES, CrossEntropyLoss),
+    (manager.LOSSES, CrossEntropyLoss, *mends.LOSSES),
 ):
     _manager.components_dict.update({c.__name__: c for c in _components})

@@ -1,0 +1,21 @@
+"""PaddleSeg's own scripts with this library's components, and mended for Paddle 3.
+
+With nothing changed in a checkout of PaddleSeg::
+
+    python -m paddleseg_segformer.plugin tools/train.py --config my.yml
+
+or with ``import paddleseg_segformer.plugin`` as the first line of a script.
+"""
+
+import runpy
+import sys
+
+from .mends import mend_loop
+
+mend_loop()
+
+if __name__ == "__main__":
+    if len(sys.argv) < 2:
+        sys.exit(f"usage: python -m {__spec__.name} SCRIPT [ARGUMENTS]")
+    del sys.argv[0]
+    runpy.run_path(sys.argv[0], run_name="__main__")
