@@ -1,6 +1,6 @@
 """PaddleSeg's SegFormer, and ours: the names and layout that everything else is turned into."""
 
-from .naming import IMAGENET_CLASSIFIER, rename
+from .naming import BACKBONE, IMAGENET_CLASSIFIER, rename
 
 NAME = "paddleseg"
 EPSILON = None  # the paper's mix
@@ -16,5 +16,6 @@ def recognises(state):
 
 
 def convert(state):
-    """Leave out the ImageNet classifier of a backbone."""
-    return rename(state, (), unused=(IMAGENET_CLASSIFIER,))
+    """Leave out the ImageNet classifier of a backbone alone: a whole model may have a ``head``."""
+    whole = any(key.startswith(BACKBONE) for key in state)
+    return rename(state, (), unused=() if whole else (IMAGENET_CLASSIFIER,))

@@ -5,6 +5,7 @@ import csv
 import numpy as np
 import paddle
 import pytest
+from paddleseg.cvlibs import manager
 from shared import SHARED, needs_shared
 
 import paddleseg_segformer as ps
@@ -204,3 +205,13 @@ def test_other_epsilon_is_told(caplog):
     ours = ps.SegFormer(19, ps.MixVisionTransformer_B0(norm_epsilon=1e-5), 256)
     ps.load_weights(ours, state)
     assert "norm_epsilon" not in caplog.text
+
+
+def test_another_models_own_head_is_no_imagenet_classifier(tmp_path):
+    """ENCNet's last layer is called head, as is the classifier of a published backbone."""
+    backbone = ps.MixVisionTransformer_B0()
+    model = manager.MODELS.components_dict["ENCNet"](num_classes=3, backbone=backbone)
+    paddle.save(model.state_dict(), str(tmp_path / "model.pdparams"))
+    loaded = ps.load_weights(model, tmp_path / "model.pdparams")
+    assert "head.weight" in loaded.loaded
+    assert not loaded.missing and not loaded.unexpected
