@@ -24,6 +24,7 @@ TRANSFORMS = [
     {"type": "Resize", "target_size": [128, 128]},  # enough for all of them, and quick
     {"type": "Normalize", "mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]},
 ]
+LIMIT = 300  # seconds a step
 STEPS = ("builds", "trains", "evaluates")
 
 
@@ -48,7 +49,10 @@ def main():
             path.write_text(yaml.safe_dump(stock_config(name, stock[name], folder)))
             backbone = stock[name].get("model", {}).get("backbone", {}).get("type", "its own")
             cells = [name, backbone, try_out(path, options.dataset_root)]
-            cells.append(try_out(guests[name], options.dataset_root) if name in guests else "-")
+            if name in guests:
+                cells.append(try_out(guests[name], options.dataset_root))
+            else:
+                cells.append(stock[name].get("not_mit", "has no backbone"))
             print(f"| {' | '.join(cells)} |", flush=True)
 
 
@@ -93,9 +97,10 @@ def try_out(path, dataset_root):
             process.start()
             sender.close()
             try:
-                error = receiver.recv()
+                error = receiver.recv() if receiver.poll(LIMIT) else f"takes over {LIMIT} s"
             except EOFError:
-                error = f"the process crashes ({process.exitcode})"
+                error = "the process crashes"
+            process.kill()
             process.join()
             if error is not None:
                 return f"{step}: no, {error}"
