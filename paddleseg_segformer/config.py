@@ -8,11 +8,13 @@ import re
 
 import yaml
 from paddleseg.cvlibs import Config, SegBuilder
+from paddleseg.cvlibs.config import merge_config_dicts
 from paddleseg.cvlibs.config_checker import ConfigChecker
 from paddleseg.utils.utils import CachedProperty
 
 from .config_check import OPTIONAL_SECTIONS, check_config
 from .errors import InputError
+from .folders import shipped
 from .schedule import WarmupPolynomialDecay
 
 
@@ -20,7 +22,8 @@ def load_config(path, opts=(), **overrides):
     """Read a YAML configuration with its ``_base_`` files.
 
     Args:
-        path: The file.
+        path: The file. Where no file ``configs/…`` is, neither here nor beside a file that has it
+            as ``_base_``, the one that comes with the package is meant.
         opts: ``key=value`` strings; a key is dotted, a value is read as YAML (``null`` or ``None``
             sets nothing).
         overrides: PaddleSeg's ``learning_rate``, ``batch_size``, ``iters``; None leaves the file's.
@@ -32,8 +35,9 @@ def load_config(path, opts=(), **overrides):
         InputError: The file is missing or malformed, an option names no key, or ``check_config``
             finds something wrong.
     """
+    file = _find(os.fspath(path))
     try:
-        config = Config(os.fspath(path), checker=ConfigChecker([]), **overrides)
+        config = _Config(file, checker=ConfigChecker([]), **overrides)
         for option in opts:
             _set_option(config.dic, option)
         config.dic = _read_numbers(config.dic)
@@ -50,6 +54,34 @@ def load_config(path, opts=(), **overrides):
         raise InputError(f"{path}: {_one_line(error)}") from error
     _settle_warmup(config.dic["lr_scheduler"], config.iters)
     return config
+
+
+class _Config(Config):
+    """PaddleSeg's, which finds the configs that come with the package."""
+
+    @classmethod
+    def _parse_from_yaml(cls, path):
+        with open(path, encoding="utf-8") as file:
+            tree = yaml.safe_load(file)
+        if not isinstance(tree, dict):
+            raise InputError(f"{os.path.basename(path)} holds no settings, such as iters: 300.")
+        bases = tree.pop("_base_", None) or []
+        for base in [bases] if isinstance(bases, str) else bases:
+            found = cls._parse_from_yaml(_find(base, os.path.dirname(path)))
+            tree = merge_config_dicts(tree, found)
+        return tree
+
+
+def _find(name, folder=""):
+    path = os.path.join(folder, name)
+    if os.path.exists(path):
+        return path
+    ours = shipped("configs")
+    if not name.startswith("configs/"):
+        raise InputError(f"{path}: does not exist; the configs of this package are in {ours}.")
+    if not (ours.parent / name).is_file():
+        raise InputError(f"{path}: does not exist, nor does {ours.parent / name}.")
+    return str(ours.parent / name)
 
 
 def settings(config):

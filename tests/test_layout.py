@@ -9,7 +9,7 @@ PACKAGE = Path(__file__).parents[1] / "paddleseg_segformer"
 
 # From the ground up; a room may import from its own floor and those before it.
 FLOORS = ["errors", "folders", "runtime", "schedule", "config_check", "config", "ops", "data"]
-FLOORS += ["weights", "models", "deploy", "engine"]
+FLOORS += ["weights", "models", "deploy", "engine", "__main__"]
 
 
 @pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda p: p.stem)
