@@ -1,10 +1,14 @@
 """Reading PaddleSeg's configuration files and building what they describe."""
 
+from __future__ import annotations
+
 import ast
 import json
 import logging
 import os
 import re
+from collections.abc import Iterable
+from typing import Any
 
 import yaml
 from paddleseg.cvlibs import Config, SegBuilder
@@ -14,11 +18,11 @@ from paddleseg.utils.utils import CachedProperty
 
 from .config_check import OPTIONAL_SECTIONS, check_config
 from .errors import InputError
-from .folders import shipped
+from .folders import StrPath, shipped
 from .schedule import WarmupPolynomialDecay
 
 
-def load_config(path, opts=(), **overrides):
+def load_config(path: StrPath, opts: Iterable[str] = (), **overrides: float | None) -> Config:
     """Read a YAML configuration with its ``_base_`` files.
 
     Args:
@@ -84,7 +88,7 @@ def _find(name, folder=""):
     return str(ours.parent / name)
 
 
-def settings(config):
+def settings(config: Config) -> dict[str, Any]:
     """A configuration's settings as JSON has them; to be taken before parts are built from it.
 
     Args:
@@ -175,7 +179,7 @@ class _Told(BaseException):
     """Carries an InputError past PaddleSeg's builder, which turns every Exception into another."""
 
 
-def build(config, *names):
+def build(config: Config, *names: str) -> list[Any]:
     """Build parts of a configuration.
 
     Args:
