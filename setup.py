@@ -40,7 +40,6 @@ setup(
     license="Apache-2.0",
     classifiers=[
         "Development Status :: 4 - Beta",
-        "Environment :: GPU :: NVIDIA CUDA",
         "Intended Audience :: Developers",
         "Intended Audience :: Science/Research",
         "Operating System :: POSIX :: Linux",

@@ -1,12 +1,11 @@
 """The wheel: what it holds, and that it works where there is no checkout."""
 
-import importlib.util
 import os
 import shutil
 import subprocess
 import sys
 import zipfile
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import pytest
@@ -19,11 +18,12 @@ SOURCES += tuple(path.name for path in ROOT.iterdir() if path.is_file())
 
 
 def can_build():
-    """setuptools builds wheels from 70.1 on, before with the help of another package."""
-    if importlib.util.find_spec("pip") is None or importlib.util.find_spec("setuptools") is None:
+    """Whether pip and setuptools are here; the latter builds wheels by itself from 70.1 on."""
+    try:
+        newest = version("pip") and version("setuptools")
+    except PackageNotFoundError:
         return False
-    newest = [int(part) for part in version("setuptools").split(".")[:2]]
-    return newest >= [70, 1] or importlib.util.find_spec("wheel") is not None
+    return [int(part) for part in newest.split(".")[:2]] >= [70, 1]
 
 
 pytestmark = pytest.mark.skipif(
@@ -37,18 +37,27 @@ def pip(*arguments):
     assert done.returncode == 0, done.stderr
 
 
+def build_wheel(source, dist):
+    pip("wheel", "-q", "--no-deps", "--no-index", "--no-build-isolation", "-w", dist, source)
+    (built,) = dist.glob("*.whl")
+    return built
+
+
 @pytest.fixture(scope="module")
-def wheel(tmp_path_factory):
-    """Built from a copy: a build in place leaves its folders there, and finds those of others."""
-    source, dist = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("dist")
+def source(tmp_path_factory):
+    """A copy: a build in place leaves its folders there, and finds those of others."""
+    source = tmp_path_factory.mktemp("source")
     for name in SOURCES:
         copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
         copy(ROOT / name, source / name)
     (source / "output").mkdir()
     (source / "output/secret.py").touch()
-    pip("wheel", "-q", "--no-deps", "--no-index", "--no-build-isolation", "-w", dist, source)
-    (built,) = dist.iterdir()
-    return built
+    return source
+
+
+@pytest.fixture(scope="module")
+def wheel(source, tmp_path_factory):
+    return build_wheel(source, tmp_path_factory.mktemp("dist"))
 
 
 @pytest.fixture(scope="module")
@@ -78,6 +87,14 @@ def test_wheel_holds_the_package_its_configs_and_tools(wheel):
     expected |= {p.as_posix() for p in own if "__pycache__" not in p.parts}
     assert {name for name in names if ".dist-info/" not in name} == expected
     assert package + "py.typed" in names
+
+
+def test_sdist_makes_the_same_wheel(wheel, source, tmp_path):
+    code = f"import setuptools.build_meta as b; b.build_sdist({str(tmp_path)!r})"
+    subprocess.run([sys.executable, "-c", code], cwd=source, check=True, capture_output=True)
+    (sdist,) = tmp_path.glob("*.tar.gz")
+    again = build_wheel(sdist, tmp_path)
+    assert zipfile.ZipFile(again).namelist() == zipfile.ZipFile(wheel).namelist()
 
 
 def yaml_files():
