@@ -5,7 +5,7 @@ QUICKSTART := output/quickstart
 CONFIG := configs/quickstart.yaml
 MODEL := $(QUICKSTART)/best_model/model.pdparams
 
-.PHONY: quickstart test lint parity deploy kills clean
+.PHONY: quickstart test lint parity deploy kills wheel clean
 
 # Draws a data set, trains SegFormer-B0 on it, evaluates it, writes pictures. Needs no GPU.
 quickstart: $(VENV)/ready
@@ -42,8 +42,13 @@ deploy: $(VENV)/ready-test
 kills: $(VENV)/ready-test
 	KILLS=30 $(RUN) -m pytest tests/engine/test_trainer.py -k killed
 
+# The package with its configs and tools, for pip install on other machines, into dist/.
+wheel: $(VENV)/ready
+	rm -rf build
+	$(VENV)/bin/pip wheel -q --no-deps --wheel-dir dist .
+
 clean:
-	rm -rf $(VENV) data/scenes $(QUICKSTART)
+	rm -rf build dist $(VENV) data/scenes $(QUICKSTART)
 
 $(VENV)/ready: requirements.txt setup.py
 	$(PYTHON) -m venv $(VENV)

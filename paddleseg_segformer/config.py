@@ -1,26 +1,33 @@
 """Reading PaddleSeg's configuration files and building what they describe."""
 
+from __future__ import annotations
+
 import ast
 import json
 import logging
 import os
 import re
+from collections.abc import Iterable
+from typing import Any
 
 import yaml
 from paddleseg.cvlibs import Config, SegBuilder
+from paddleseg.cvlibs.config import merge_config_dicts
 from paddleseg.cvlibs.config_checker import ConfigChecker
 from paddleseg.utils.utils import CachedProperty
 
 from .config_check import OPTIONAL_SECTIONS, check_config
 from .errors import InputError
+from .folders import StrPath, shipped
 from .schedule import WarmupPolynomialDecay
 
 
-def load_config(path, opts=(), **overrides):
+def load_config(path: StrPath, opts: Iterable[str] = (), **overrides: float | None) -> Config:
     """Read a YAML configuration with its ``_base_`` files.
 
     Args:
-        path: The file.
+        path: The file. Where no file ``configs/…`` is, neither here nor beside a file that has it
+            as ``_base_``, the one that comes with the package is meant.
         opts: ``key=value`` strings; a key is dotted, a value is read as YAML (``null`` or ``None``
             sets nothing).
         overrides: PaddleSeg's ``learning_rate``, ``batch_size``, ``iters``; None leaves the file's.
@@ -32,8 +39,9 @@ def load_config(path, opts=(), **overrides):
         InputError: The file is missing or malformed, an option names no key, or ``check_config``
             finds something wrong.
     """
+    file = _find(os.fspath(path))
     try:
-        config = Config(os.fspath(path), checker=ConfigChecker([]), **overrides)
+        config = _Config(file, checker=ConfigChecker([]), **overrides)
         for option in opts:
             _set_option(config.dic, option)
         config.dic = _read_numbers(config.dic)
@@ -52,7 +60,35 @@ def load_config(path, opts=(), **overrides):
     return config
 
 
-def settings(config):
+class _Config(Config):
+    """PaddleSeg's, which finds the configs that come with the package."""
+
+    @classmethod
+    def _parse_from_yaml(cls, path):
+        with open(path, encoding="utf-8") as file:
+            tree = yaml.safe_load(file)
+        if not isinstance(tree, dict):
+            raise InputError(f"{os.path.basename(path)} holds no settings, such as iters: 300.")
+        bases = tree.pop("_base_", None) or []
+        for base in [bases] if isinstance(bases, str) else bases:
+            found = cls._parse_from_yaml(_find(base, os.path.dirname(path)))
+            tree = merge_config_dicts(tree, found)
+        return tree
+
+
+def _find(name, folder=""):
+    path = os.path.join(folder, name)
+    if os.path.exists(path):
+        return path
+    ours = shipped("configs")
+    if not name.startswith("configs/"):
+        raise InputError(f"{path}: does not exist; the configs of this package are in {ours}.")
+    if not (ours.parent / name).is_file():
+        raise InputError(f"{path}: does not exist, nor does {ours.parent / name}.")
+    return str(ours.parent / name)
+
+
+def settings(config: Config) -> dict[str, Any]:
     """A configuration's settings as JSON has them; to be taken before parts are built from it.
 
     Args:
@@ -143,7 +179,7 @@ class _Told(BaseException):
     """Carries an InputError past PaddleSeg's builder, which turns every Exception into another."""
 
 
-def build(config, *names):
+def build(config: Config, *names: str) -> list[Any]:
     """Build parts of a configuration.
 
     Args:

@@ -6,8 +6,7 @@ from paddleseg_segformer.engine import cli, train
 def parse_args():
     parser = cli.config_parser(
         __doc__,
-        "python tools/train.py --config configs/segformer_mit-b2_512x512_160k_ade20k.yaml "
-        "--do_eval --use_vdl",
+        "--config configs/segformer_mit-b2_512x512_160k_ade20k.yaml --do_eval --use_vdl",
     )
     recipe = parser.add_argument_group("in place of the config's own")
     recipe.add_argument("--iters", type=cli.positive, help="iterations")

@@ -1,5 +1,7 @@
 """Training a model as a configuration describes it."""
 
+from __future__ import annotations
+
 import copy
 import math
 import os
@@ -8,8 +10,10 @@ import sys
 import time
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
 import paddle
+from paddleseg.cvlibs import Config
 from paddleseg.utils import init_ema_params
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
@@ -40,7 +44,7 @@ GIVING_UP = (
 )
 
 
-def train(config, **options):
+def train(config: Config, **options: Any) -> float | None:
     """Train.
 
     Args:
