@@ -70,6 +70,17 @@ def _check(dataset, split, num_workers):
     lines += [f"{n:{width}} {c / total:7.3%} {i:7d}" for n, c, i in zip(names, counts, images)]
     lines += [f"{'(ignored)':{width}} {ignored / total:7.3%}"]
     logger.info("%s: %d images\n%s", split, len(dataset), "\n".join(lines))
+    missing = [name for name, number in zip(names, images) if number == 0]
+    if missing and split == "train_dataset":
+        more = f" and {len(missing) - SHOWN} more" if len(missing) > SHOWN else ""
+        logger.warning(
+            "%s: no image has %s%s; values from 0 to %d are classes, %d is ignored",
+            split,
+            ", ".join(missing[:SHOWN]),
+            more,
+            dataset.num_classes - 1,
+            dataset.ignore_index,
+        )
     return problems
 
 
