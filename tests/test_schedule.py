@@ -74,6 +74,14 @@ def test_a_group_that_matches_nothing_is_an_error(config):
         set_up_parameters(config, model)
 
 
+@pytest.mark.parametrize("pretrained", [None, "b0.pdparams"])
+def test_to_freeze_random_weights_is_warned_of(pretrained, config, caplog):
+    (model,) = build(config, "model")
+    config.dic["model"]["pretrained"] = pretrained
+    set_up_parameters(config, model, freeze_backbone=True)
+    assert ("random weights" in caplog.text) == (pretrained is None)
+
+
 def test_a_model_without_a_backbone_cannot_freeze_it(config):
     model = BiSeNetV2(num_classes=2)
     config.dic["optimizer"].pop("custom_cfg")

@@ -11,7 +11,7 @@ def parse_args():
         description=__doc__,
         epilog="example:\n  python tools/masks_from_colours.py data/mine coloured annotations\n"
         "with lines such as these in data/mine/labels.txt:\n  background 0 0 0\n  cat 128 0 0",
-        formatter_class=cli.Help,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("dataset_root", help="folder of the data set, which holds labels.txt")
     parser.add_argument("coloured", help="folder in it of the masks of colours")

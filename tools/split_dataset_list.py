@@ -11,7 +11,7 @@ def parse_args():
     parser = argparse.ArgumentParser(
         description=__doc__,
         epilog="example:\n  python tools/split_dataset_list.py data/mine images masks",
-        formatter_class=cli.Help,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("dataset_root", help="folder of the data set, which gets the lists")
     parser.add_argument("images_dir_name", help="folder of the images in it")
@@ -22,7 +22,7 @@ def parse_args():
         nargs=3,
         default=(0.7, 0.3, 0.0),
         metavar=("TRAIN", "VAL", "TEST"),
-        help="shares; of 0 there is no list",
+        help="shares, 0.7 0.3 0 if not given; of 0 there is no list",
     )
     parser.add_argument(
         "--postfix",
@@ -31,7 +31,7 @@ def parse_args():
         metavar=("IMAGE", "MASK"),
         help="what names end with, such as '' _mask for 1.jpg and 1_mask.png",
     )
-    parser.add_argument("--separator", default=" ", help="between image and mask in a line")
+    parser.add_argument("--separator", default=" ", help="of image and mask in a line; a space")
     parser.add_argument("--seed", type=int, default=0, help="another one chooses others")
     parser.add_argument("--force", action="store_true", help="replace lists that are there")
     return parser.parse_args()

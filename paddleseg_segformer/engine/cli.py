@@ -38,7 +38,7 @@ def config_parser(description, example, required=True):
     parser = argparse.ArgumentParser(
         description=description,
         epilog=f"example:\n  {example}",
-        formatter_class=Help,
+        formatter_class=_Help,
     )
     parser.add_argument("--config", required=required, metavar="FILE", help="configuration, YAML")
     parser.add_argument(
@@ -147,7 +147,7 @@ def run(main):
         sys.exit(130)
 
 
-class Help(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
+class _Help(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
     """Shows defaults that say something, and the example as it is written."""
 
     def _get_help_string(self, action):

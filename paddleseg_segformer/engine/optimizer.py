@@ -44,7 +44,7 @@ def set_up_parameters(config, model, freeze_backbone=False):
                 "correct its name or remove it."
             )
     if freeze_backbone:
-        _freeze_backbone(model)
+        _freeze_backbone(config, model)
     decay = config.optimizer_cfg.get("weight_decay") or 0.0
     for index, group in enumerate([*groups, {"name": "all others"}]):
         training = [parameter for parameter in members[index] if not parameter.stop_gradient]
@@ -58,7 +58,7 @@ def set_up_parameters(config, model, freeze_backbone=False):
         )
 
 
-def _freeze_backbone(model):
+def _freeze_backbone(config, model):
     backbone = getattr(model, "backbone", None)
     if not isinstance(backbone, paddle.nn.Layer):
         raise InputError(
@@ -68,6 +68,12 @@ def _freeze_backbone(model):
         parameter.stop_gradient = True
     frozen = sum(math.prod(parameter.shape) for parameter in backbone.parameters())
     logger.info("Frozen: the backbone, %.2f M", frozen / 1e6)
+    options = config.model_cfg
+    if not (options.get("pretrained") or options.get("backbone", {}).get("pretrained")):
+        logger.warning(
+            "--freeze_backbone: neither model.pretrained nor model.backbone.pretrained is set; "
+            "unless this run is resumed, the backbone keeps random weights"
+        )
 
 
 def group_rates(config, rate):
