@@ -65,7 +65,7 @@ def _check(dataset, split, num_workers):
     if expected is not None and len(dataset) != expected:
         logger.warning("%s: %d images; the whole %s has %d", split, len(dataset), kind, expected)
     names, total = class_names(dataset), max(counts.sum() + ignored, 1)
-    width = max(map(len, names))
+    width = max(map(len, [*names, "(ignored)"]))
     lines = [f"{'class':{width}}  pixels  images"]
     lines += [f"{n:{width}} {c / total:7.3%} {i:7d}" for n, c, i in zip(names, counts, images)]
     lines += [f"{'(ignored)':{width}} {ignored / total:7.3%}"]
