@@ -19,6 +19,11 @@ def parse_args():
         metavar="N",
         help="batches a step: the gradient of a batch N times as large, in the memory of one",
     )
+    recipe.add_argument(
+        "--freeze_backbone",
+        action="store_true",
+        help="train the decode head alone; the backbone runs as in evaluation",
+    )
     run = parser.add_argument_group("the run")
     run.add_argument("--save_dir", default="output", help="folder for checkpoints and logs")
     run.add_argument(
