@@ -23,7 +23,8 @@ REQUIRES = [
 ]
 
 # Those of ``python -m paddleseg_segformer``; the others serve development.
-TOOLS = ["train", "val", "predict", "export", "serve", "convert", "check_dataset", "make_scenes"]
+TOOLS = ["train", "val", "predict", "export", "serve", "split_dataset_list", "masks_from_colours"]
+TOOLS += ["check_dataset", "convert", "make_scenes"]
 
 # pip builds in an environment of its own; -I makes Python look into the user's instead.
 FIND_GPU_BUILD = "import importlib.metadata as m; m.version('paddlepaddle-gpu')"

@@ -9,7 +9,7 @@ from .errors import InputError
 from .folders import shipped
 
 COMMANDS = ("train", "val", "predict", "export", "serve")
-COMMANDS += ("convert", "check_dataset", "make_scenes")
+COMMANDS += ("split_dataset_list", "masks_from_colours", "check_dataset", "convert", "make_scenes")
 
 
 def overview():
@@ -17,7 +17,7 @@ def overview():
     lines = ["usage: python -m paddleseg_segformer COMMAND …", "", "commands (each has --help):"]
     for name in COMMANDS:
         source = (shipped("tools") / f"{name}.py").read_text(encoding="utf-8")
-        lines.append(f"  {name:14}{ast.get_docstring(ast.parse(source))}")
+        lines.append(f"  {name:20}{ast.get_docstring(ast.parse(source))}")
     lines += ["", f"The configs that --config configs/… finds are in {shipped('configs')}."]
     return "\n".join(lines)
 

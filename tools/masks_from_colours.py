@@ -1,17 +1,14 @@
 """Write masks of class indices from masks of colours, which labels.txt gives to the classes."""
 
-import argparse
-
 from paddleseg_segformer.data.colour_masks import convert_colour_masks
 from paddleseg_segformer.engine import cli
 
 
 def parse_args():
-    parser = argparse.ArgumentParser(
-        description=__doc__,
-        epilog="example:\n  python tools/masks_from_colours.py data/mine coloured annotations\n"
+    parser = cli.plain_parser(
+        __doc__,
+        "data/mine coloured annotations\n"
         "with lines such as these in data/mine/labels.txt:\n  background 0 0 0\n  cat 128 0 0",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("dataset_root", help="folder of the data set, which holds labels.txt")
     parser.add_argument("coloured", help="folder in it of the masks of colours")

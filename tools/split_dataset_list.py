@@ -1,18 +1,12 @@
 """Write train.txt, val.txt and test.txt of a folder of images and a folder of masks."""
 
-import argparse
-
 from paddleseg_segformer.data.lists import write_lists
 from paddleseg_segformer.engine import cli
 from paddleseg_segformer.engine.log import setup_logging
 
 
 def parse_args():
-    parser = argparse.ArgumentParser(
-        description=__doc__,
-        epilog="example:\n  python tools/split_dataset_list.py data/mine images masks",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = cli.plain_parser(__doc__, "data/mine images masks")
     parser.add_argument("dataset_root", help="folder of the data set, which gets the lists")
     parser.add_argument("images_dir_name", help="folder of the images in it")
     parser.add_argument("labels_dir_name", help="folder of the masks in it")
