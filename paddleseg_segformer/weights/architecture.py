@@ -6,7 +6,6 @@ from typing import Optional
 
 from .naming import BACKBONE
 
-# Channels and depths of MiT's four stages: paper, table 6.
 _SMALL, _WIDE = (32, 64, 160, 256), (64, 128, 320, 512)
 SIZES = {
     "B0": (_SMALL, (2, 2, 2, 2)),
@@ -16,6 +15,7 @@ SIZES = {
     "B4": (_WIDE, (3, 8, 27, 3)),
     "B5": (_WIDE, (3, 6, 40, 3)),
 }
+"""Channels and depths of MiT's four stages, by size: paper, table 6."""
 
 
 @dataclass(frozen=True)
