@@ -39,7 +39,7 @@ def on_files(files, config):
         source = repository_path(page.src_uri)
         for link in LINK.findall(page.content_string):
             path = normpath(join(dirname(source), link[1]))
-            inside = path.startswith("docs/") or path in PAGES or path.startswith("..")
+            inside = path.startswith(("docs/", "..")) or path in PAGES
             if not inside and (ROOT / path).is_file() and path not in files.src_uris:
                 files.append(File.generated(config, path, abs_src_path=str(ROOT / path)))
         if page.src_uri not in named and page.src_uri not in str(config.nav):
