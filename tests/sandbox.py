@@ -42,7 +42,9 @@ PYTHON = """\
 #!{python}
 import os, subprocess, sys, time, urllib.request
 arguments = sys.argv[1:]
-tool = next((os.path.basename(a) for a in arguments if a.startswith("tools/")), "")
+tool = next((a[6:] for a in arguments if a.startswith("tools/")), "")
+if arguments[:2] == ["-m", "paddleseg_segformer"]:
+    tool = arguments[2] + ".py"
 short = {{
     "train.py": ["--iters", "2", "--batch_size", "1"],
     "benchmark.py": ["--size", "64", "64", "--rounds", "1", "--samples", "2"],
@@ -88,6 +90,7 @@ def write_data(root):
         lists[split].append(f"images/{number:04d}.png annotations/{number:04d}.png\n")
     for split, listed in lists.items():
         (root / f"camvid/{split}.txt").write_text("".join(listed))
+    (root / "camvid_small").symlink_to("camvid")
     (root / "camvid/labels.txt").write_text("".join(f"class {i}\n" for i in range(11)))
 
 
