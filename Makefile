@@ -39,10 +39,11 @@ deploy: $(VENV)/ready-test
 	$(VENV)/bin/pip install -q -r requirements-onnx.txt -r requirements-browser.txt
 	$(RUN) -m pytest tests/deploy tests/browser tests/docs
 
-# The site of README.md, docs/ and the docstrings, in site/; a broken link is an error.
+# The site of README.md, docs/ and the docstrings, in site/. A broken link is an error, but not with
+# --quiet, under which MkDocs counts no warnings.
 docs: $(VENV)/ready-test
 	$(VENV)/bin/pip install -q -r requirements-docs.txt
-	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build --strict
 
 # Kills a training run at thirty random moments, and compares what comes out.
 kills: $(VENV)/ready-test

@@ -11,7 +11,7 @@ from contextlib import suppress
 
 import pytest
 import yaml
-from pages import PAGES, ROOT, SHELL, blocks, lines
+from pages import FENCE, PAGES, ROOT, SHELL, blocks, lines
 from sandbox import make_sandbox, make_stock
 
 from paddleseg_segformer.config_check import check_config
@@ -125,3 +125,17 @@ def test_yaml_is_a_config_as_far_as_it_goes(page):
             tree = yaml.safe_load(block.text)
             if "model" in tree or "train_dataset" in tree:
                 check_config(tree)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_flags_in_the_text_are_the_tools(page):
+    """Of commands that stand within sentences and tables, too, some of them with an ellipsis."""
+    common = (ROOT / "paddleseg_segformer/engine/cli.py").read_text(encoding="utf-8")
+    text = FENCE.sub("", page.read_text(encoding="utf-8"))
+    for code in re.findall(r"`([^`]*)`", text):
+        if not re.search(r"tools/\w+\.py", code):
+            continue
+        tool, arguments = re.search(r"tools/(\w+)\.py(.*)", code, re.DOTALL).groups()
+        source = (ROOT / f"tools/{tool}.py").read_text(encoding="utf-8") + common
+        for flag in re.findall(r"--\w+", arguments):
+            assert f'"{flag}"' in source, code
