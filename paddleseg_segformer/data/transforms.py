@@ -118,7 +118,8 @@ class PhotometricDistortion:
 
     Args:
         brightness: Largest number that is added to or taken from all values.
-        contrast, saturation: ``[low, high]`` of the factor of the values, and of the saturation.
+        contrast: ``[low, high]`` of the factor of all values.
+        saturation: ``[low, high]`` of the factor of the saturation.
         hue: Largest shift, either way, of the hue, of which a circle has 180.
     """
 
@@ -164,7 +165,8 @@ class Normalize(paddleseg.Normalize):
     """PaddleSeg's: divided by 255, less the mean, divided by std; of 8-bit images by a table.
 
     Args:
-        mean, std: One number, or one a channel.
+        mean: One number, or one a channel, of values from 0 to 1.
+        std: Likewise.
     """
 
     def __init__(self, mean: Sequence[float] = (0.5,), std: Sequence[float] = (0.5,)) -> None:

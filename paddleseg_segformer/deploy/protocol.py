@@ -19,9 +19,10 @@ class Protocol:
 
     Attributes:
         scales: Factors; at each the image is made anew from the original.
-        flip_horizontal, flip_vertical: Whether mirrored views are added.
-        crop_size, stride: ``(width, height)`` of sliding windows and of their steps; None sees
-            the image whole.
+        flip_horizontal: Whether views mirrored from left to right are added.
+        flip_vertical: Whether views mirrored from top to bottom are added.
+        crop_size: ``(width, height)`` of sliding windows; None sees the image whole.
+        stride: ``(width, height)`` of the step from window to window.
 
     Raises:
         InputError: A scale or step is not positive, or a stride leaves gaps between windows.

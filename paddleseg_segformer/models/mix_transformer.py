@@ -46,8 +46,9 @@ class MixVisionTransformer(nn.Layer):
         pretrained: Weights to start from, as in ``load_weights``, or a URL.
         recompute: Whether a block's activations are computed again in the backward pass, not kept
             for it: less memory, a third more time, the same gradients.
-        img_size, patch_size, num_classes: Unused, as in PaddleSeg's class, so that a
-            configuration written for it keeps working.
+        img_size: Unused, as the next two, so that a configuration for PaddleSeg's class works.
+        patch_size: Unused.
+        num_classes: Unused.
 
     ``feat_channels`` holds the channels of the four feature maps.
     """

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 from .naming import BACKBONE
 
-# Channels and depths of MiT's four stages: paper, table 6.
 _SMALL, _WIDE = (32, 64, 160, 256), (64, 128, 320, 512)
 SIZES: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = {
     "B0": (_SMALL, (2, 2, 2, 2)),
@@ -17,6 +16,7 @@ SIZES: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = {
     "B4": (_WIDE, (3, 8, 27, 3)),
     "B5": (_WIDE, (3, 6, 40, 3)),
 }
+"""Channels and depths of MiT's four stages, by size: paper, table 6."""
 
 
 @dataclass(frozen=True)

@@ -54,7 +54,8 @@ class Loaded:
     """What ``load_weights`` did.
 
     Attributes:
-        loaded, missing: Names of the model's tensors that have new values, and of the others.
+        loaded: Names of the model's tensors that have new values.
+        missing: Names of the model's other tensors.
         unexpected: Names, ours, of the source's tensors that the model has no place for.
         checkpoint: The ``Checkpoint``.
     """
