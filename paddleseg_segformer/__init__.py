@@ -7,7 +7,7 @@ from . import runtime  # first: it notes the environment before Paddle changes i
 from paddleseg.cvlibs import manager
 
 from . import mends
-from .data import ADE20K
+from .data import ADE20K, Dataset
 from .data.transforms import (
     Normalize,
     Padding,
@@ -33,6 +33,7 @@ __version__ = "0.1.0"
 __all__ = [
     "ADE20K",
     "CrossEntropyLoss",
+    "Dataset",
     "InputError",
     "MixVisionTransformer",
     "MixVisionTransformer_B0",
@@ -64,7 +65,7 @@ for _manager, *_components in (
         MixVisionTransformer_B4,
         MixVisionTransformer_B5,
     ),
-    (manager.DATASETS, ADE20K),
+    (manager.DATASETS, ADE20K, Dataset),
     (
         manager.TRANSFORMS,
         Normalize,

@@ -28,7 +28,8 @@ class ResizeToFit:
     """
 
     def __init__(self, target_size, ratio_range=None, size_divisor=None):
-        self.target_size, self.ratio_range = _pair("target_size", target_size), ratio_range
+        self.target_size = _pair("target_size", target_size)
+        self.ratio_range = ratio_range and _pair("ratio_range", ratio_range)
         self.size_divisor = size_divisor
 
     def __call__(self, sample):
@@ -148,6 +149,11 @@ class Normalize(paddleseg.Normalize):
     """
 
     def __init__(self, mean=(0.5,), std=(0.5,)):
+        for name, value in (("mean", mean), ("std", std)):
+            if np.asarray(value).dtype.kind not in "iuf":
+                raise ValueError(f"{name} must be a number or one a channel, not {value!r}")
+        if not np.all(std):
+            raise ValueError(f"std must not be 0, as in {std!r}")
         super().__init__(mean, std)
         table = (np.arange(256)[:, np.newaxis] / 255 - self.mean) / self.std
         self._table = table.astype("float32")[np.newaxis]
@@ -206,7 +212,8 @@ def _resize(sample, size):
 
 
 def _pair(name, value):
-    if not isinstance(value, (list, tuple)) or len(value) != 2 or min(value) <= 0:
+    numbers = isinstance(value, (list, tuple)) and all(isinstance(n, (int, float)) for n in value)
+    if not numbers or len(value) != 2 or min(value) <= 0:
         raise ValueError(f"{name} must be two positive numbers, not {value!r}")
     return value
 

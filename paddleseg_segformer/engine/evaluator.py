@@ -46,6 +46,8 @@ def validate(config, model_path, num_workers=2, json_path=None, report_dir=None,
         InputError: The input is at fault, or there is no writing where figures or page should go.
         RunError: The page cannot be written after all.
     """
+    if "val_dataset" not in config.dic:
+        raise InputError("val_dataset: is missing in the config, so there is nothing to score on.")
     if json_path is not None:
         check_writable(json_path)
     if report_dir is not None:
