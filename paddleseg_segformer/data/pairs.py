@@ -1,5 +1,7 @@
 """Reading an image and its label map."""
 
+import os
+
 import cv2
 import numpy as np
 from PIL import Image
@@ -31,6 +33,8 @@ def read_pair(image_path, label_path):
 
 
 def _read(path, reader):
+    if not os.path.isfile(path):  # reading a pipe would wait for a writer
+        raise InputError(f"{path}: does not exist, or is no file.")
     try:
         array = reader()
     except Exception as error:  # of damaged files Pillow and OpenCV raise many kinds
