@@ -16,7 +16,7 @@ from ..data import class_names, palette
 from ..deploy import Protocol, Segmenter, load_model
 from ..deploy.report import write_report
 from ..errors import InputError
-from ..folders import check_folder
+from ..folders import check_folder, writing
 from ..runtime import parallelism
 from . import distributed
 from .extremes import Extremes
@@ -64,7 +64,8 @@ def validate(config, model_path, num_workers=2, json_path=None, report_dir=None,
     figures = {"images": len(dataset), "protocol": asdict(protocol), **scores.figures()}
     if json_path is not None and distributed.rank() == 0:
         text = json.dumps(figures, indent=1, allow_nan=False)
-        Path(json_path).write_text(text + "\n", encoding="utf-8")
+        with writing(Path(json_path), "--json"):
+            Path(json_path).write_text(text + "\n", encoding="utf-8")
     if report_dir is not None:
         shown = extremes.worst_and_best()
         if distributed.rank() == 0:
@@ -89,9 +90,17 @@ def _describe(config, model_path):
 
 def check_writable(path):
     """Refuse a ``--json`` file that could not be written: before hours of work, not after them."""
-    path = Path(path).absolute()
-    if path.is_dir() or not os.access(path.parent, os.W_OK):
-        raise InputError(f"--json {path}: cannot be written; name a file in an existing folder.")
+    is_new = not os.path.lexists(path)
+    try:
+        with open(path, "a"):
+            pass
+    except OSError as error:
+        raise InputError(
+            f"--json {path}: cannot be written ({error.strerror}); name a file in an existing "
+            "folder."
+        ) from error
+    if is_new:
+        os.remove(path)
 
 
 def evaluate(model, dataset, protocol, num_workers=2, observe=None):

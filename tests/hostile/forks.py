@@ -16,7 +16,7 @@ import sys
 import time
 import traceback
 
-SLOW = ("engine.cli", "engine.dataset_check", "deploy.server", "data.scenes")
+SLOW = ("engine.cli", "engine.dataset_check", "data.scenes")
 OPTIONAL = ("onnx", "onnxruntime")
 
 
@@ -42,8 +42,6 @@ def run(job):
         for name in [name for name in sys.modules if name.split(".")[0] == package]:
             del sys.modules[name]
         sys.modules[package] = None  # what import takes for "there is no such module"
-    if "flask" in job["hidden"]:
-        sys.modules.pop("paddleseg_segformer.deploy.server", None)
     if job["largest_file"] is not None:
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (job["largest_file"],) * 2)
