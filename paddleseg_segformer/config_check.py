@@ -7,6 +7,7 @@ for the builder to find.
 import difflib
 import inspect
 import logging
+import math
 from collections import ChainMap
 
 from paddle.optimizer import lr
@@ -82,7 +83,7 @@ def _check_sections(tree):
             raise InputError(f"{key} must be a whole number above 0, not {tree[key]!r}.")
     for key in SCHEDULE_NUMBERS & tree.get("lr_scheduler", {}).keys():
         value = tree["lr_scheduler"][key]
-        if not (_is_number(value) or value is None):
+        if not (value is None or (_is_number(value) and math.isfinite(value))):
             raise InputError(f"lr_scheduler.{key} must be a number, not {value!r}.")
     # A Dataset's labels have 8 bits, and 255 is ignored. A model may have more classes, for those
     # of PSSLDataset, which takes no num_classes, have not.

@@ -8,6 +8,7 @@ import numpy as np
 from ..errors import InputError
 
 PAPER_SCALES = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)
+LEAST_SCALE, MOST_SCALE = 0.01, 100  # beyond is a slip, and the last thing that a machine does
 
 
 @dataclass(frozen=True)
@@ -21,7 +22,8 @@ class Protocol:
             the image whole.
 
     Raises:
-        InputError: A scale or step is not positive, or a stride leaves gaps between windows.
+        InputError: A scale is out of bounds, a step is not positive, or a stride leaves gaps between
+            windows.
     """
 
     scales: tuple = (1.0,)
@@ -31,8 +33,11 @@ class Protocol:
     stride: Optional[tuple] = None
 
     def __post_init__(self):
-        if not self.scales or min(self.scales) <= 0:
-            raise InputError(f"--scales {list(self.scales)}: each scale must be positive.")
+        if not self.scales or not all(LEAST_SCALE <= s <= MOST_SCALE for s in self.scales):
+            raise InputError(
+                f"--scales {list(self.scales)}: each scale must be positive, from {LEAST_SCALE} to "
+                f"{MOST_SCALE}."
+            )
         if self.crop_size is None:
             return
         for size, step in zip(self.crop_size, self.stride):
