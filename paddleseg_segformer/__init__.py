@@ -14,6 +14,7 @@ from .data.transforms import (
     PhotometricDistortion,
     RandomCategoryCrop,
     ResizeToFit,
+    ScalePadding,
 )
 from .errors import InputError
 from .models import (
@@ -47,6 +48,7 @@ __all__ = [
     "PhotometricDistortion",
     "RandomCategoryCrop",
     "ResizeToFit",
+    "ScalePadding",
     "SegFormer",
     "load_weights",
     "runtime",
@@ -73,6 +75,7 @@ for _manager, *_components in (
         PhotometricDistortion,
         RandomCategoryCrop,
         ResizeToFit,
+        ScalePadding,
     ),
     (manager.LOSSES, CrossEntropyLoss, *mends.LOSSES),
 ):

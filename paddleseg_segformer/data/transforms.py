@@ -176,6 +176,23 @@ class Padding(paddleseg.Padding):
         return super().__call__(sample)
 
 
+class ScalePadding(paddleseg.ScalePadding):
+    """PaddleSeg's, which resizes labels as if they were colours: here they stay classes."""
+
+    def __call__(self, sample):
+        fields = sample["gt_fields"]
+        height, width = sample["img"].shape[:2]
+        side = max(height, width)
+        inner = np.s_[(side - height) // 2 :, (side - width) // 2 :]
+        sample = super().__call__({**sample, "gt_fields": []})
+        for key in fields:
+            square = np.full([side, side], self.label_padding_value, "uint8")
+            square[inner][:height, :width] = sample[key]
+            size = tuple(self.target_size)
+            sample[key] = cv2.resize(square, size, interpolation=cv2.INTER_NEAREST)
+        return {**sample, "gt_fields": fields}
+
+
 def scaled(side, factor):
     """``side * factor`` in whole pixels, as PaddleSeg and mmsegmentation round it."""
     return int(side * factor + 0.5)

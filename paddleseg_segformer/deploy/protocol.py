@@ -22,7 +22,7 @@ class Protocol:
             the image whole.
 
     Raises:
-        InputError: A scale is out of bounds, a step is not positive, or a stride leaves gaps between
+        InputError: A scale is out of bounds, a step not positive, or a stride leaves gaps between
             windows.
     """
 
