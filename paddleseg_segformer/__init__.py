@@ -7,13 +7,14 @@ from . import runtime  # first: it notes the environment before Paddle changes i
 from paddleseg.cvlibs import manager
 
 from . import mends
-from .data import ADE20K
+from .data import ADE20K, Dataset
 from .data.transforms import (
     Normalize,
     Padding,
     PhotometricDistortion,
     RandomCategoryCrop,
     ResizeToFit,
+    ScalePadding,
 )
 from .errors import InputError
 from .models import (
@@ -33,6 +34,7 @@ __version__ = "0.1.0"
 __all__ = [
     "ADE20K",
     "CrossEntropyLoss",
+    "Dataset",
     "InputError",
     "MixVisionTransformer",
     "MixVisionTransformer_B0",
@@ -46,6 +48,7 @@ __all__ = [
     "PhotometricDistortion",
     "RandomCategoryCrop",
     "ResizeToFit",
+    "ScalePadding",
     "SegFormer",
     "load_weights",
     "runtime",
@@ -65,7 +68,7 @@ for _manager, *_components in (
         MixVisionTransformer_B5,
         *mends.BACKBONES,
     ),
-    (manager.DATASETS, ADE20K),
+    (manager.DATASETS, ADE20K, Dataset),
     (
         manager.TRANSFORMS,
         Normalize,
@@ -73,6 +76,7 @@ for _manager, *_components in (
         PhotometricDistortion,
         RandomCategoryCrop,
         ResizeToFit,
+        ScalePadding,
     ),
     (manager.LOSSES, CrossEntropyLoss, *mends.LOSSES),
 ):

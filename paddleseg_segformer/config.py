@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import json
 import logging
+import math
 import os
 import re
 from collections.abc import Iterable
@@ -17,6 +18,7 @@ from paddleseg.cvlibs.config_checker import ConfigChecker
 from paddleseg.utils.utils import CachedProperty
 
 from .config_check import OPTIONAL_SECTIONS, check_config
+from .config_file import read_settings
 from .errors import InputError
 from .folders import StrPath, shipped
 from .schedule import WarmupPolynomialDecay
@@ -51,27 +53,31 @@ def load_config(path: StrPath, opts: Iterable[str] = (), **overrides: float | No
                 config.dic.pop(key, None)
         Config._build_default_checker().apply_all_rules(config)
     except InputError as error:
-        raise InputError(f"{path}: {error}") from error.__cause__
-    except yaml.YAMLError as error:
-        raise InputError(f"{path}: is not valid YAML ({_one_line(error)}).") from error
+        text = str(error)
+        named = text.startswith(str(path))  # as errors of reading are, by that file or its base
+        raise InputError(text if named else f"{path}: {text}") from error.__cause__
     except Exception as error:  # PaddleSeg reports by assert, KeyError and RuntimeError alike
-        raise InputError(f"{path}: {_one_line(error)}") from error
+        reason = _one_line(error).rpartition("the error message is: ")[2]
+        raise InputError(f"{path}: {reason}") from error
     _settle_warmup(config.dic["lr_scheduler"], config.iters)
     return config
 
 
 class _Config(Config):
-    """PaddleSeg's, which finds the configs that come with the package."""
+    """PaddleSeg's, with files that are found with the package, too, and that errors name."""
 
     @classmethod
-    def _parse_from_yaml(cls, path):
-        with open(path, encoding="utf-8") as file:
-            tree = yaml.safe_load(file)
-        if not isinstance(tree, dict):
-            raise InputError(f"{os.path.basename(path)} holds no settings, such as iters: 300.")
+    def _parse_from_yaml(cls, path, above=()):
+        if os.path.realpath(path) in above:
+            raise InputError(f"{path}: is its own _base_, in the end; remove one of these keys.")
+        above = (*above, os.path.realpath(path))
+        tree = read_settings(path)
         bases = tree.pop("_base_", None) or []
-        for base in [bases] if isinstance(bases, str) else bases:
-            found = cls._parse_from_yaml(_find(base, os.path.dirname(path)))
+        bases = [bases] if isinstance(bases, str) else bases
+        if not isinstance(bases, list) or not all(isinstance(base, str) for base in bases):
+            raise InputError(f"{path}: _base_ must be a file or a list of files, not {bases!r}.")
+        for base in bases:
+            found = cls._parse_from_yaml(_find(base, os.path.dirname(path)), above)
             tree = merge_config_dicts(tree, found)
         return tree
 
@@ -97,12 +103,14 @@ def settings(config: Config) -> dict[str, Any]:
     return json.loads(json.dumps(config.dic, default=str))
 
 
-def _read_numbers(tree):
+def _read_numbers(tree, path=""):
     """The same tree with its numbers: YAML 1.1 takes 6e-5, without a point, for text."""
     if isinstance(tree, dict):
-        return {key: _read_numbers(value) for key, value in tree.items()}
+        return {key: _read_numbers(value, f"{path}.{key}") for key, value in tree.items()}
     if isinstance(tree, list):
-        return [_read_numbers(value) for value in tree]
+        return [_read_numbers(value, f"{path}[{i}]") for i, value in enumerate(tree)]
+    if isinstance(tree, float) and math.isnan(tree):
+        raise InputError(f"{path[1:]}: must be a number, not nan.")
     if isinstance(tree, str) and re.fullmatch(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+", tree):
         return float(tree)
     return tree
@@ -128,25 +136,25 @@ def _settle_warmup(schedule, iters):
 
 def _set_option(tree, option):
     key, equals, text = option.partition("=")
-    if not equals:
+    if not (key and equals):
         raise InputError(f"--opts {option}: must have the form key=value.")
     *parents, last = key.split(".")
     for parent in parents:
         tree = tree.get(parent)
         if not isinstance(tree, dict):
             raise InputError(f"--opts {option}: the config has no section {parent!r}.")
-    tree[last] = _parse_value(text)
+    tree[last] = _parse_value(key, text)
 
 
-def _parse_value(text):
+def _parse_value(key, text):
     try:  # PaddleSeg's way: unlike YAML 1.1 it reads 6e-5 as a number
         return ast.literal_eval(text)
-    except (ValueError, SyntaxError):
+    except (ValueError, SyntaxError, MemoryError, RecursionError):
         pass
     try:
         return yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise InputError(f"--opts …={text}: is not valid YAML ({_one_line(error)}).") from error
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # a number may be too long
+        raise InputError(f"--opts {key}=…: is not valid YAML ({_one_line(error)}).") from error
 
 
 class Builder(SegBuilder):
@@ -198,7 +206,7 @@ def build(config: Config, *names: str) -> list[Any]:
         return [getattr(builder, name) for name in names]
     except _Told as told:
         raise told.args[0] from told.__cause__
-    except (AssertionError, KeyError, RuntimeError, ValueError) as error:
+    except (AssertionError, KeyError, RuntimeError, TypeError, ValueError) as error:
         raise InputError(f"The config cannot be built: {_one_line(error)}") from error
 
 

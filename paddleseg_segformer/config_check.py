@@ -7,6 +7,7 @@ for the builder to find.
 import difflib
 import inspect
 import logging
+import math
 from collections import ChainMap
 
 from paddle.optimizer import lr
@@ -27,6 +28,12 @@ SCHEDULES = {name: getattr(lr, name) for name in lr.__all__}
 SCHEDULES["WarmupPolynomialDecay"] = WarmupPolynomialDecay
 # PaddleSeg's builder makes these of them; SGD only where it has a momentum, else it takes less.
 RENAMED = {"adam": "Adam", "sgd": "Momentum", "SGD": "Momentum"}
+TEXTS = ("pretrained", "dataset_root", "train_path", "val_path", "test_path", "mode", "separator")
+RATES = ("dropout", "drop_rate", "attn_drop_rate", "drop_path_rate")
+SIZES = ("crop_size", "target_size", "short_size", "long_size", "max_size", "max_long", "min_long")
+# What of these has another default than None is not what null sets.
+NEEDED = (*TEXTS, *RATES, "ignore_index", "embed_dims", "depths", "embedding_dim")
+NEEDED += ("backbone", "transforms")
 
 
 def check_config(tree):
@@ -47,6 +54,9 @@ def check_config(tree):
         if near:
             raise InputError(f"{key}: unknown key; did you mean {near}?")
         logging.getLogger(__name__).warning("%s: unknown key of the config; nothing reads it", key)
+    for key in (*SECTIONS, "iters", "batch_size"):
+        if key not in tree:
+            raise InputError(f"{key}: is missing; add it, or a _base_ that has it.")
     for key in ("model", "train_dataset", "val_dataset", "optimizer"):
         if tree.get(key) is not None:
             _check_component(key, tree[key])
@@ -56,6 +66,9 @@ def check_config(tree):
     for key in ("loss", "distill_loss"):
         loss = tree.get(key) or {}
         _check_components(f"{key}.types", loss.get("types", []))
+        for part in ("types", "coef") if loss else ():
+            if part not in loss:
+                raise InputError(f"{key}.{part}: is missing; a loss has types and coef.")
         if not _are_numbers(loss.get("coef", [])):
             raise InputError(f"{key}.coef: must be a list of numbers, not {loss['coef']!r}.")
 
@@ -70,7 +83,7 @@ def _check_sections(tree):
             raise InputError(f"{key} must be a whole number above 0, not {tree[key]!r}.")
     for key in SCHEDULE_NUMBERS & tree.get("lr_scheduler", {}).keys():
         value = tree["lr_scheduler"][key]
-        if not (_is_number(value) or value is None):
+        if not (value is None or (_is_number(value) and math.isfinite(value))):
             raise InputError(f"lr_scheduler.{key} must be a number, not {value!r}.")
     # A Dataset's labels have 8 bits, and 255 is ignored. A model may have more classes, for those
     # of PSSLDataset, which takes no num_classes, have not.
@@ -102,7 +115,7 @@ def _check_component(path, options, known=COMPONENTS, more=None):
     for key, value in options.items():
         at = f"{path}.{key}"
         if key in arguments:
-            wanted = _wanted(value, arguments[key])
+            wanted = _wanted(value, arguments[key]) or _wanted_by_name(key, value, arguments[key])
             if wanted:
                 raise InputError(f"{at}: must be {wanted}, not {value!r}.")
         else:
@@ -120,6 +133,9 @@ def _check_component(path, options, known=COMPONENTS, more=None):
             for i, item in enumerate(value):
                 if _is_component(item):
                     _check_component(f"{at}[{i}]", item)
+    for key in (*NEEDED, "learning_rate"):
+        if arguments.get(key) is inspect.Parameter.empty and key not in options:
+            raise InputError(f"{path}.{key}: is missing; {name} needs it.")
 
 
 def _arguments(component):
@@ -147,6 +163,28 @@ def _wanted(value, default):
         return None if isinstance(value, (str, list)) else "text"
     if isinstance(default, (list, tuple)):
         return "a list" if isinstance(value, (str, dict)) else None
+    return None
+
+
+def _wanted_by_name(key, value, default):
+    """The same for names that mean the same wherever they occur."""
+    if value is None:
+        return "given" if key in NEEDED and default is not None else None
+    numbers = value if isinstance(value, (list, tuple)) else [value]
+    if key in TEXTS and not isinstance(value, str):
+        return "text"
+    if key in RATES and _are_numbers(numbers) and not all(0 <= n < 1 for n in numbers):
+        return "at least 0 and below 1"
+    if key in SIZES and not (_are_numbers(numbers) and all(n > 0 for n in numbers)):
+        return "above 0"
+    if key in ("embed_dims", "depths") and not all(map(_is_whole, numbers)):
+        return "a list of whole numbers above 0"
+    if key == "embedding_dim" and not _is_whole(value):
+        return "a whole number above 0"
+    if key == "norm_epsilon" and not (_is_number(value) and value > 0):
+        return "a number above 0"
+    if key == "backbone" and not _is_component(value):
+        return "a section with a type"
     return None
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Union
 
-from .errors import InputError
+from .errors import InputError, RunError
 
 StrPath = Union[str, "os.PathLike[str]"]
 PACKAGE = Path(__file__).parent
@@ -33,3 +35,19 @@ def shipped(name: str) -> Path:
     """The folder ``configs`` or ``tools``: inside an installed package, beside it in a checkout."""
     installed = PACKAGE / name
     return installed if installed.is_dir() else PACKAGE.parent / name
+
+
+@contextlib.contextmanager
+def writing(path: Path, flag: str = "--save_dir") -> Iterator[None]:
+    """Within, write a file of a folder that was checked; half a file is not left.
+
+    Raises:
+        RunError: It cannot be written, as where the disk is full.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            path.unlink()
+        raise RunError(f"{flag}: {path} cannot be written ({error.strerror}).") from error

@@ -40,8 +40,8 @@ def path(tmp_path):
     ],
 )
 def test_opts(path, text, value):
-    config = load_config(path, [f"model.backbone.pretrained={text}"])
-    assert config.model_cfg["backbone"]["pretrained"] == value
+    config = load_config(path, [f"to_static_training={text}"])
+    assert config.to_static_training == value
 
 
 @pytest.mark.parametrize("option", ["model.pretrained", "modle.pretrained=1", "iters.x=1"])
@@ -76,7 +76,7 @@ def test_wrong_types_name_the_key(path, option):
 
 @pytest.mark.parametrize(
     "text, message",
-    [("a: [1", "not valid YAML"), ("iters: 3", "No batch_size"), ("", "config.yaml")],
+    [("a: [1", "not valid YAML"), ("iters: 3", "model: is missing"), ("", "config.yaml")],
     ids=["syntax", "incomplete", "empty"],
 )
 def test_bad_files(path, text, message):

@@ -3,6 +3,7 @@
 from paddleseg_segformer.data.scenes import write_scenes
 from paddleseg_segformer.engine import cli
 from paddleseg_segformer.errors import InputError
+from paddleseg_segformer.folders import check_folder
 
 
 def parse_args():
@@ -19,6 +20,11 @@ def main():
     args = parse_args()
     if min(args.size) < 96:
         raise InputError("--size: a scene needs 96 pixels or more a side.")
+    if min(args.train, args.val) < 1:
+        raise InputError("--train and --val: a data set needs at least one scene of each.")
+    if args.seed < 0:
+        raise InputError(f"--seed {args.seed}: must not be below 0.")
+    check_folder(args.save_dir)
     write_scenes(args.save_dir, args.train, args.val, tuple(args.size), args.seed)
     print(f"{args.train} training and {args.val} validation scenes are in {args.save_dir}")
 

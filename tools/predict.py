@@ -31,7 +31,9 @@ def main():
         cli.logger.error(problem)
     cli.logger.info("%d images segmented; see %s", count, options["save_dir"])
     if problems:
-        raise InputError(f"{len(problems)} of {count + len(problems)} files cannot be segmented.")
+        raise InputError(
+            f"{len(problems)} of {count + len(problems)} files cannot be segmented; see above."
+        )
 
 
 if __name__ == "__main__":

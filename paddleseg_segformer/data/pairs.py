@@ -1,5 +1,7 @@
 """Reading an image and its label map."""
 
+import os
+
 import cv2
 import numpy as np
 from PIL import Image
@@ -15,11 +17,13 @@ def read_pair(image_path, label_path):
         palette image its indices.
 
     Raises:
-        InputError: A file is missing or unreadable, the label is not 8-bit of one channel, or the
-            sizes differ.
+        InputError: A file is missing or unreadable, the label is not of one channel with values
+            from 0 to 255, or the sizes differ.
     """
     image = _read(image_path, lambda: cv2.imread(image_path, cv2.IMREAD_COLOR))
     label = _read(label_path, lambda: np.asarray(Image.open(label_path)))
+    if label.dtype.kind in "biu" and label.min() >= 0 and label.max() <= 255:
+        label = label.astype("uint8", copy=False)  # of 1 or 16 bits
     if label.ndim != 2 or label.dtype != np.uint8:
         raise InputError(
             f"{label_path}: must be an 8-bit image of one channel; of colours "
@@ -32,6 +36,8 @@ def read_pair(image_path, label_path):
 
 
 def _read(path, reader):
+    if not os.path.isfile(path):  # reading a pipe would wait for a writer
+        raise InputError(f"{path}: does not exist, or is no file.")
     try:
         array = reader()
     except Exception as error:  # of damaged files Pillow and OpenCV raise many kinds

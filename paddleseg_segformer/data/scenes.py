@@ -11,6 +11,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from ..folders import writing
+
 FINE = 2
 JPEG_QUALITY = (cv2.IMWRITE_JPEG_QUALITY, 95)
 
@@ -378,6 +380,6 @@ def write_scenes(root, train=240, val=40, size=(192, 144), seed=0):
 
 
 def save(path, pixels):
-    path.parent.mkdir(parents=True, exist_ok=True)
     _, encoded = cv2.imencode(path.suffix, pixels, JPEG_QUALITY)
-    path.write_bytes(encoded)
+    with writing(path):
+        path.write_bytes(encoded)

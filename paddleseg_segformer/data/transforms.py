@@ -36,7 +36,8 @@ class ResizeToFit:
         ratio_range: Sequence[float] | None = None,
         size_divisor: int | None = None,
     ) -> None:
-        self.target_size, self.ratio_range = _pair("target_size", target_size), ratio_range
+        self.target_size = _pair("target_size", target_size)
+        self.ratio_range = ratio_range and _pair("ratio_range", ratio_range)
         self.size_divisor = size_divisor
 
     def __call__(self, sample):
@@ -170,6 +171,11 @@ class Normalize(paddleseg.Normalize):
     """
 
     def __init__(self, mean: Sequence[float] = (0.5,), std: Sequence[float] = (0.5,)) -> None:
+        for name, value in (("mean", mean), ("std", std)):
+            if np.asarray(value).dtype.kind not in "iuf":
+                raise ValueError(f"{name} must be a number or one a channel, not {value!r}")
+        if not np.all(std):
+            raise ValueError(f"std must not be 0, as in {std!r}")
         super().__init__(mean, std)
         table = (np.arange(256)[:, np.newaxis] / 255 - self.mean) / self.std
         self._table = table.astype("float32")[np.newaxis]
@@ -190,6 +196,23 @@ class Padding(paddleseg.Padding):
             sample["trans_info"].append(("padding", (height, width)))
             return sample
         return super().__call__(sample)
+
+
+class ScalePadding(paddleseg.ScalePadding):
+    """PaddleSeg's, which resizes labels as if they were colours: here they stay classes."""
+
+    def __call__(self, sample):
+        fields = sample["gt_fields"]
+        height, width = sample["img"].shape[:2]
+        side = max(height, width)
+        inner = np.s_[(side - height) // 2 :, (side - width) // 2 :]
+        sample = super().__call__({**sample, "gt_fields": []})
+        for key in fields:
+            square = np.full([side, side], self.label_padding_value, "uint8")
+            square[inner][:height, :width] = sample[key]
+            size = tuple(self.target_size)
+            sample[key] = cv2.resize(square, size, interpolation=cv2.INTER_NEAREST)
+        return {**sample, "gt_fields": fields}
 
 
 def scaled(side, factor):
@@ -228,7 +251,8 @@ def _resize(sample, size):
 
 
 def _pair(name, value):
-    if not isinstance(value, (list, tuple)) or len(value) != 2 or min(value) <= 0:
+    numbers = isinstance(value, (list, tuple)) and all(isinstance(n, (int, float)) for n in value)
+    if not numbers or len(value) != 2 or min(value) <= 0:
         raise ValueError(f"{name} must be two positive numbers, not {value!r}")
     return value
 

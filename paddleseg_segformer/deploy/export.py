@@ -109,7 +109,14 @@ def export(
             runtime, files = OnnxRuntime(folder / "model.onnx"), ["model.onnx"]
         else:
             (folder / DESCRIPTION).write_text(description, encoding="utf-8")
-            runtime, files = PaddleInference(folder), ["model.json", "model.pdiparams", DESCRIPTION]
+            try:
+                runtime = PaddleInference(folder)
+            except RuntimeError as error:  # Paddle writes on where a disk is full
+                raise RunError(
+                    f"--save_dir {save_dir}: the graph cannot be read again, as if the disk were "
+                    "full; nothing was written."
+                ) from error
+            files = ["model.json", "model.pdiparams", DESCRIPTION]
         images = [image]
         if any_size:  # and not that alone at which the graph was written down
             images.append(np.ascontiguousarray(image[:, :, : image.shape[2] // 2 + SMALLEST]))

@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from ..data.images import read_image
 from ..errors import InputError
-from ..folders import StrPath, check_folder
+from ..folders import StrPath, check_folder, writing
 from ..runtime import parallelism
 from .predictor import Predictor
 
@@ -156,7 +156,7 @@ def _predict_chunk(predictor, root, chunk, save_dir, probabilities):
         _save(save_dir / LABEL_MAPS / target, found.label_image())
         if probabilities:
             path = save_dir / PROBABILITIES / target.with_suffix(".npz")
-            with _writing(path):
+            with writing(path):
                 np.savez_compressed(path, probabilities=predictor.probabilities(images[name]))
     return problems
 
@@ -183,7 +183,7 @@ def _predict_video(predictor, path, target, save_dir):
         writers = []
         for folder in (OVERLAYS, COLOUR_MAPS):
             name = save_dir / folder / target.with_name(target.name + ".mp4")
-            with _writing(name):
+            with writing(name):
                 code = cv2.VideoWriter_fourcc(*"mp4v")
                 writers.append(cv2.VideoWriter(str(name), code, rate, size))
             stack.callback(writers[-1].release)
@@ -199,14 +199,5 @@ def _predict_video(predictor, path, target, save_dir):
 
 
 def _save(path, picture):
-    with _writing(path):
+    with writing(path):
         picture.save(path)
-
-
-@contextlib.contextmanager
-def _writing(path):
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        yield
-    except OSError as error:
-        raise InputError(f"--save_dir: {path} cannot be written ({error.strerror}).") from error

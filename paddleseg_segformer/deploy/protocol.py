@@ -11,6 +11,7 @@ from paddleseg.cvlibs import Config
 from ..errors import InputError
 
 PAPER_SCALES = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)
+LEAST_SCALE, MOST_SCALE = 0.01, 100  # beyond is a slip, and the last thing that a machine does
 
 
 @dataclass(frozen=True)
@@ -25,7 +26,8 @@ class Protocol:
         stride: ``(width, height)`` of the step from window to window.
 
     Raises:
-        InputError: A scale or step is not positive, or a stride leaves gaps between windows.
+        InputError: A scale is out of bounds, a step not positive, or a stride leaves gaps between
+            windows.
     """
 
     scales: tuple[float, ...] = (1.0,)
@@ -35,8 +37,11 @@ class Protocol:
     stride: tuple[int, int] | None = None
 
     def __post_init__(self):
-        if not self.scales or min(self.scales) <= 0:
-            raise InputError(f"--scales {list(self.scales)}: each scale must be positive.")
+        if not self.scales or not all(LEAST_SCALE <= s <= MOST_SCALE for s in self.scales):
+            raise InputError(
+                f"--scales {list(self.scales)}: each scale must be positive, from {LEAST_SCALE} to "
+                f"{MOST_SCALE}."
+            )
         if self.crop_size is None:
             return
         for size, step in zip(self.crop_size, self.stride):

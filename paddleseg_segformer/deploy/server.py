@@ -59,12 +59,19 @@ class Limits:
         megapixels: Of an image.
         waiting: Images that may wait while another is segmented.
         seconds: For which each may wait.
+
+    Raises:
+        InputError: There are to be no pixels.
     """
 
     megabytes: float = 20
     megapixels: float = 25
     waiting: int = 8
     seconds: float = 60
+
+    def __post_init__(self):
+        if not 0 < self.megapixels < math.inf:
+            raise InputError(f"--max_megapixels {self.megapixels:g}: must be a number above 0.")
 
 
 def serve(predictor, host="127.0.0.1", port=8000, limits=Limits()):

@@ -11,6 +11,7 @@ import os
 import re
 import shutil
 import uuid
+import warnings
 from pathlib import Path
 
 import paddle
@@ -364,7 +365,9 @@ def _rename_parameters(state, saved_names, model):
 
 def _set_model_state(model, path):
     state = read_dictionary(path)
-    missing, unexpected = model.set_state_dict(state)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # each tensor that does not fit; the error names the first
+        missing, unexpected = model.set_state_dict(state)
     if missing or unexpected:
         name = (missing or unexpected)[0]
         raise InputError(f"{path}: is a checkpoint of another model ({name} does not match).")

@@ -1,11 +1,13 @@
 """Checking a data set before days of training on it."""
 
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 
 from ..config import build
 from ..data import class_names
+from ..data.images import is_cut_off
 from ..data.pairs import read_pair
 from ..errors import InputError
 from ..runtime import available_cpus
@@ -43,7 +45,8 @@ def check_datasets(config, num_workers=None):
         logger.error(problem)
     if problems:
         more = f"; {len(problems) - SHOWN} are not shown" if len(problems) > SHOWN else ""
-        raise InputError(f"{len(problems)} problems in the data{more}; mend them and check again.")
+        count = f"{len(problems)} problem{'s' * (len(problems) > 1)}"
+        raise InputError(f"{count} in the data{more}; mend what is named above and check again.")
     logger.info("No problem found")
 
 
@@ -89,6 +92,8 @@ def _pixels(dataset, index):
     image_path, label_path = dataset.file_list[index]
     try:
         _, label = read_pair(image_path, label_path)
+        if is_cut_off(Path(image_path).read_bytes()):
+            return f"{image_path}: is cut off; the rest of it is grey to training.", None
     except InputError as error:
         return str(error), None
     label = label - np.uint8(getattr(dataset, "LABEL_OFFSET", 0))

@@ -21,7 +21,7 @@ from ..data import class_names, palette
 from ..deploy import Protocol, Segmenter, load_model
 from ..deploy.report import write_report
 from ..errors import InputError
-from ..folders import StrPath, check_folder
+from ..folders import StrPath, check_folder, writing
 from ..runtime import parallelism
 from . import distributed
 from .extremes import Extremes
@@ -58,6 +58,8 @@ def validate(
         InputError: The input is at fault, or there is no writing where figures or page should go.
         RunError: The page cannot be written after all.
     """
+    if "val_dataset" not in config.dic:
+        raise InputError("val_dataset: is missing in the config, so there is nothing to score on.")
     if json_path is not None:
         check_writable(json_path)
     if report_dir is not None:
@@ -74,7 +76,8 @@ def validate(
     figures = {"images": len(dataset), "protocol": asdict(protocol), **scores.figures()}
     if json_path is not None and distributed.rank() == 0:
         text = json.dumps(figures, indent=1, allow_nan=False)
-        Path(json_path).write_text(text + "\n", encoding="utf-8")
+        with writing(Path(json_path), "--json"):
+            Path(json_path).write_text(text + "\n", encoding="utf-8")
     if report_dir is not None:
         shown = extremes.worst_and_best()
         if distributed.rank() == 0:
@@ -99,9 +102,17 @@ def _describe(config, model_path):
 
 def check_writable(path):
     """Refuse a ``--json`` file that could not be written: before hours of work, not after them."""
-    path = Path(path).absolute()
-    if path.is_dir() or not os.access(path.parent, os.W_OK):
-        raise InputError(f"--json {path}: cannot be written; name a file in an existing folder.")
+    is_new = not os.path.lexists(path)
+    try:
+        with open(path, "a"):
+            pass
+    except OSError as error:
+        raise InputError(
+            f"--json {path}: cannot be written ({error.strerror}); name a file in an existing "
+            "folder."
+        ) from error
+    if is_new:
+        os.remove(path)
 
 
 def evaluate(

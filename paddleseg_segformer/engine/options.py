@@ -63,6 +63,8 @@ class TrainOptions:
         for name, least in LEAST.items():
             if (getattr(self, name) or 0) < least:
                 raise InputError(f"--{name} {getattr(self, name)}: must be at least {least}.")
+        if not 0 <= (self.seed or 0) < 1 << 63:
+            raise InputError(f"--seed {self.seed}: must be from 0 to 2^63 - 1.")
         for name, known in CHOICES.items():
             if getattr(self, name) not in known:
                 raise InputError(

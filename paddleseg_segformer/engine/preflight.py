@@ -30,7 +30,9 @@ def check_datasets(train_dataset, val_dataset=None, one_size=True, tolerant=Fals
             small, or the sets have different numbers of classes.
     """
     _check_files(train_dataset, "train_dataset", "train", tolerant)
-    _check_sizes(_try_samples(train_dataset, tolerant), one_size)
+    samples = _try_samples(train_dataset, tolerant)
+    _check_sizes(samples, one_size)
+    _look_for_classes(samples, train_dataset)
     if val_dataset is None:
         return
     _check_files(val_dataset, "val_dataset", "val", tolerant=False)
@@ -54,9 +56,9 @@ def _check_files(dataset, section, mode, tolerant):
         raise InputError(f"{section}.mode: must be {mode}, not {dataset.mode}.")
     if len(dataset) == 0:
         raise InputError(f"{section}: has no images; look at its dataset_root and file list.")
-    missing = [path for pair in dataset.file_list for path in pair if not os.path.exists(path)]
+    missing = [path for pair in dataset.file_list for path in pair if not os.path.isfile(path)]
     if missing:
-        text = f"{section}: {missing[0]} does not exist"
+        text = f"{section}: {missing[0]} does not exist as a file"
         if len(missing) > 1:
             text += f", nor do {len(missing) - 1} more files"
         if not tolerant:
@@ -88,6 +90,17 @@ def _check_sizes(samples, one_size):
         raise InputError(
             f"train_dataset.transforms: give images of different sizes ({_text(sizes[0])} and "
             f"{_text(sizes[-1])}), which make no batch; end with a crop and padding to one size."
+        )
+
+
+def _look_for_classes(samples, dataset):
+    labels = [np.asarray(sample["label"]) for sample in samples if "label" in sample]
+    if labels and all((label == dataset.ignore_index).all() for label in labels):
+        logger.warning(
+            "train_dataset: none of the %d samples that were tried has a pixel of a class; all are "
+            "ignored (%d), and teach nothing",
+            len(labels),
+            dataset.ignore_index,
         )
 
 

@@ -42,7 +42,7 @@ def convert_checkpoint(
     target = Path(target)
     if target.suffix not in WRITERS:
         raise InputError(f"{target}: must end in {' or '.join(WRITERS)}.")
-    if target.exists() and not force:
+    if os.path.exists(target) and not force:
         raise InputError(f"{target}: exists; choose another name, or replace it with --force.")
     checkpoint = read_weights(source)
     architecture = checkpoint.architecture
@@ -62,7 +62,7 @@ def convert_checkpoint(
     except (OSError, SafetensorError) as error:
         raise InputError(f"{target}: cannot be written ({error}).") from error
     finally:
-        if partial.exists():
+        if os.path.exists(partial):
             partial.unlink()
     parameters = sum(
         math.prod(value.shape)
