@@ -5,7 +5,7 @@ QUICKSTART := output/quickstart
 CONFIG := configs/quickstart.yaml
 MODEL := $(QUICKSTART)/best_model/model.pdparams
 
-.PHONY: quickstart test lint parity deploy kills clean
+.PHONY: quickstart test lint parity deploy docs kills wheel clean
 
 # Draws a data set, trains SegFormer-B0 on it, evaluates it, writes pictures. Needs no GPU.
 quickstart: $(VENV)/ready
@@ -33,17 +33,29 @@ parity: $(VENV)/ready-test
 	$(VENV)/bin/pip install -q -r requirements-parity.txt
 	$(RUN) -m pytest tests/weights/test_huggingface.py tests/weights/test_files.py
 
-# The tests of exported graphs and of pages in a browser; these need the system's Chromium.
+# The tests of exported graphs, of pages in a browser, which need the system's Chromium, and of the
+# documentation's commands.
 deploy: $(VENV)/ready-test
 	$(VENV)/bin/pip install -q -r requirements-onnx.txt -r requirements-browser.txt
-	$(RUN) -m pytest tests/deploy tests/browser
+	$(RUN) -m pytest tests/deploy tests/browser tests/docs
+
+# The site of README.md, docs/ and the docstrings, in site/. A broken link is an error, but not with
+# --quiet, under which MkDocs counts no warnings.
+docs: $(VENV)/ready-test
+	$(VENV)/bin/pip install -q -r requirements-docs.txt
+	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build --strict
 
 # Kills a training run at thirty random moments, and compares what comes out.
 kills: $(VENV)/ready-test
 	KILLS=30 $(RUN) -m pytest tests/engine/test_trainer.py -k killed
 
+# The package with its configs and tools, for pip install on other machines, into dist/.
+wheel: $(VENV)/ready
+	rm -rf build
+	$(VENV)/bin/pip wheel -q --no-deps --wheel-dir dist .
+
 clean:
-	rm -rf $(VENV) data/scenes $(QUICKSTART)
+	rm -rf $(VENV) data/scenes $(QUICKSTART) build dist site
 
 $(VENV)/ready: requirements.txt setup.py
 	$(PYTHON) -m venv $(VENV)

@@ -22,6 +22,9 @@ REQUIRES = [
     "visualdl>=2.5",
 ]
 
+# Those of ``python -m paddleseg_segformer``; the others serve development.
+TOOLS = ["train", "val", "predict", "export", "serve", "split_dataset_list", "masks_from_colours"]
+TOOLS += ["check_dataset", "convert", "make_scenes"]
 
 # pip builds in an environment of its own; -I makes Python look into the user's instead.
 FIND_GPU_BUILD = "import importlib.metadata as m; m.version('paddlepaddle-gpu')"
@@ -36,6 +39,16 @@ setup(
     long_description=(here / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     license="Apache-2.0",
+    classifiers=[
+        "Development Status :: 4 - Beta",
+        "Intended Audience :: Developers",
+        "Intended Audience :: Science/Research",
+        "Operating System :: POSIX :: Linux",
+        "Programming Language :: Python :: 3",
+        *(f"Programming Language :: Python :: 3.{minor}" for minor in range(9, 13)),
+        "Topic :: Scientific/Engineering :: Image Recognition",
+        "Typing :: Typed",
+    ],
     python_requires=">=3.9,<3.13",
     install_requires=REQUIRES + ([] if has_gpu_build else ["paddlepaddle>=3.0"]),
     extras_require={
@@ -47,8 +60,19 @@ setup(
         ],
         "serve": ["flask", "waitress>=3"],
     },
-    packages=find_packages(include=["paddleseg_segformer", "paddleseg_segformer.*"]),
+    packages=[
+        *find_packages(include=["paddleseg_segformer", "paddleseg_segformer.*"]),
+        "paddleseg_segformer.configs",
+    ],
+    # Beside the package in a checkout, inside it once installed.
+    package_dir={
+        "paddleseg_segformer.configs": "configs",
+        "paddleseg_segformer.tools": "tools",
+    },
+    py_modules=[f"paddleseg_segformer.tools.{name}" for name in TOOLS],
     package_data={
+        "paddleseg_segformer": ["py.typed"],
+        "paddleseg_segformer.configs": ["**/*.yaml"],
         "paddleseg_segformer.data": ["*.tsv"],
         "paddleseg_segformer.deploy": ["*.html"],
     },

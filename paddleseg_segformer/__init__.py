@@ -66,6 +66,7 @@ for _manager, *_components in (
         MixVisionTransformer_B3,
         MixVisionTransformer_B4,
         MixVisionTransformer_B5,
+        *mends.BACKBONES,
     ),
     (manager.DATASETS, ADE20K, Dataset),
     (

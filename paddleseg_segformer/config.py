@@ -1,11 +1,15 @@
 """Reading PaddleSeg's configuration files and building what they describe."""
 
+from __future__ import annotations
+
 import ast
 import json
 import logging
 import math
 import os
 import re
+from collections.abc import Iterable
+from typing import Any
 
 import yaml
 from paddleseg.cvlibs import Config, SegBuilder
@@ -16,14 +20,16 @@ from paddleseg.utils.utils import CachedProperty
 from .config_check import OPTIONAL_SECTIONS, check_config
 from .config_file import read_settings
 from .errors import InputError
+from .folders import StrPath, shipped
 from .schedule import WarmupPolynomialDecay
 
 
-def load_config(path, opts=(), **overrides):
+def load_config(path: StrPath, opts: Iterable[str] = (), **overrides: float | None) -> Config:
     """Read a YAML configuration with its ``_base_`` files.
 
     Args:
-        path: The file.
+        path: The file. Where no file ``configs/…`` is, neither here nor beside a file that has it
+            as ``_base_``, the one that comes with the package is meant.
         opts: ``key=value`` strings; a key is dotted, a value is read as YAML (``null`` or ``None``
             sets nothing).
         overrides: PaddleSeg's ``learning_rate``, ``batch_size``, ``iters``; None leaves the file's.
@@ -35,8 +41,9 @@ def load_config(path, opts=(), **overrides):
         InputError: The file is missing or malformed, an option names no key, or ``check_config``
             finds something wrong.
     """
+    file = _find(os.fspath(path))
     try:
-        config = _Config(os.fspath(path), checker=ConfigChecker([]), **overrides)
+        config = _Config(file, checker=ConfigChecker([]), **overrides)
         for option in opts:
             _set_option(config.dic, option)
         config.dic = _read_numbers(config.dic)
@@ -47,7 +54,7 @@ def load_config(path, opts=(), **overrides):
         Config._build_default_checker().apply_all_rules(config)
     except InputError as error:
         text = str(error)
-        named = text.startswith(str(path))  # as errors of reading are, by that file or its base
+        named = text.startswith(file)  # as errors of reading are, by that file or its base
         raise InputError(text if named else f"{path}: {text}") from error.__cause__
     except Exception as error:  # PaddleSeg reports by assert, KeyError and RuntimeError alike
         reason = _one_line(error).rpartition("the error message is: ")[2]
@@ -57,7 +64,7 @@ def load_config(path, opts=(), **overrides):
 
 
 class _Config(Config):
-    """PaddleSeg's, with files that are read so that errors name them."""
+    """PaddleSeg's, which finds the configs that come with the package, and names what it reads."""
 
     @classmethod
     def _parse_from_yaml(cls, path, above=()):
@@ -70,12 +77,24 @@ class _Config(Config):
         if not isinstance(bases, list) or not all(isinstance(base, str) for base in bases):
             raise InputError(f"{path}: _base_ must be a file or a list of files, not {bases!r}.")
         for base in bases:
-            found = cls._parse_from_yaml(os.path.join(os.path.dirname(path), base), above)
+            found = cls._parse_from_yaml(_find(base, os.path.dirname(path)), above)
             tree = merge_config_dicts(tree, found)
         return tree
 
 
-def settings(config):
+def _find(name, folder=""):
+    path = os.path.join(folder, name)
+    if os.path.exists(path):
+        return path
+    ours = shipped("configs")
+    if not name.startswith("configs/"):
+        raise InputError(f"{path}: does not exist; the configs of this package are in {ours}.")
+    if not (ours.parent / name).is_file():
+        raise InputError(f"{path}: does not exist, nor does {ours.parent / name}.")
+    return str(ours.parent / name)
+
+
+def settings(config: Config) -> dict[str, Any]:
     """A configuration's settings as JSON has them; to be taken before parts are built from it.
 
     Args:
@@ -168,7 +187,7 @@ class _Told(BaseException):
     """Carries an InputError past PaddleSeg's builder, which turns every Exception into another."""
 
 
-def build(config, *names):
+def build(config: Config, *names: str) -> list[Any]:
     """Build parts of a configuration.
 
     Args:

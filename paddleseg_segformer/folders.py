@@ -1,13 +1,20 @@
-"""Folders to write to."""
+"""Folders to write to, and those that come with the package."""
+
+from __future__ import annotations
 
 import contextlib
+import os
 import tempfile
 from pathlib import Path
+from typing import Union
 
 from .errors import InputError, RunError
 
+StrPath = Union[str, "os.PathLike[str]"]
+PACKAGE = Path(__file__).parent
 
-def check_folder(folder, flag="--save_dir"):
+
+def check_folder(folder: StrPath, flag: str = "--save_dir") -> None:
     """Make the folder that a flag names.
 
     Raises:
@@ -37,3 +44,9 @@ def writing(path, flag="--save_dir"):
         with contextlib.suppress(OSError):
             path.unlink()
         raise RunError(f"{flag}: {path} cannot be written ({error.strerror}).") from error
+
+
+def shipped(name: str) -> Path:
+    """The folder ``configs`` or ``tools``: inside an installed package, beside it in a checkout."""
+    installed = PACKAGE / name
+    return installed if installed.is_dir() else PACKAGE.parent / name

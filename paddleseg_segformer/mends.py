@@ -1,4 +1,4 @@
-"""What PaddleSeg 2.8 does that Paddle 3 refuses, mended; to be deleted when PaddleSeg has moved.
+"""What of PaddleSeg 2.8 fails, most of it on Paddle 3, mended; to be deleted when PaddleSeg moves.
 
 PaddleSeg's files stay as they are: what is here are subclasses, registered under the same names.
 Of its cross-entropy ``models.CrossEntropyLoss`` takes the place.
@@ -7,10 +7,11 @@ Of its cross-entropy ``models.CrossEntropyLoss`` takes the place.
 import contextlib
 import functools
 import sys
+import types
 
 import paddle
 from paddleseg import models
-from paddleseg.models import losses
+from paddleseg.models import backbones, losses
 from paddleseg.utils import metrics
 
 ARITHMETIC = ("add", "radd", "sub", "rsub", "mul", "rmul", "truediv", "rtruediv")
@@ -105,6 +106,23 @@ class SFNet(MixedArithmetic, models.SFNet):
 
 
 MODELS = (DecoupledSegNet, SFNet)
+
+
+class VisionTransformer(backbones.VisionTransformer):
+    """Can be built without a file of weights, which its checkpoint takes the place of."""
+
+    def init_weight(self):
+        if self.pretrained is not None:
+            super().init_weight()
+
+
+def _of_mended(factory):
+    names = {**factory.__globals__, "VisionTransformer": VisionTransformer}
+    return types.FunctionType(factory.__code__, names, factory.__name__)
+
+
+BACKBONES = (VisionTransformer,)
+BACKBONES += tuple(_of_mended(getattr(backbones, n)) for n in dir(backbones) if n[:4] == "ViT_")
 
 
 def mend_loop():

@@ -1,14 +1,18 @@
 """The process and its machine: device, CPU threads, allocator. Imports nothing of the project."""
 
+from __future__ import annotations
+
 import contextlib
 import ctypes
 import os
 import platform
 import sys
 import warnings
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 # Paddle's advice on compiling extensions, its news of what BatchNorm now always does, and that an
 # exported graph has no operators that work in place.
@@ -46,14 +50,14 @@ _threads, _pool = 1, None  # of parallel_map; tune_cpu sets them
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -2, -3, -8  # <malloc.h>
 
 
-def available_cpus():
+def available_cpus() -> int:
     """The number of CPUs this process may run on."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
 
-def tune_cpu():
+def tune_cpu() -> None:
     """Make Paddle's CPU operators run at the machine's speed; call it before the first operator.
 
     Three defaults cost most of it: Paddle runs on one thread unless OMP_NUM_THREADS is set, glibc
@@ -78,14 +82,14 @@ def tune_cpu():
     _keep_freed_memory()
 
 
-def parallelism():
+def parallelism() -> int:
     """How many items ``parallel_map`` works on at the same time."""
     import paddle
 
     return _threads if paddle.get_device() == "cpu" else 1
 
 
-def parallel_map(function, items):
+def parallel_map(function: Callable[[Any], Any], items: Iterable[Any]) -> list[Any]:
     """``[function(item) for item in items]``, on the CPU on all threads that ``tune_cpu`` found.
 
     Most of Paddle's CPU operators use one thread, whatever their number is set to. Work that falls
@@ -138,7 +142,7 @@ def _keep_freed_memory():
     libc.mallopt(_M_ARENA_MAX, 1)  # the other arenas, of parallel_map's threads, cannot keep it
 
 
-def set_device(name=None):
+def set_device(name: str | None = None) -> str:
     """Make ``name`` Paddle's device and return it.
 
     Args:
@@ -169,14 +173,14 @@ def set_device(name=None):
     return name
 
 
-def has_gpu():
+def has_gpu() -> bool:
     """Whether this Paddle can use a GPU here."""
     import paddle
 
     return paddle.is_compiled_with_cuda() and paddle.device.cuda.device_count() > 0
 
 
-def versions():
+def versions() -> dict[str, str]:
     """The versions of Python and of what results depend on, by name, as far as installed."""
     found = {"python": platform.python_version()}
     for package in PACKAGES:

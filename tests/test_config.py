@@ -90,6 +90,24 @@ def test_missing_file():
         load_config("nowhere.yaml")
 
 
+def test_shipped_configs_are_found_from_any_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert load_config("configs/quickstart.yaml").iters == 300
+    own = tmp_path / "own.yaml"
+    own.write_text("_base_: configs/quickstart.yaml\niters: 7\n")
+    config = load_config(own)
+    assert (config.iters, config.batch_size) == (7, 8)
+    for base in ("configs/absent.yaml", "quickstart.yaml"):
+        own.write_text(f"_base_: {base}\n")
+        with pytest.raises(ps.InputError, match=f"{own}: .*{base}: does not exist"):
+            load_config(own)
+    (tmp_path / "configs").mkdir()
+    (tmp_path / "configs/quickstart.yaml").write_text("# nothing\n")
+    own.write_text("_base_: configs/quickstart.yaml\n")
+    with pytest.raises(ps.InputError, match=r"own\.yaml: quickstart\.yaml holds no settings"):
+        load_config(own)
+
+
 @pytest.mark.parametrize(
     "option, message",
     [

@@ -98,3 +98,10 @@ def test_areas_are_counted_without_ignored_pixels():
     pred = paddle.to_tensor([[[[0, 1, 1], [2, 2, 0]]]])
     areas = mends.calculate_area(pred, label, 4)
     assert [area.tolist() for area in areas] == [[1, 1, 1, 0], [1, 2, 2, 0], [2, 2, 1, 0]]
+
+
+def test_vision_transformer_needs_no_file_of_weights():
+    model = manager.BACKBONES.components_dict["ViT_small_patch16_224"](img_size=32)
+    assert isinstance(model, mends.VisionTransformer)
+    maps, _ = model(paddle.zeros([1, 3, 32, 32]))
+    assert np.isfinite(maps[-1].numpy()).all()

@@ -288,3 +288,38 @@ def test_broken_image_is_named(workers, tmp_path):
     assert done.returncode == 2, done.stderr[-2000:]
     assert str(broken) in done.stderr.splitlines()[-1]
     assert not list(tmp_path.rglob("*.pd*"))
+
+
+def test_from_folders_of_pictures_to_a_trained_head(tmp_path):
+    """Masks in colours, lists, a check and a run with a frozen backbone, as a user goes on."""
+    root, random = tmp_path / "data", np.random.default_rng(0)
+    for folder in ("images", "coloured"):
+        (root / folder).mkdir(parents=True)
+    for i in range(4):
+        image = random.integers(0, 256, [64, 64, 3], dtype="uint8")
+        Image.fromarray(image).save(root / f"images/{i}.jpg")
+        Image.fromarray((image > 127).astype("uint8")[:, :, 0] * 255).save(
+            root / f"coloured/{i}.png"
+        )
+    (root / "labels.txt").write_text("dark 0 0 0\nlight 255 255 255\n")
+    steps = [("masks_from_colours", root, "coloured", "masks")]
+    steps += [("split_dataset_list", root, "images", "masks", "--split", 0.5, 0.5, 0)]
+    text = (ROOT / "configs/segformer_mit-b0_camvid.yaml").read_text()
+    text = text.replace("data/camvid_small", str(root)).replace("classes: 11", "classes: 2")
+    text = text.replace("_base_/", f"{ROOT}/configs/_base_/")
+    config = tmp_path / "config.yaml"
+    config.write_text(text)
+    steps += [("check_dataset", "--config", config)]
+    more = ("--iters", 1, "--batch_size", 1, "--save_dir", tmp_path / "run", "--device", "cpu")
+    steps += [("train", "--config", config, "--freeze_backbone", *more)]
+    for step in steps:
+        done = tool(*step)
+        assert done.returncode == 0, done.stderr
+    assert "Frozen: the backbone" in done.stdout
+    assert json.loads((tmp_path / "run/iter_1/manifest.json").read_text())["classes"] == [
+        "dark",
+        "light",
+    ]
+    for step in steps[:2]:
+        done = tool(*step)
+        assert done.returncode == 2 and "--force" in done.stderr and "Traceback" not in done.stderr

@@ -34,7 +34,7 @@ GRAPHS += ("paddleseg-onnxruntime", "paddleseg-openvino", "huggingface-compiled"
 def parse_args():
     parser = cli.config_parser(
         __doc__,
-        "python tools/benchmark.py train --config "
+        "train --config "
         "configs/segformer_mit-b0_512x512_160k_ade20k.yaml --against paddleseg huggingface",
     )
     jobs = "; ".join(f"{name}: {text}" for name, text in JOBS.items())

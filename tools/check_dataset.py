@@ -7,7 +7,7 @@ from paddleseg_segformer.engine.dataset_check import check_datasets
 def parse_args():
     parser = cli.config_parser(
         __doc__,
-        "python tools/check_dataset.py --config configs/segformer_mit-b2_512x512_160k_ade20k.yaml",
+        "--config configs/segformer_mit-b2_512x512_160k_ade20k.yaml",
     )
     parser.add_argument("--num_workers", type=cli.positive, help="threads; one for each CPU")
     return parser.parse_args()

@@ -1,17 +1,11 @@
 """Convert a SegFormer checkpoint of any project into Paddle's or safetensors' format."""
 
-import argparse
-
 from paddleseg_segformer.engine import cli
 from paddleseg_segformer.weights import convert_checkpoint
 
 
 def parse_args():
-    parser = argparse.ArgumentParser(
-        description=__doc__,
-        epilog="example:\n  python tools/convert.py segformer.b2.512x512.ade.160k.pth b2.pdparams",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = cli.plain_parser(__doc__, "segformer.b2.512x512.ade.160k.pth b2.pdparams")
     parser.add_argument(
         "source",
         help="file, URL or Hugging Face folder, of NVlabs, Hugging Face, mmsegmentation, "

@@ -8,7 +8,7 @@ from paddleseg_segformer.errors import InputError
 def parse_args():
     parser = cli.model_parser(
         __doc__,
-        "python tools/export.py --model_path output/best_model --format onnx --image_path a.jpg",
+        "--model_path output/best_model --format onnx --image_path a.jpg",
     )
     parser.add_argument(
         "--image_path", required=True, metavar="FILE", help="what model and export are compared on"

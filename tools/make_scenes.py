@@ -1,7 +1,5 @@
 """Draw a small data set of landscapes in ADE20K's own layout, for trials without a download."""
 
-import argparse
-
 from paddleseg_segformer.data.scenes import write_scenes
 from paddleseg_segformer.engine import cli
 from paddleseg_segformer.errors import InputError
@@ -9,9 +7,7 @@ from paddleseg_segformer.folders import check_folder
 
 
 def parse_args():
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter
-    )
+    parser = cli.plain_parser(__doc__, "--save_dir data/scenes")
     parser.add_argument("--save_dir", default="data/scenes", help="dataset_root of the new set")
     parser.add_argument("--train", type=int, default=240, help="number of training scenes")
     parser.add_argument("--val", type=int, default=40, help="number of validation scenes")

@@ -8,7 +8,7 @@ from paddleseg_segformer.errors import InputError
 def parse_args():
     parser = cli.model_parser(
         __doc__,
-        "python tools/predict.py --model_path output/best_model --image_path photos/",
+        "--model_path output/best_model --image_path photos/",
     )
     parser.add_argument(
         "--image_path",

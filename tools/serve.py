@@ -6,7 +6,7 @@ from paddleseg_segformer.errors import InputError
 
 
 def parse_args():
-    parser = cli.model_parser(__doc__, "python tools/serve.py --model_path output/best_model")
+    parser = cli.model_parser(__doc__, "--model_path output/best_model")
     parser.add_argument("--host", default="127.0.0.1", help="address to listen at")
     parser.add_argument("--port", type=int, default=8000, help="port; 0 takes a free one")
     parser.add_argument(

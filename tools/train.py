@@ -6,8 +6,7 @@ from paddleseg_segformer.engine import cli, train
 def parse_args():
     parser = cli.config_parser(
         __doc__,
-        "python tools/train.py --config configs/segformer_mit-b2_512x512_160k_ade20k.yaml "
-        "--do_eval --use_vdl",
+        "--config configs/segformer_mit-b2_512x512_160k_ade20k.yaml --do_eval --use_vdl",
     )
     recipe = parser.add_argument_group("in place of the config's own")
     recipe.add_argument("--iters", type=cli.positive, help="iterations")
@@ -19,6 +18,11 @@ def parse_args():
         default=1,
         metavar="N",
         help="batches a step: the gradient of a batch N times as large, in the memory of one",
+    )
+    recipe.add_argument(
+        "--freeze_backbone",
+        action="store_true",
+        help="train the decode head alone; the backbone runs as in evaluation",
     )
     run = parser.add_argument_group("the run")
     run.add_argument("--save_dir", default="output", help="folder for checkpoints and logs")

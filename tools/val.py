@@ -6,7 +6,7 @@ from paddleseg_segformer.engine import cli, validate
 def parse_args():
     parser = cli.config_parser(
         __doc__,
-        "python tools/val.py --config configs/segformer_mit-b2_512x512_160k_ade20k.yaml "
+        "--config configs/segformer_mit-b2_512x512_160k_ade20k.yaml "
         "--model_path output/best_model/model.pdparams --aug_eval",
     )
     parser.add_argument("--model_path", required=True, metavar="FILE", help="trained weights")

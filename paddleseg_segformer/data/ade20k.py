@@ -1,7 +1,11 @@
 """ADE20K's scene-parsing data set: 150 classes, 20,210 training and 2,000 validation images."""
 
+from __future__ import annotations
+
 import os
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import paddle
@@ -9,6 +13,7 @@ import paddleseg.transforms.functional as F
 from paddleseg.transforms import Compose
 
 from ..errors import InputError
+from ..folders import StrPath
 from .classes import read_class_table
 from .pairs import read_pair
 
@@ -40,7 +45,13 @@ class ADE20K(paddle.io.Dataset):
     LABEL_OFFSET = 1
     CLASS_NAMES, PALETTE = read_class_table(Path(__file__).with_name("ade20k_classes.tsv"))
 
-    def __init__(self, transforms, dataset_root=None, mode="train", edge=False):
+    def __init__(
+        self,
+        transforms: Sequence[Callable[[dict[str, Any]], dict[str, Any]]],
+        dataset_root: StrPath | None = None,
+        mode: str = "train",
+        edge: bool = False,
+    ) -> None:
         super().__init__()
         if mode not in SPLITS:
             raise InputError(f"ADE20K: mode is {mode!r}; it must be one of {list(SPLITS)}.")

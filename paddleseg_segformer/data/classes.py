@@ -1,10 +1,19 @@
 """Names and colours of a data set's classes."""
 
 import csv
+import logging
+import re
+from functools import cache
 from pathlib import Path
 
 import numpy as np
 from paddleseg.utils.visualize import get_color_map_list
+
+from ..errors import InputError
+
+logger = logging.getLogger(__name__)
+
+NAME_AND_COLOUR = re.compile(r"\s*(.*?)(?:\s+(\d+)\s+(\d+)\s+(\d+))?\s*")
 
 
 def read_class_table(path):
@@ -19,19 +28,37 @@ def read_class_table(path):
     return [row["name"] for row in rows], np.array(colours, dtype="uint8")
 
 
+def read_labels(path):
+    """Read a labels.txt: a class a line, its name and, where one is wanted, its colour as R G B.
+
+    Returns:
+        The names, and a list with a colour ``[red, green, blue]`` or None for each.
+
+    Raises:
+        InputError: A colour is none.
+    """
+    names, colours = [], []
+    for line in Path(path).read_text(encoding="utf-8-sig").splitlines():
+        if not line.strip():
+            continue
+        name, *colour = NAME_AND_COLOUR.fullmatch(line).groups()
+        colour = None if None in colour else [int(value) for value in colour]
+        if colour is not None and max(colour) > 255:
+            raise InputError(f"{path}: {line.strip()!r} has no colour; R G B go from 0 to 255.")
+        names.append(name)
+        colours.append(colour)
+    return names, colours
+
+
 def class_names(dataset):
     """A name for each of the data set's classes.
 
-    They come from its ``CLASS_NAMES``, else from a ``labels.txt`` in its folder (a name a line,
-    PaddleSeg's convention), else they are numbers.
+    They come from its ``CLASS_NAMES``, else from the ``labels.txt`` in its folder (PaddleSeg's
+    convention), else they are numbers.
     """
     names = getattr(dataset, "CLASS_NAMES", None)
     if names is None:
-        root = getattr(dataset, "dataset_root", None)
-        labels = Path(str(root)) / "labels.txt" if root else None
-        listed = labels is not None and labels.is_file()
-        names = labels.read_text(encoding="utf-8-sig").split("\n") if listed else []
-        names = [name.strip() for name in names if name.strip()]
+        names, _ = _labels_of(dataset)
     if len(names) != dataset.num_classes:
         names = [str(index) for index in range(dataset.num_classes)]
     return list(names)
@@ -40,9 +67,33 @@ def class_names(dataset):
 def palette(dataset):
     """A uint8 array ``[classes, 3]`` of RGB colours.
 
-    They come from the ``PALETTE`` of the data set or its class, else they are PaddleSeg's 256.
+    They come from the ``PALETTE`` of the data set or its class, else they are PaddleSeg's 256, but
+    for those that the ``labels.txt`` in its folder gives.
     """
     colours = getattr(dataset, "PALETTE", None)
     if colours is None:
         colours = np.reshape(get_color_map_list(256), [-1, 3])[:256]
+        for index, colour in enumerate(_labels_of(dataset)[1]):
+            colours[index] = colours[index] if colour is None else colour
     return np.asarray(colours, dtype="uint8")
+
+
+def _labels_of(dataset):
+    """What ``read_labels`` finds in a data set's folder; nothing where it is not of its classes."""
+    root = getattr(dataset, "dataset_root", None)
+    path = Path(str(root)) / "labels.txt" if root else None
+    if path is None or not path.is_file():
+        return [], []
+    names, colours = read_labels(path)
+    if len(names) != dataset.num_classes:
+        _warn_once(
+            f"{path}: has {len(names)} names, but num_classes is {dataset.num_classes}; the "
+            "classes are numbered instead"
+        )
+        return [], []
+    return names, colours
+
+
+@cache
+def _warn_once(text):
+    logger.warning(text)

@@ -25,7 +25,10 @@ def read_pair(image_path, label_path):
     if label.dtype.kind in "biu" and label.min() >= 0 and label.max() <= 255:
         label = label.astype("uint8", copy=False)  # of 1 or 16 bits
     if label.ndim != 2 or label.dtype != np.uint8:
-        raise InputError(f"{label_path}: must be an 8-bit image of one channel.")
+        raise InputError(
+            f"{label_path}: must be an 8-bit image of one channel; of colours "
+            "tools/masks_from_colours.py makes one."
+        )
     if label.shape != image.shape[:2]:
         sizes = [f"{array.shape[1]}x{array.shape[0]}" for array in (label, image)]
         raise InputError(f"{label_path}: is {sizes[0]}, but its image {image_path} is {sizes[1]}.")

@@ -4,8 +4,11 @@ Images are ``[H, W, 3]``, RGB, 0 to 255; they are handled as 8-bit, whatever typ
 draws come from NumPy's global generator, which ``engine.loader`` seeds for each sample.
 """
 
+from __future__ import annotations
+
 import copy
 import math
+from collections.abc import Sequence
 
 import cv2
 import numpy as np
@@ -27,7 +30,12 @@ class ResizeToFit:
         size_divisor: Each side is then rounded up to a multiple of this; None leaves it.
     """
 
-    def __init__(self, target_size, ratio_range=None, size_divisor=None):
+    def __init__(
+        self,
+        target_size: Sequence[int],
+        ratio_range: Sequence[float] | None = None,
+        size_divisor: int | None = None,
+    ) -> None:
         self.target_size = _pair("target_size", target_size)
         self.ratio_range = ratio_range and _pair("ratio_range", ratio_range)
         self.size_divisor = size_divisor
@@ -72,7 +80,13 @@ class RandomCategoryCrop:
         ignore_index: Label of the pixels that are not valid.
     """
 
-    def __init__(self, crop_size, category_max_ratio=0.75, tries=10, ignore_index=255):
+    def __init__(
+        self,
+        crop_size: Sequence[int],
+        category_max_ratio: float = 0.75,
+        tries: int = 10,
+        ignore_index: int = 255,
+    ) -> None:
         self.crop_size = _pair("crop_size", crop_size)
         self.category_max_ratio = category_max_ratio
         self.tries, self.ignore_index = tries, ignore_index
@@ -105,11 +119,18 @@ class PhotometricDistortion:
 
     Args:
         brightness: Largest number that is added to or taken from all values.
-        contrast, saturation: ``[low, high]`` of the factor of the values, and of the saturation.
+        contrast: ``[low, high]`` of the factor of all values.
+        saturation: ``[low, high]`` of the factor of the saturation.
         hue: Largest shift, either way, of the hue, of which a circle has 180.
     """
 
-    def __init__(self, brightness=32, contrast=(0.5, 1.5), saturation=(0.5, 1.5), hue=18):
+    def __init__(
+        self,
+        brightness: float = 32,
+        contrast: Sequence[float] = (0.5, 1.5),
+        saturation: Sequence[float] = (0.5, 1.5),
+        hue: int = 18,
+    ) -> None:
         self.brightness, self.contrast = brightness, contrast
         self.saturation, self.hue = saturation, hue
 
@@ -145,10 +166,11 @@ class Normalize(paddleseg.Normalize):
     """PaddleSeg's: divided by 255, less the mean, divided by std; of 8-bit images by a table.
 
     Args:
-        mean, std: One number, or one a channel.
+        mean: One number, or one a channel, of values from 0 to 1.
+        std: Likewise.
     """
 
-    def __init__(self, mean=(0.5,), std=(0.5,)):
+    def __init__(self, mean: Sequence[float] = (0.5,), std: Sequence[float] = (0.5,)) -> None:
         for name, value in (("mean", mean), ("std", std)):
             if np.asarray(value).dtype.kind not in "iuf":
                 raise ValueError(f"{name} must be a number or one a channel, not {value!r}")

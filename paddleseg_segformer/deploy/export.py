@@ -1,10 +1,13 @@
 """Writing a model as a graph that other programs run."""
 
+from __future__ import annotations
+
 import importlib.util
 import os
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import cv2
@@ -12,12 +15,13 @@ import numpy as np
 import paddle
 import yaml
 from paddle.static import InputSpec
+from paddleseg.cvlibs import Config
 from paddleseg.transforms import Compose, Normalize
 
 from ..config import build
 from ..data.images import read_image
 from ..errors import InputError, RunError
-from ..folders import check_folder
+from ..folders import StrPath, check_folder
 from .graph import Graph
 from .product import DESCRIPTION, METADATA, config_of, find_product
 from .runtimes import OnnxRuntime, PaddleInference
@@ -35,16 +39,16 @@ AGREEMENT = 0.999  # share of pixels; rounding decides the others
 
 
 def export(
-    model_path,
-    save_dir,
-    image_path,
-    config=None,
-    format="paddle",
-    input_shape=None,
-    output_op="argmax",
-    with_normalize=False,
-    half=False,
-):
+    model_path: StrPath,
+    save_dir: StrPath,
+    image_path: StrPath,
+    config: Config | StrPath | None = None,
+    format: str = "paddle",
+    input_shape: Sequence[int] | None = None,
+    output_op: str = "argmax",
+    with_normalize: bool = False,
+    half: bool = False,
+) -> float:
     """Export a model, and compare its graph with it on an image.
 
     Args:

@@ -1,10 +1,13 @@
 """Image files to files of pictures: what ``tools/predict.py`` does."""
 
+from __future__ import annotations
+
 import contextlib
 import glob
 import os
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -12,7 +15,7 @@ from tqdm import tqdm
 
 from ..data.images import read_image
 from ..errors import InputError
-from ..folders import check_folder, writing
+from ..folders import StrPath, check_folder, writing
 from ..runtime import parallelism
 from .predictor import Predictor
 
@@ -89,7 +92,13 @@ def _targets(names):
     return targets
 
 
-def predict(model_path, image_path, save_dir, probabilities=False, **options):
+def predict(
+    model_path: StrPath,
+    image_path: StrPath,
+    save_dir: StrPath,
+    probabilities: bool = False,
+    **options: Any,
+) -> tuple[int, list[str]]:
     """Segment image files and write an overlay, a colour map and a label map of each.
 
     Args:

@@ -7,6 +7,7 @@ from paddle import nn
 from ..models import FoldedSegFormer, SegFormer
 
 OUTPUT_OPS = ("argmax", "softmax", "none")
+"""What a graph gives: label maps, probabilities or logits."""
 
 
 class Graph(nn.Layer):

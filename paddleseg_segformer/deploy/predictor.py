@@ -1,8 +1,13 @@
 """Images to label maps, in Python."""
 
+from __future__ import annotations
+
+from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any, Union
 
 import numpy as np
+from paddleseg.cvlibs import Config
 from paddleseg.transforms import Compose
 from PIL import Image
 
@@ -10,6 +15,7 @@ from .. import runtime
 from ..config import build
 from ..data.images import from_pillow, read_image
 from ..errors import InputError
+from ..folders import StrPath
 from .exported import make_segmenter
 from .product import find_product
 from .protocol import Protocol
@@ -17,6 +23,8 @@ from .runtimes import open_runtime
 from .segmenter import Segmenter, load_model
 from .visualise import colour_map, overlay
 
+# What ``Predictor`` segments.
+Picture = Union[StrPath, Image.Image, np.ndarray]
 MOST_CLASSES = 255  # in 8 bits, of which 255 stands for unlabelled
 
 
@@ -33,28 +41,28 @@ class Prediction:
 
     label_map: np.ndarray
     image: np.ndarray
-    classes: list
+    classes: list[str]
     palette: np.ndarray
 
-    def overlay(self, opacity=0.5):
+    def overlay(self, opacity: float = 0.5) -> Image.Image:
         """The image under the classes' colours: a Pillow image. ``opacity`` is from 0 to 1."""
         return Image.fromarray(overlay(self.image, self.label_map, self.palette, opacity))
 
-    def colour_map(self):
+    def colour_map(self) -> Image.Image:
         """The classes' colours alone: a Pillow image."""
         return Image.fromarray(colour_map(self.label_map, self.palette))
 
-    def label_image(self):
+    def label_image(self) -> Image.Image:
         """The class indices as a Pillow image of mode P, which viewers show in colours."""
         picture = Image.fromarray(self.label_map, mode="P")
         picture.putpalette(self.palette.tobytes())
         return picture
 
-    def shares(self):
+    def shares(self) -> dict[str, float]:
         """The share of the image of each class that occurs, by name, the largest first."""
         counts = np.bincount(self.label_map.ravel(), minlength=len(self.classes))
         order = np.argsort(-counts, kind="stable")
-        shares = {}
+        shares: dict[str, float] = {}
         for i in order[counts[order] > 0]:  # two classes may share a name, as ADE20K's screens do
             name = self.classes[i]
             shares[name] = shares.get(name, 0.0) + counts[i] / counts.sum()
@@ -81,7 +89,14 @@ class Predictor:
         InputError: There is no such model or device, or it cannot do what the options ask for.
     """
 
-    def __init__(self, source, config=None, device=None, runtime_name=None, **options):
+    def __init__(
+        self,
+        source: StrPath,
+        config: Config | StrPath | None = None,
+        device: str | None = None,
+        runtime_name: str | None = None,
+        **options: Any,
+    ) -> None:
         product = find_product(source, config)
         self.classes, self.palette = product.classes, product.palette
         transforms = Compose(build(product.config, "val_transforms")[0])
@@ -107,7 +122,7 @@ class Predictor:
             graph = open_runtime(product.weights, runtime_name)
             self._segmenter = make_segmenter(graph, product, transforms, protocol)
 
-    def __call__(self, image):
+    def __call__(self, image: Picture) -> Prediction:
         """Segment an image.
 
         Args:
@@ -121,7 +136,7 @@ class Predictor:
         """
         return self.batch([image])[0]
 
-    def batch(self, images):
+    def batch(self, images: Iterable[Picture]) -> list[Prediction]:
         """The ``Prediction``s of several images, as many at a time as there are threads."""
         images = [as_bgr(image) for image in images]
         found = self._segmenter([self._segmenter.views(image) for image in images])
@@ -136,17 +151,17 @@ class Predictor:
         ]
 
     @property
-    def gives_probabilities(self):
+    def gives_probabilities(self) -> bool:
         """Whether ``probabilities`` can be called: of a graph, if its output is logits."""
         return isinstance(self._segmenter, Segmenter)
 
-    def probabilities(self, image):
+    def probabilities(self, image: Picture) -> np.ndarray:
         """Each class's probability: float16 array ``[classes, H, W]``."""
         (found,) = self._segmenter.probabilities([self._segmenter.views(as_bgr(image))])
         return found.numpy().transpose(2, 0, 1).astype("float16")
 
 
-def as_bgr(image):
+def as_bgr(image: Picture) -> np.ndarray:
     """An image of any kind that ``Predictor`` takes as a uint8 array ``[H, W, 3]``, BGR."""
     if isinstance(image, Image.Image):
         try:

@@ -4,12 +4,13 @@ A model is known by a configuration and its weights; by a checkpoint of a run, w
 the configuration; by an exported graph, whose description holds the rest; or by its weights alone.
 """
 
+from __future__ import annotations
+
 import json
 import logging
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Optional
 
 import numpy as np
 import yaml
@@ -18,6 +19,7 @@ from paddleseg.cvlibs import Config
 from ..config import build, load_config
 from ..data import ADE20K, class_names, palette
 from ..errors import InputError
+from ..folders import StrPath
 from ..weights import read_weights
 
 logger = logging.getLogger(__name__)
@@ -42,13 +44,13 @@ class Product:
 
     config: Config
     weights: str
-    classes: list
+    classes: list[str]
     palette: np.ndarray
-    output_op: Optional[str] = None
-    input_shape: Optional[list] = None
+    output_op: str | None = None
+    input_shape: list | None = None
 
 
-def find_product(source, config=None):
+def find_product(source: StrPath, config: Config | StrPath | None = None) -> Product:
     """Find out what a user means by a model.
 
     Args:

@@ -1,9 +1,12 @@
 """How an image is looked at: at one scale or several, mirrored, whole or in windows."""
 
+from __future__ import annotations
+
 from dataclasses import dataclass, fields
-from typing import Optional
+from typing import Any
 
 import numpy as np
+from paddleseg.cvlibs import Config
 
 from ..errors import InputError
 
@@ -17,20 +20,21 @@ class Protocol:
 
     Attributes:
         scales: Factors; at each the image is made anew from the original.
-        flip_horizontal, flip_vertical: Whether mirrored views are added.
-        crop_size, stride: ``(width, height)`` of sliding windows and of their steps; None sees
-            the image whole.
+        flip_horizontal: Whether views mirrored from left to right are added.
+        flip_vertical: Whether views mirrored from top to bottom are added.
+        crop_size: ``(width, height)`` of sliding windows; None sees the image whole.
+        stride: ``(width, height)`` of the step from window to window.
 
     Raises:
         InputError: A scale is out of bounds, a step not positive, or a stride leaves gaps between
             windows.
     """
 
-    scales: tuple = (1.0,)
+    scales: tuple[float, ...] = (1.0,)
     flip_horizontal: bool = False
     flip_vertical: bool = False
-    crop_size: Optional[tuple] = None
-    stride: Optional[tuple] = None
+    crop_size: tuple[int, int] | None = None
+    stride: tuple[int, int] | None = None
 
     def __post_init__(self):
         if not self.scales or not all(LEAST_SCALE <= s <= MOST_SCALE for s in self.scales):
@@ -48,7 +52,7 @@ class Protocol:
                 )
 
     @classmethod
-    def of_config(cls, config, **options):
+    def of_config(cls, config: Config, **options: Any) -> Protocol:
         """What a configuration's ``test_config`` describes, its keys overridden by ``options``.
 
         The keys are PaddleSeg's: scales and flips count only with ``aug_eval``, ``crop_size`` and
@@ -74,7 +78,7 @@ class Protocol:
         return cls(**protocol)
 
     @property
-    def flips(self):
+    def flips(self) -> list[list[int]]:
         """The axes of ``[N, C, H, W]`` that each view of a scale is mirrored along."""
         flips = [[]]
         if self.flip_horizontal:

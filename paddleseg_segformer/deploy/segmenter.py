@@ -1,10 +1,14 @@
 """Images to label maps."""
 
+from __future__ import annotations
+
 import copy
-from typing import NamedTuple, Optional
+from typing import Any, NamedTuple
 
 import numpy as np
 import paddle
+from paddleseg.cvlibs import Config
+from paddleseg.transforms import Compose
 
 from ..config import build
 from ..data.transforms import Normalize, at_scale
@@ -12,10 +16,11 @@ from ..errors import InputError
 from ..models import SegFormer
 from ..ops import Part, label_map, linear_weights, probability_map, resize_rows
 from ..runtime import parallel_map, parallelism
-from ..weights import load_weights
+from ..weights import Source, load_weights
+from .protocol import Protocol
 
 
-def load_model(config, model_path):
+def load_model(config: Config, model_path: Source) -> paddle.nn.Layer:
     """Build a configuration's model in evaluation mode, with all its weights from a checkpoint.
 
     Raises:
@@ -52,7 +57,7 @@ class View(NamedTuple):
     image: np.ndarray
     flip: list
     trans_info: list
-    normalize: Optional[Normalize] = None
+    normalize: Normalize | None = None
 
 
 class Segmenter:
@@ -64,11 +69,11 @@ class Segmenter:
         protocol: ``Protocol``.
     """
 
-    def __init__(self, model, transforms, protocol):
+    def __init__(self, model: paddle.nn.Layer, transforms: Compose, protocol: Protocol) -> None:
         self.model, self.protocol = model, protocol
         self.transforms = [at_scale(transforms, scale) for scale in protocol.scales]
 
-    def views(self, image, transformed=None):
+    def views(self, image: np.ndarray, transformed: dict[str, Any] | None = None) -> list[View]:
         """All looks at one image, every scale made from the original.
 
         Args:
@@ -89,7 +94,7 @@ class Segmenter:
         return views
 
     @paddle.no_grad()
-    def __call__(self, images):
+    def __call__(self, images: list[list[View]]) -> list[paddle.Tensor]:
         """Label the pixels of images.
 
         Args:
@@ -102,7 +107,7 @@ class Segmenter:
         return self._compute(images, label_map)
 
     @paddle.no_grad()
-    def probabilities(self, images):
+    def probabilities(self, images: list[list[View]]) -> list[paddle.Tensor]:
         """The mean softmax of images' ``views``: a list of float32 tensors ``[H, W, classes]``."""
         return self._compute(images, probability_map)
 

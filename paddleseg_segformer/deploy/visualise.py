@@ -1,5 +1,7 @@
 """Label maps as pictures."""
 
+from __future__ import annotations
+
 import numpy as np
 
 IGNORED_COLOUR = (0, 0, 0)
@@ -12,7 +14,7 @@ def colour_table(palette):
     return table
 
 
-def colour_map(labels, palette):
+def colour_map(labels: np.ndarray, palette: np.ndarray) -> np.ndarray:
     """Colour a label map.
 
     Args:
@@ -25,7 +27,9 @@ def colour_map(labels, palette):
     return colour_table(palette)[labels]
 
 
-def overlay(image, labels, palette, opacity=0.5):
+def overlay(
+    image: np.ndarray, labels: np.ndarray, palette: np.ndarray, opacity: float = 0.5
+) -> np.ndarray:
     """Lay a label map over its image.
 
     Args:

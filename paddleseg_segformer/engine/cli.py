@@ -20,6 +20,16 @@ def positive(text):
     return number
 
 
+def plain_parser(description, example):
+    """An argument parser that shows the command as it was typed; ``example`` is what follows it."""
+    return argparse.ArgumentParser(
+        prog=f"python {sys.argv[0]}",
+        description=description,
+        epilog=f"example:\n  %(prog)s {example}",
+        formatter_class=_Help,
+    )
+
+
 def model_parser(description, example):
     """An argument parser with the flags that every tool has which uses a trained model."""
     parser = config_parser(description, example, required=False)
@@ -35,11 +45,7 @@ def model_parser(description, example):
 
 def config_parser(description, example, required=True):
     """An argument parser with the flags that every tool has which reads a configuration."""
-    parser = argparse.ArgumentParser(
-        description=description,
-        epilog=f"example:\n  {example}",
-        formatter_class=_Help,
-    )
+    parser = plain_parser(description, example)
     parser.add_argument("--config", required=required, metavar="FILE", help="configuration, YAML")
     parser.add_argument(
         "--device", help="gpu, gpu:N, cpu, …; the GPU where there is one, else the CPU"

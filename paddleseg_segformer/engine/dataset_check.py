@@ -68,11 +68,22 @@ def _check(dataset, split, num_workers):
     if expected is not None and len(dataset) != expected:
         logger.warning("%s: %d images; the whole %s has %d", split, len(dataset), kind, expected)
     names, total = class_names(dataset), max(counts.sum() + ignored, 1)
-    width = max(map(len, names))
+    width = max(map(len, [*names, "(ignored)"]))
     lines = [f"{'class':{width}}  pixels  images"]
     lines += [f"{n:{width}} {c / total:7.3%} {i:7d}" for n, c, i in zip(names, counts, images)]
     lines += [f"{'(ignored)':{width}} {ignored / total:7.3%}"]
     logger.info("%s: %d images\n%s", split, len(dataset), "\n".join(lines))
+    missing = [name for name, number in zip(names, images) if number == 0]
+    if missing and split == "train_dataset":
+        more = f" and {len(missing) - SHOWN} more" if len(missing) > SHOWN else ""
+        logger.warning(
+            "%s: no image has %s%s; values from 0 to %d are classes, %d is ignored",
+            split,
+            ", ".join(missing[:SHOWN]),
+            more,
+            dataset.num_classes - 1,
+            dataset.ignore_index,
+        )
     return problems
 
 

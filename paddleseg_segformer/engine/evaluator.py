@@ -1,22 +1,27 @@
 """Evaluating a model on a data set."""
 
+from __future__ import annotations
+
 import json
 import os
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 import paddle
 import yaml
+from paddleseg.cvlibs import Config
 
 from ..config import build, settings
 from ..data import class_names, palette
 from ..deploy import Protocol, Segmenter, load_model
 from ..deploy.report import write_report
 from ..errors import InputError
-from ..folders import check_folder, writing
+from ..folders import StrPath, check_folder, writing
 from ..runtime import parallelism
 from . import distributed
 from .extremes import Extremes
@@ -28,7 +33,14 @@ from .metrics import Scores, confusion_matrix
 MOST_AT_ONCE = 8
 
 
-def validate(config, model_path, num_workers=2, json_path=None, report_dir=None, **options):
+def validate(
+    config: Config,
+    model_path: StrPath,
+    num_workers: int = 2,
+    json_path: StrPath | None = None,
+    report_dir: StrPath | None = None,
+    **options: Any,
+) -> Scores:
     """Score a checkpoint on the configuration's validation set, and log the scores.
 
     Args:
@@ -103,7 +115,13 @@ def check_writable(path):
         os.remove(path)
 
 
-def evaluate(model, dataset, protocol, num_workers=2, observe=None):
+def evaluate(
+    model: paddle.nn.Layer,
+    dataset: Any,
+    protocol: Protocol,
+    num_workers: int = 2,
+    observe: Callable[[int, np.ndarray, np.ndarray, np.ndarray], object] | None = None,
+) -> Scores:
     """Score a model on a validation set.
 
     Every process of a distributed job takes its share of the images; all get the same scores.

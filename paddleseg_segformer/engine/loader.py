@@ -99,6 +99,11 @@ def _check_range(labels, dataset, path):
     if labels.size and not 0 <= labels.min() <= labels.max() < classes:  # mostly: some are ignored
         wrong = labels[(labels < 0) | (labels >= classes)]
         wrong = wrong[wrong != dataset.ignore_index]
+        if wrong.size and np.squeeze(labels).ndim > 2:
+            raise InputError(
+                f"{path}: must be an image of one channel, whose values are classes; of colours "
+                "tools/masks_from_colours.py makes one."
+            )
         if wrong.size:
             raise InputError(
                 f"{path}: label {wrong.flat[0]} is neither a class (0 to {classes - 1}) nor "

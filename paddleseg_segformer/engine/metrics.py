@@ -1,6 +1,9 @@
 """Scores from a confusion matrix."""
 
+from __future__ import annotations
+
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -43,37 +46,37 @@ class Scores:
     """
 
     confusion: np.ndarray
-    names: list
+    names: list[str]
 
     @property
-    def present(self):
+    def present(self) -> np.ndarray:
         """Whether each class occurs in the labels: bool array ``[classes]``."""
         return self.confusion.sum(axis=1) > 0
 
     @property
-    def iou(self):
+    def iou(self) -> np.ndarray:
         """Intersection over union of each class, float64 ``[classes]``, 0 to 1 or NaN."""
         correct = np.diag(self.confusion)
         union = self.confusion.sum(axis=0) + self.confusion.sum(axis=1) - correct
         return self._where_present(correct, union)
 
     @property
-    def class_accuracy(self):
+    def class_accuracy(self) -> np.ndarray:
         """Share of each class's pixels that are found (recall), 0 to 1 or NaN."""
         return self._where_present(np.diag(self.confusion), self.confusion.sum(axis=1))
 
     @property
-    def miou(self):
+    def miou(self) -> float:
         """Mean IoU over the classes that occur in the labels."""
         return _mean(self.iou)
 
     @property
-    def mean_accuracy(self):
+    def mean_accuracy(self) -> float:
         """Mean of the classes' accuracies."""
         return _mean(self.class_accuracy)
 
     @property
-    def accuracy(self):
+    def accuracy(self) -> float:
         """Share of all pixels that are right."""
         return float(np.trace(self.confusion) / max(self.confusion.sum(), 1))
 
@@ -81,7 +84,7 @@ class Scores:
         shares = np.full(len(numerator), np.nan)
         return np.divide(numerator, denominator, out=shares, where=self.present)
 
-    def figures(self):
+    def figures(self) -> dict[str, Any]:
         """Every figure, as plain JSON: a class that does not occur has null for its scores."""
 
         def plain(value):
@@ -99,7 +102,7 @@ class Scores:
             "confusion": self.confusion.tolist(),
         }
 
-    def table(self):
+    def table(self) -> str:
         """The classes that occur, one a line: name, IoU, accuracy, share of the labels' pixels."""
         share = self.confusion.sum(axis=1) / max(self.confusion.sum(), 1)
         width = max(len("class"), *(len(name) for name in self.names))

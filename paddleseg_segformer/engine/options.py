@@ -23,6 +23,8 @@ class TrainOptions:
         resume_model: A checkpoint ``save_dir/iter_N`` to go on from.
         do_eval: Whether to evaluate at each save, and keep the best model.
         use_vdl: Whether to write VisualDL's scalars and pictures into ``save_dir``.
+        freeze_backbone: Whether the backbone stays as it is: no gradients, no dropped paths, fixed
+            statistics of BatchNorm.
         use_ema: Whether to keep, save and evaluate an exponential average of the weights too.
         accumulate: Batches whose joint gradient makes a step.
         num_workers: Processes that prepare batches; None takes none on a CPU, where the model
@@ -45,6 +47,7 @@ class TrainOptions:
     resume_model: Optional[str] = None
     do_eval: bool = False
     use_vdl: bool = False
+    freeze_backbone: bool = False
     use_ema: bool = False
     accumulate: int = 1
     num_workers: Optional[int] = None

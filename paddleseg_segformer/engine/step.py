@@ -50,6 +50,7 @@ class Stepper:
 
     def __init__(self, model, losses, optimizer, options, ema_model):
         self.losses, self.optimizer, self.ema_model = losses, optimizer, ema_model
+        self.frozen_backbone = options.freeze_backbone
         if isinstance(model, SegFormer):
             model.leave_resizing_to(losses["types"])
         self.model = self.parallel_model = model
@@ -94,6 +95,9 @@ class Stepper:
         Raises:
             InputError: There are not as many losses as the model has outputs.
         """
+        self.model.train()
+        if self.frozen_backbone:
+            self.model.backbone.eval()
         statistics = [tensor.clone() for tensor in self.statistics]
         try:
             losses = self._accumulate(parts)
@@ -116,6 +120,8 @@ class Stepper:
             self.schedule.step()
         if self.ema_model is not None and outcome.skipped is None:
             update_ema_model(self.ema_model, self.model, step=iteration)
+            if self.frozen_backbone:  # an average of equal values is not quite their value
+                self.ema_model.backbone.set_state_dict(self.model.backbone.state_dict())
         return outcome
 
     def _restore(self, statistics):

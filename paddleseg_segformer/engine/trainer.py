@@ -1,5 +1,7 @@
 """Training a model as a configuration describes it."""
 
+from __future__ import annotations
+
 import copy
 import math
 import os
@@ -8,8 +10,10 @@ import sys
 import time
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
 import paddle
+from paddleseg.cvlibs import Config
 from paddleseg.utils import init_ema_params
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
@@ -25,7 +29,7 @@ from .evaluator import evaluate, log_scores
 from .loader import SampleReader, TrainSampler, train_batches
 from .log import eta_text, logger
 from .meter import Meter
-from .optimizer import group_rates, log_parameter_groups
+from .optimizer import group_rates, set_up_parameters
 from .options import TrainOptions
 from .record import CURVES, LINES, Examples, Record
 from .signals import StopSignal
@@ -40,7 +44,7 @@ GIVING_UP = (
 )
 
 
-def train(config, **options):
+def train(config: Config, **options: Any) -> float | None:
     """Train.
 
     Args:
@@ -96,7 +100,7 @@ class Trainer:
         self.dataset, model, self.optimizer, losses = build(
             config, "train_dataset", "model", "optimizer", "loss"
         )
-        log_parameter_groups(config, model)
+        set_up_parameters(config, model, options.freeze_backbone)
         self.val_dataset = build(config, "val_dataset")[0] if options.do_eval else None
         self.protocol = Protocol.of_config(config)
         self._check(model)
@@ -124,6 +128,7 @@ class Trainer:
         """What of the options and processes changes the result."""
         return {
             "accumulate": self.options.accumulate,
+            "freeze_backbone": self.options.freeze_backbone,
             "use_ema": self.options.use_ema,
             "precision": self.options.precision,
             "processes": distributed.world_size(),
@@ -171,7 +176,6 @@ class Trainer:
             with StopSignal() as stop, logging_redirect_tqdm([logger]), self._bar() as bar:
                 if self._at_save_point() and self.evaluated != self.iteration:
                     self.evaluate(stop)  # a run that was stopped had saved, but not evaluated
-                self.model.train()
                 self._iterate(stop, bar)
         finally:
             if self.record is not None:
@@ -361,11 +365,8 @@ class Trainer:
         if scores.miou <= self.best.get(f"{prefix}miou", -1.0):
             return
         before = self.best
-        self.best = {
-            **before,
-            f"{prefix}miou": scores.miou,
-            f"{prefix}iteration": self.iteration,
-        }
+        best = {f"{prefix}miou": scores.miou, f"{prefix}iteration": self.iteration}
+        self.best = {**before, **best}
         states = {f"{prefix}model.pdparams": model.state_dict()}
         written = self._write(f"{prefix}best_model", states) is not None
         if not distributed.from_first(written):

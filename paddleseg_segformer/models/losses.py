@@ -1,5 +1,9 @@
 """Losses, registered with PaddleSeg under its own names."""
 
+from __future__ import annotations
+
+from collections.abc import Sequence
+
 import paddle
 import paddle.nn.functional as F
 from paddle import nn
@@ -27,12 +31,12 @@ class CrossEntropyLoss(nn.Layer):
 
     def __init__(
         self,
-        weight=None,
-        ignore_index=255,
-        top_k_percent_pixels=1.0,
-        avg_non_ignore=True,
-        data_format="NCHW",
-    ):
+        weight: Sequence[float] | None = None,
+        ignore_index: int = 255,
+        top_k_percent_pixels: float = 1.0,
+        avg_non_ignore: bool = True,
+        data_format: str = "NCHW",
+    ) -> None:
         super().__init__()
         self.weight = None if weight is None else paddle.to_tensor(weight, dtype="float32")
         self.ignore_index = ignore_index

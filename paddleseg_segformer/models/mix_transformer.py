@@ -1,8 +1,11 @@
 """Mix Transformer (MiT), SegFormer's encoder: Xie et al., NeurIPS 2021, section 3.1."""
 
+from __future__ import annotations
+
 import functools
 import inspect
 import math
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import paddle
@@ -11,7 +14,7 @@ from paddle import nn
 from paddle.distributed.fleet.utils import recompute as recompute_in_backward
 
 from ..ops import add_bias, gelu_product, scale_samples
-from ..weights import SIZES, load_pretrained
+from ..weights import SIZES, Source, load_pretrained
 
 # LayerNorm epsilons of the paper's checkpoints: block and stage norms, then the norms that follow
 # the convolutions of patch embedding and sequence reduction.
@@ -43,32 +46,33 @@ class MixVisionTransformer(nn.Layer):
         pretrained: Weights to start from, as in ``load_weights``, or a URL.
         recompute: Whether a block's activations are computed again in the backward pass, not kept
             for it: less memory, a third more time, the same gradients.
-        img_size, patch_size, num_classes: Unused, as in PaddleSeg's class, so that a
-            configuration written for it keeps working.
+        img_size: Unused, as the next two, so that a configuration for PaddleSeg's class works.
+        patch_size: Unused.
+        num_classes: Unused.
 
     ``feat_channels`` holds the channels of the four feature maps.
     """
 
     def __init__(
         self,
-        in_channels=3,
-        embed_dims=(64, 128, 320, 512),
-        depths=(3, 4, 6, 3),
-        num_heads=(1, 2, 5, 8),
-        mlp_ratios=(4, 4, 4, 4),
-        sr_ratios=(8, 4, 2, 1),
-        qkv_bias=True,
-        qk_scale=None,
-        drop_rate=0.0,
-        attn_drop_rate=0.0,
-        drop_path_rate=0.1,
-        norm_epsilon=None,
-        pretrained=None,
-        recompute=False,
-        img_size=None,
-        patch_size=None,
-        num_classes=None,
-    ):
+        in_channels: int = 3,
+        embed_dims: Sequence[int] = (64, 128, 320, 512),
+        depths: Sequence[int] = (3, 4, 6, 3),
+        num_heads: Sequence[int] = (1, 2, 5, 8),
+        mlp_ratios: Sequence[float] = (4, 4, 4, 4),
+        sr_ratios: Sequence[int] = (8, 4, 2, 1),
+        qkv_bias: bool = True,
+        qk_scale: float | None = None,
+        drop_rate: float = 0.0,
+        attn_drop_rate: float = 0.0,
+        drop_path_rate: float = 0.1,
+        norm_epsilon: float | None = None,
+        pretrained: Source | None = None,
+        recompute: bool = False,
+        img_size: object = None,
+        patch_size: object = None,
+        num_classes: object = None,
+    ) -> None:
         super().__init__()
         self.feat_channels = list(embed_dims)
         self.recompute = recompute
@@ -297,7 +301,7 @@ def init_weights(layer):
         nn.initializer.Constant(0.0)(layer.bias)
 
 
-def _variant(size):
+def _variant(size: str) -> Callable[..., MixVisionTransformer]:
     """A constructor of one size of the family, under the name that PaddleSeg gives it."""
     embed_dims, depths = SIZES[size]
     sized = functools.partial(MixVisionTransformer, embed_dims=embed_dims, depths=depths)

@@ -10,12 +10,14 @@ convolution written as [A4 A3 A2 A1] and stage i's projection as (W_i, b_i),
 is the same function of the same parameters, computed at each stage's own size.
 """
 
+from __future__ import annotations
+
 import paddle
 import paddle.nn.functional as F
 from paddle import nn
 
 from ..ops import add_bias, resize_bilinear
-from ..weights import load_pretrained
+from ..weights import Source, load_pretrained
 from .losses import CrossEntropyLoss
 from .mix_transformer import init_weights
 
@@ -41,14 +43,14 @@ class SegFormer(nn.Layer):
 
     def __init__(
         self,
-        num_classes,
-        backbone,
-        embedding_dim,
-        stage_projection="linear",
-        dropout=0.1,
-        align_corners=False,
-        pretrained=None,
-    ):
+        num_classes: int,
+        backbone: nn.Layer,
+        embedding_dim: int,
+        stage_projection: str = "linear",
+        dropout: float = 0.1,
+        align_corners: bool = False,
+        pretrained: Source | None = None,
+    ) -> None:
         super().__init__()
         if stage_projection not in STAGE_PROJECTIONS:
             raise ValueError(

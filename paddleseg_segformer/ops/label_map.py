@@ -15,8 +15,9 @@ class Part(NamedTuple):
 
     Attributes:
         logits: float32 tensor ``[w, h, C]``.
-        down, across: Float arrays ``[H, h]`` and ``[W, w]``, as of ``linear_weights`` or products
-            of several; the faster, the fewer entries of a row are not 0.
+        down: Float array ``[H, h]``, as of ``linear_weights`` or a product of several; the
+            faster, the fewer entries of a row are not 0.
+        across: Float array ``[W, w]``, likewise.
     """
 
     logits: paddle.Tensor

@@ -1,14 +1,14 @@
 """The sizes of the family, and telling from tensors which one they are."""
 
+from __future__ import annotations
+
 import re
 from dataclasses import dataclass
-from typing import Optional
 
 from .naming import BACKBONE
 
-# Channels and depths of MiT's four stages: paper, table 6.
 _SMALL, _WIDE = (32, 64, 160, 256), (64, 128, 320, 512)
-SIZES = {
+SIZES: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = {
     "B0": (_SMALL, (2, 2, 2, 2)),
     "B1": (_WIDE, (2, 2, 2, 2)),
     "B2": (_WIDE, (3, 4, 6, 3)),
@@ -16,6 +16,7 @@ SIZES = {
     "B4": (_WIDE, (3, 8, 27, 3)),
     "B5": (_WIDE, (3, 6, 40, 3)),
 }
+"""Channels and depths of MiT's four stages, by size: paper, table 6."""
 
 
 @dataclass(frozen=True)
@@ -29,14 +30,14 @@ class Architecture:
         classes: Number of classes.
     """
 
-    channels: tuple
-    depths: tuple
-    width: Optional[int] = None
-    stage_projection: Optional[str] = None
-    classes: Optional[int] = None
+    channels: tuple[int, ...]
+    depths: tuple[int, ...]
+    width: int | None = None
+    stage_projection: str | None = None
+    classes: int | None = None
 
     @property
-    def size(self):
+    def size(self) -> str | None:
         """``"B0"`` to ``"B5"``, or None for another encoder."""
         for size, stages in SIZES.items():
             if stages == (self.channels, self.depths):

@@ -1,13 +1,18 @@
 """Recognising a checkpoint, and loading it into a model."""
 
+from __future__ import annotations
+
 import logging
 import os
+from collections.abc import Container, Mapping
 from dataclasses import dataclass
-from typing import Optional
+from typing import Union
 
 import numpy as np
+from paddle import nn
 
 from ..errors import InputError
+from ..folders import StrPath
 from . import huggingface, mmseg, nvlabs, paddleseg, paddlevit
 from .architecture import Architecture, tell_architecture
 from .download import download, is_url
@@ -17,6 +22,9 @@ from .pickles import bfloat16_to_float32
 
 FORMATS = (paddleseg, nvlabs, huggingface, mmseg, paddlevit)
 CLASSIFIER = ("linear_pred.weight", "linear_pred.bias")
+
+# What ``load_weights`` takes.
+Source = Union[StrPath, Mapping[str, np.ndarray]]
 
 logger = logging.getLogger(__name__)
 
@@ -36,9 +44,9 @@ class Checkpoint:
 
     source: str
     format: str
-    norm_epsilon: Optional[float]
-    state: dict
-    architecture: Optional[Architecture]
+    norm_epsilon: float | None
+    state: dict[str, np.ndarray]
+    architecture: Architecture | None
 
 
 @dataclass(frozen=True)
@@ -46,18 +54,19 @@ class Loaded:
     """What ``load_weights`` did.
 
     Attributes:
-        loaded, missing: Names of the model's tensors that have new values, and of the others.
+        loaded: Names of the model's tensors that have new values.
+        missing: Names of the model's other tensors.
         unexpected: Names, ours, of the source's tensors that the model has no place for.
         checkpoint: The ``Checkpoint``.
     """
 
-    loaded: list
-    missing: list
-    unexpected: list
+    loaded: list[str]
+    missing: list[str]
+    unexpected: list[str]
     checkpoint: Checkpoint
 
 
-def read_weights(source, names=()):
+def read_weights(source: Source, names: Container[str] = ()) -> Checkpoint:
     """Read a checkpoint in any of the formats, and turn it into our names.
 
     Args:
@@ -71,7 +80,7 @@ def read_weights(source, names=()):
     Raises:
         InputError: It cannot be read, or is no SegFormer.
     """
-    if isinstance(source, dict):
+    if isinstance(source, Mapping):
         name, state = "the given arrays", {key: np.asarray(v) for key, v in source.items()}
     else:
         name = os.fspath(source)
@@ -112,7 +121,7 @@ def _converted(name, source_format, state):
     return Checkpoint(name, source_format.NAME, source_format.EPSILON, state, architecture)
 
 
-def load_weights(model, source, strict=True):
+def load_weights(model: nn.Layer, source: Source, strict: bool = True) -> Loaded:
     """Load weights into a SegFormer, a Mix Transformer, or another PaddleSeg model.
 
     Args:
@@ -176,7 +185,7 @@ def _warn_of_epsilon(model, checkpoint):
         )
 
 
-def load_pretrained(model, source):
+def load_pretrained(model: nn.Layer, source: Source | None) -> None:
     """What ``pretrained`` means in a config: ``load_weights``, told in the log, or None."""
     if source is None:
         return

@@ -1,5 +1,7 @@
 """Writing a checkpoint in our names."""
 
+from __future__ import annotations
+
 import math
 import os
 from pathlib import Path
@@ -9,8 +11,9 @@ from safetensors import SafetensorError
 from safetensors.numpy import save_file
 
 from ..errors import InputError
+from ..folders import StrPath
 from .architecture import missing_parts
-from .loader import read_weights
+from .loader import Checkpoint, Source, read_weights
 
 
 def _save_paddle(state, path):
@@ -20,7 +23,9 @@ def _save_paddle(state, path):
 WRITERS = {".pdparams": _save_paddle, ".safetensors": save_file}
 
 
-def convert_checkpoint(source, target, force=False):
+def convert_checkpoint(
+    source: Source, target: StrPath, force: bool = False
+) -> tuple[Checkpoint, int, int]:
     """Turn a checkpoint of any format into ours.
 
     Args:

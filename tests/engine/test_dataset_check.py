@@ -36,6 +36,8 @@ def test_frequencies_are_those_of_the_files(request, scenes, caplog):
     share = np.mean([label == 3 for label in labels])  # the sky's annotation value
     row = next(line for line in log.splitlines() if line.startswith("sky "))
     assert row.split()[1:] == [f"{share:.3%}", "6"]
+    unnamed = 150 - len(set(np.unique(labels)) - {0}) - 20  # of the classes that no image has
+    assert f" and {unnamed} more; values from 0 to 149 are classes, 255 is ignored" in log
     assert "train_dataset: 6 images; the whole ADE20K has 20210" in log
 
 

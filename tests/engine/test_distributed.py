@@ -39,14 +39,15 @@ def start(scenes, save_dir, launcher, *more, script="fixed_statistics"):
     return subprocess.Popen(list(map(str, arguments)), cwd=ROOT, env=environment, **pipes)
 
 
-def test_two_processes_are_one_with_the_joint_batch(scenes, tmp_path):
+@pytest.mark.parametrize("more", [(), ("--freeze_backbone",)], ids=["whole", "frozen"])
+def test_two_processes_are_one_with_the_joint_batch(more, scenes, tmp_path):
     """Ten steps of four images: at once, and in two processes of two parts of one image each."""
     runs = {
         "one": ((), "--batch_size", 4),
         "two": (TWO, "--batch_size", 1, "--accumulate", 2),
     }
     for name, (launcher, *batch) in runs.items():
-        process = start(scenes, tmp_path / name, launcher, "--iters", 10, *batch)
+        process = start(scenes, tmp_path / name, launcher, "--iters", 10, *batch, *more)
         output, _ = process.communicate(timeout=300)
         assert process.returncode == 0, output[-3000:]
     one, two = ([line["loss"] for line in read_lines(tmp_path / name)] for name in runs)

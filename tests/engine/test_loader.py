@@ -154,3 +154,15 @@ class Labelled(Random):
 def test_a_label_that_is_no_class_names_its_file():
     with pytest.raises(InputError, match=r"4\.png: label 3 is neither a class"):
         batches(0, Labelled())
+
+
+def test_a_label_of_colours_says_what_makes_one_of_classes():
+    class Coloured(Random):
+        num_classes, ignore_index = 3, 255
+
+        def __getitem__(self, index):
+            label = np.full([4, 5, 3], 200, dtype="uint8")
+            return {**super().__getitem__(index), "label": label}
+
+    with pytest.raises(InputError, match=r"png: must be an image of one channel.*from_colours"):
+        batches(0, Coloured())

@@ -5,6 +5,7 @@ import copy
 import numpy as np
 import paddle
 import pytest
+from paddleseg.models import STDC1, PPLiteSeg
 
 from paddleseg_segformer import CrossEntropyLoss, MixVisionTransformer_B0, SegFormer
 from paddleseg_segformer.engine.options import TrainOptions
@@ -129,6 +130,53 @@ def test_what_a_step_draws_follows_from_seed_and_iteration():
     first = draw(0, 1)
     others = [draw(0, 2), draw(1, 1)]
     assert draw(0, 1) == first and first not in others
+
+
+def frozen_stepper(model, optimizer, outputs=1, freeze=True):
+    """What the trainer makes of ``--freeze_backbone``."""
+    for parameter in model.backbone.parameters() if freeze else ():
+        parameter.stop_gradient = True
+    losses = {"types": [CrossEntropyLoss()] * outputs, "coef": [1.0] * outputs}
+    options = TrainOptions(freeze_backbone=freeze)
+    return Stepper(model, losses, optimizer, options, copy.deepcopy(model))
+
+
+def test_a_head_learns_the_same_whether_or_not_the_backbone_is_frozen():
+    """Frozen, paths are never dropped; SGD at rate 1 changes a weight by its gradient."""
+    found = []
+    for freeze, rate in ((True, 0.5), (False, 0.0)):
+        paddle.seed(0)
+        backbone = MixVisionTransformer_B0(drop_path_rate=rate)
+        model = SegFormer(CLASSES, backbone, embedding_dim=16, dropout=0.0)
+        before = {name: value.numpy().copy() for name, value in model.state_dict().items()}
+        optimizer = paddle.optimizer.SGD(1.0, parameters=model.parameters())
+        outcome = frozen_stepper(model, optimizer, freeze=freeze)([batch(1)], 1)
+        changes = {name: v.numpy() - before[name] for name, v in model.state_dict().items()}
+        found.append((outcome.losses, changes))
+    (frozen_losses, frozen), (losses, free) = found
+    np.testing.assert_allclose(frozen_losses, losses, rtol=1e-6)
+    for name, change in free.items():
+        expected = 0 if name.startswith("backbone.") else change
+        np.testing.assert_allclose(frozen[name], expected, rtol=1e-4, atol=1e-6, err_msg=name)
+        assert np.any(change), name
+
+
+def test_a_frozen_backbone_with_batchnorm_stays_as_it_is_to_the_last_bit():
+    """Of one of PaddleSeg's models, in its average, too; and the optimizer keeps nothing of it."""
+    paddle.seed(0)
+    model = PPLiteSeg(CLASSES, STDC1())
+    optimizer = paddle.optimizer.AdamW(1e-3, parameters=model.parameters())
+    step = frozen_stepper(model, optimizer, outputs=3)
+    before = {name: value.numpy().copy() for name, value in model.state_dict().items()}
+    assert any(name.startswith("backbone.") and "._mean" in name for name in before)
+    for i in (1, 2):
+        step([batch(i)], i)
+    for of in (step.model, step.ema_model):
+        changed = {n for n, v in of.state_dict().items() if (v.numpy() != before[n]).any()}
+        assert changed and not any(name.startswith("backbone.") for name in changed)
+    head = {p.name for p in model.parameters() if not p.stop_gradient}
+    moments = [key for key in optimizer.state_dict() if "moment" in key]
+    assert {key.split("_moment")[0] for key in moments} == head
 
 
 class Recomputing:

@@ -122,6 +122,26 @@ def test_resumed_anywhere_it_is_the_run_that_never_stopped(
     assert found == {i: loss for i, loss in losses(whole).items() if i > iteration}
 
 
+def test_a_frozen_backbone_stays_so_until_a_run_goes_on_without(config, tmp_path, caplog):
+    frozen, resumed, thawed = (tmp_path / name for name in ("frozen", "resumed", "thawed"))
+    last, half = f"iter_{ITERS}", {"resume_model": str(frozen / "iter_4")}
+    run(config, frozen, freeze_backbone=True)
+    run(config, resumed, freeze_backbone=True, **half)
+    assert "Not as in" not in caplog.text
+    run(config, thawed, **half)
+    assert "Not as in the checkpoint: freeze_backbone is False, was True" in caplog.text
+    for name in ("model.pdparams", "ema_model.pdparams"):
+        before = state(frozen / "iter_4", name)
+        expected, same, others = (state(f / last, name) for f in (frozen, resumed, thawed))
+        for key, value in before.items():
+            in_backbone = key.startswith("backbone.")
+            np.testing.assert_array_equal(same[key], expected[key], err_msg=key)
+            assert np.array_equal(expected[key], value) == in_backbone, key
+            assert not np.array_equal(others[key], value), key
+    moments = [key for key in state(frozen / last, "model.pdopt") if "moment" in key]
+    assert moments and not any(key.startswith("backbone.") for key in moments)
+
+
 @pytest.mark.parametrize("number, code", [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_a_signal_finishes_the_step_and_saves(number, code, scenes, whole, tmp_path):
     """At an iteration at which nothing is saved otherwise, and with workers."""

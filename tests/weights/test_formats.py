@@ -7,11 +7,10 @@ import paddle
 import pytest
 from paddleseg.cvlibs import manager
 from shared import SHARED, needs_shared
+from sources import FORMATS
 
 import paddleseg_segformer as ps
 from paddleseg_segformer.weights import read_weights
-
-from .sources import FORMATS
 
 WIDTHS = {"B0": 256, "B1": 256, "B2": 768}
 

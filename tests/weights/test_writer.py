@@ -6,11 +6,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from sources import FORMATS
 
 import paddleseg_segformer as ps
 from paddleseg_segformer.weights import convert_checkpoint, read_weights
 
-from .sources import FORMATS
 from .test_formats import arrays, random_model
 
 

@@ -1,0 +1,107 @@
+"""File lists, as PaddleSeg's ``Dataset`` reads them, of a folder of images and one of masks."""
+
+import logging
+import random
+from pathlib import Path
+
+from ..errors import InputError
+
+logger = logging.getLogger(__name__)
+
+SPLITS = ("train", "val", "test")
+MASKS = (".png", ".bmp", ".tif", ".tiff")  # JPEG changes values
+IMAGES = (*MASKS, ".jpg", ".jpeg", ".webp")
+
+
+def write_lists(
+    root,
+    images,
+    masks,
+    shares=(0.7, 0.3, 0.0),
+    postfix=("", ""),
+    separator=" ",
+    seed=0,
+    force=False,
+):
+    """Write train.txt, val.txt and test.txt, a line for each image that has a mask.
+
+    An image and its mask have the same path in their folders, but for postfix and file type.
+
+    Args:
+        root: The data set's folder, which gets the lists.
+        images, masks: Folders in it.
+        shares: Of each list in the pairs; where it is 0, the list is not written.
+        postfix: What image names and mask names end with, before the file type.
+        separator: What stands between image and mask.
+        seed: Another one chooses others.
+        force: Whether to replace lists that are there.
+
+    Returns:
+        The number of pairs by list.
+
+    Raises:
+        InputError: A folder is missing or no pair is in them, a name is taken twice or has the
+            separator in it, a list would be empty, or is there already.
+    """
+    if min(shares) < 0 or abs(sum(shares) - 1) > 1e-6:
+        raise InputError(f"--split {_words(shares)}: must be shares of train, val, test; sum 1.")
+    root, pairs = Path(root), _pairs(Path(root), images, masks, postfix)
+    for path in (path for pair in pairs for path in pair if separator in path):
+        raise InputError(
+            f"{root / path}: has the separator {separator!r} in its name; give another --separator,"
+            " and the same in the config, train_dataset.separator and val_dataset.separator."
+        )
+    random.Random(seed).shuffle(pairs)
+    ends = [round(sum(shares[: i + 1]) * len(pairs)) for i in range(len(SPLITS))]
+    lists = {s: pairs[a:b] for s, share, a, b in zip(SPLITS, shares, [0, *ends], ends) if share}
+    for split, chosen in lists.items():
+        path = root / f"{split}.txt"
+        if not chosen:
+            raise InputError(f"--split {_words(shares)}: leaves none of {len(pairs)} for {split}.")
+        if path.exists() and not force:
+            raise InputError(f"{path}: is there already; --force replaces it.")
+    for split, chosen in lists.items():
+        lines = [separator.join(pair) + "\n" for pair in sorted(chosen)]
+        (root / f"{split}.txt").write_text("".join(lines), encoding="utf-8")
+    return {split: len(chosen) for split, chosen in lists.items()}
+
+
+def _pairs(root, images, masks, postfix):
+    """The image and the mask of each pair, paths from the root; what has no partner is told."""
+    found = _find(root, images, IMAGES, postfix[0]), _find(root, masks, MASKS, postfix[1])
+    pairs = [(found[0][name], found[1][name]) for name in sorted(found[0].keys() & found[1].keys())]
+    if not pairs:
+        examples = [min(files.values(), default="nothing") for files in found]
+        raise InputError(
+            f"{root}: no image has a mask of the same name ({examples[0]} and {examples[1]}, for "
+            f"example; masks are {', '.join(MASKS)}); does --postfix tell where names differ?"
+        )
+    for kind, own in zip(("images have no mask", "masks have no image"), found):
+        lonely = sorted({*own.values()}.difference(*pairs))
+        if lonely:
+            logger.warning("%d %s, %s for one: left out", len(lonely), kind, lonely[0])
+    return pairs
+
+
+def _find(root, folder, types, postfix):
+    """Files by what an image and its mask have in common, their path in the folder."""
+    if not (root / folder).is_dir():
+        raise InputError(f"{root / folder}: no such folder; name folders inside {root}.")
+    found = {}
+    for path in sorted((root / folder).rglob("*")):
+        inside = path.relative_to(root / folder)
+        hidden = any(part.startswith(".") for part in inside.parts)
+        if hidden or path.suffix.lower() not in types or not path.stem.endswith(postfix):
+            continue
+        name = inside.with_name(path.stem[: len(path.stem) - len(postfix)] or path.stem).as_posix()
+        if name in found:
+            raise InputError(
+                f"{path}: has the same name as {root / found[name]}; leave one of them in the "
+                "folder, or tell them apart with --postfix."
+            )
+        found[name] = path.relative_to(root).as_posix()
+    return found
+
+
+def _words(values):
+    return " ".join(f"{value:g}" for value in values)

@@ -1,0 +1,84 @@
+"""Class names and colours, from the file that PaddleSeg's users keep beside their images."""
+
+import json
+from types import SimpleNamespace
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image
+
+from paddleseg_segformer import InputError
+from paddleseg_segformer.config import load_config
+from paddleseg_segformer.data import class_names, palette
+from paddleseg_segformer.deploy import Predictor
+from paddleseg_segformer.engine import train, validate
+
+LABELS = "\ufeffwall\r\n  traffic light 250 170 30 \r\n\r\nzone 30\t1 2 3\r\n"
+
+
+def data_set(root, classes):
+    return SimpleNamespace(dataset_root=str(root), num_classes=classes)
+
+
+def test_a_line_is_a_name_and_perhaps_a_colour(tmp_path):
+    (tmp_path / "labels.txt").write_bytes(LABELS.encode())
+    found = data_set(tmp_path, 3)
+    assert class_names(found) == ["wall", "traffic light", "zone 30"]
+    assert palette(found)[1:3].tolist() == [[250, 170, 30], [1, 2, 3]]
+    for index in (0, 3):  # PaddleSeg's own
+        np.testing.assert_array_equal(palette(found)[index], palette(data_set("", 3))[index])
+
+
+def test_another_number_of_names_than_classes_is_told_once(tmp_path, caplog):
+    (tmp_path / "labels.txt").write_text(LABELS, encoding="utf-8")
+    for _ in range(2):
+        assert class_names(data_set(tmp_path, 4)) == ["0", "1", "2", "3"]
+    np.testing.assert_array_equal(palette(data_set(tmp_path, 4)), palette(data_set("", 4)))
+    assert caplog.text.count("labels.txt: has 3 names, but num_classes is 4") == 1
+
+
+def test_a_colour_that_is_none_is_an_error(tmp_path):
+    (tmp_path / "labels.txt").write_text("wall 1 2 256\n")
+    with pytest.raises(InputError, match=r"labels.txt: 'wall 1 2 256' .* from 0 to 255"):
+        class_names(data_set(tmp_path, 1))
+
+
+def test_names_and_colours_reach_all_that_shows_them(request, tmp_path, caplog):
+    """From labels.txt to a run's manifest, the table of classes, the report and the pictures."""
+    root, random = tmp_path / "data", np.random.default_rng(0)
+    root.mkdir()
+    for i in range(2):
+        cv2.imwrite(str(root / f"{i}.png"), random.integers(0, 256, [64, 64, 3], "uint8"))
+        cv2.imwrite(str(root / f"{i}_mask.png"), random.integers(0, 2, [64, 64], "uint8"))
+    (root / "train.txt").write_text("0.png 0_mask.png\n1.png 1_mask.png\n")
+    (root / "labels.txt").write_text("field 10 20 30\nhedge row 40 50 60\n")
+    data = {"type": "Dataset", "dataset_root": str(root), "num_classes": 2}
+    data["transforms"] = [{"type": "Normalize"}]
+    splits = {
+        split: {**data, "mode": split, f"{split}_path": f"{root}/train.txt"}
+        for split in ("train", "val")
+    }
+    overrides = [f"{split}_dataset={json.dumps(value)}" for split, value in splits.items()]
+    config = request.config.rootpath / "configs/quickstart.yaml"
+    overrides += ["model.num_classes=2"]
+
+    train(load_config(config, overrides, iters=1, batch_size=2), save_dir=str(tmp_path / "run"))
+    manifest = json.loads((tmp_path / "run/iter_1/manifest.json").read_text())
+    assert manifest["classes"] == ["field", "hedge row"]
+    assert manifest["palette"][:2] == [[10, 20, 30], [40, 50, 60]]
+
+    weights = tmp_path / "run/iter_1/model.pdparams"
+    validate(load_config(config, overrides), weights, report_dir=tmp_path / "report")
+    assert "hedge row" in caplog.text
+    page = (tmp_path / "report/report.html").read_text()
+    assert "hedge row" in page and "#28323c" in page
+
+    for name, settings in (("manifest", None), ("config", load_config(config, overrides))):
+        found = Predictor(weights, config=settings)(root / "0.png")
+        assert found.classes == ["field", "hedge row"], name
+        expected = np.array([[10, 20, 30], [40, 50, 60]])[found.label_map]
+        np.testing.assert_array_equal(np.asarray(found.colour_map()), expected, err_msg=name)
+        found.label_image().save(tmp_path / "labels.png")
+        shown = Image.open(tmp_path / "labels.png").convert("RGB")
+        np.testing.assert_array_equal(np.asarray(shown), expected, err_msg=name)

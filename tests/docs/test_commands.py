@@ -1,0 +1,143 @@
+"""Every command and snippet of the documentation, run as the pages say, on small data."""
+
+import importlib.util
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+from contextlib import suppress
+
+import pytest
+import yaml
+from pages import FENCE, PAGES, ROOT, SHELL, blocks, lines
+from sandbox import make_sandbox, make_stock
+
+from paddleseg_segformer.config_check import check_config
+
+LONGEST = 900  # seconds; what takes as long hangs
+INSTALLS = "changes the environment that the tests run in; the Makefile's targets install the same"
+CI = "the Makefile's targets are CI's own steps"
+PLUGIN = "needs a checkout of PaddleSeg; tests/test_plugin.py runs a script like it"
+NOT_RUN = {
+    "make quickstart": CI,
+    "make test": CI,
+    "pip install -r requirements-onnx.txt": INSTALLS,
+    "pip install -r requirements-onnx.txt -r requirements-parity.txt": INSTALLS,
+    "pip install -r requirements-parity.txt": INSTALLS,
+    "pip install -r requirements-serve.txt": INSTALLS,
+    "python -m paddleseg_segformer.plugin tools/train.py --config my.yml --do_eval": PLUGIN,
+}
+
+# What a command, if it says this, needs beside the package's own requirements.
+NEEDS = {
+    "--format onnx": ("onnx", "onnxruntime", "paddle2onnx"),
+    "tools/serve.py": ("flask", "waitress"),
+    "curl ": ("curl",),
+    "huggingface": ("torch", "transformers"),
+    "-onnxruntime": ("onnxruntime", "paddle2onnx"),
+    "-openvino": ("openvino",),
+}
+
+# Parts of commands that are left out: rounds of loops, and what would compile for minutes.
+SHORTER = {
+    "for size in 256 512 1024 2048": "for size in 256",
+    "for b in 0 1 2 3 4 5": "for b in 0",
+    "mit-b2_512x512_160k_ade20k.yaml --rounds 9": "mit-b0_512x512_160k_ade20k.yaml",
+    " huggingface-compiled": "",
+}
+
+
+def name(page):
+    return str(page.relative_to(ROOT))
+
+
+def has(need):
+    return bool(shutil.which(need) or importlib.util.find_spec(need))
+
+
+@pytest.fixture(scope="module")
+def stock(tmp_path_factory):
+    return make_stock(tmp_path_factory.mktemp("stock"))
+
+
+def script(page, folder):
+    """The page's commands as one shell script; Python snippets lie beside it, as files."""
+    commands = []
+    for block in blocks(page):
+        if block.language in SHELL:
+            commands += [line for line in lines(block.text) if line not in NOT_RUN]
+        elif block.language == "python":
+            file = folder / f"line_{block.line}.py"
+            file.write_text(block.text)
+            commands.append(f"python {file.name}")
+    return "\n".join(commands) + "\n"
+
+
+def free_port():
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        return server.getsockname()[1]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_commands(page, stock, tmp_path):
+    text = script(page, tmp_path)
+    missing = [n for key, needs in NEEDS.items() if key in text for n in needs if not has(n)]
+    if missing:
+        pytest.skip(f"{', '.join(missing)} is not installed")
+    port = free_port()
+    environment = make_sandbox(tmp_path, stock, "tools/train.py" not in text, port)
+    for long, short in SHORTER.items():
+        text = text.replace(long, short)
+    for file in [tmp_path / "page.sh", *tmp_path.glob("line_*.py")]:
+        content = text if file.suffix == ".sh" else file.read_text()
+        content = content.replace("127.0.0.1:8000", f"127.0.0.1:{port}")
+        file.write_text(re.sub(r"(?<=[=\s'\"])/data/", f"{tmp_path}/data/", content))
+    log = tmp_path / "page.log"  # no pipe: a server would hold it open
+    with log.open("w") as output:
+        page_run = subprocess.Popen(
+            ["bash", "-eux", "page.sh"],
+            cwd=tmp_path,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+        try:
+            code = page_run.wait(timeout=LONGEST)
+        finally:  # the page's servers, and all of it where it hangs
+            with suppress(ProcessLookupError):
+                os.killpg(page_run.pid, signal.SIGKILL)
+    assert code == 0, log.read_text()[-4000:]
+
+
+def test_what_is_not_run_stands_in_a_page():
+    said = {line for p in PAGES for b in blocks(p) if b.language in SHELL for line in lines(b.text)}
+    assert NOT_RUN.keys() <= said
+    assert all(any(part in line for line in said) for part in SHORTER)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_yaml_is_a_config_as_far_as_it_goes(page):
+    for block in blocks(page):
+        if block.language == "yaml":
+            tree = yaml.safe_load(block.text)
+            if "model" in tree or "train_dataset" in tree:
+                check_config(tree)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_flags_in_the_text_are_the_tools(page):
+    """Of commands that stand within sentences and tables, too, some of them with an ellipsis."""
+    common = (ROOT / "paddleseg_segformer/engine/cli.py").read_text(encoding="utf-8")
+    text = FENCE.sub("", page.read_text(encoding="utf-8"))
+    for code in re.findall(r"`([^`]*)`", text):
+        if not re.search(r"tools/\w+\.py", code):
+            continue
+        tool, arguments = re.search(r"tools/(\w+)\.py(.*)", code, re.DOTALL).groups()
+        source = (ROOT / f"tools/{tool}.py").read_text(encoding="utf-8") + common
+        for flag in re.findall(r"--\w+", arguments):
+            assert f'"{flag}"' in source, code

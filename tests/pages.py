@@ -1,0 +1,42 @@
+"""The documentation's pages, and what they tell the reader to run."""
+
+import re
+from pathlib import Path
+from typing import NamedTuple
+
+ROOT = Path(__file__).parents[1]
+PAGES = [*sorted(ROOT.glob("README*.md")), *sorted((ROOT / "docs").glob("*.md"))]
+SHELL = ("sh", "bash", "shell")
+FENCE = re.compile(r"^( *)```(\w*)[^\n]*\n(.*?)^ *```$", re.MULTILINE | re.DOTALL)
+
+
+class Block(NamedTuple):
+    """A fenced block of a page.
+
+    Attributes:
+        language: What stands after the fence; "" for nothing.
+        line: Number of its first line in the page.
+        text: Its lines, without the indentation of a list.
+    """
+
+    language: str
+    line: int
+    text: str
+
+
+def blocks(page):
+    """The fenced blocks of a page, in order."""
+    text = page.read_text(encoding="utf-8")
+    found = []
+    for match in FENCE.finditer(text):
+        indent, language, body = match.groups()
+        body = re.sub(f"^{indent}", "", body, flags=re.MULTILINE)
+        found.append(Block(language, text[: match.start(3)].count("\n") + 1, body))
+    return found
+
+
+def lines(text):
+    """The lines of a shell block, those joined that a backslash continues, without comments."""
+    joined = re.sub(r"\\\n\s*", "", text)
+    stripped = (re.sub(r"(^|\s)#\s.*", "", line).rstrip() for line in joined.split("\n"))
+    return [line for line in stripped if line]

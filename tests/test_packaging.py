@@ -1,0 +1,150 @@
+"""The wheel: what it holds, and that it works where there is no checkout."""
+
+import os
+import shutil
+import subprocess
+import sys
+import zipfile
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import pytest
+
+from paddleseg_segformer.__main__ import COMMANDS
+
+ROOT = Path(__file__).parents[1]
+SOURCES = ("paddleseg_segformer", "configs", "tools", "docs", "tests")
+SOURCES += tuple(path.name for path in ROOT.iterdir() if path.is_file())
+
+
+def can_build():
+    """Whether pip and setuptools are here; the latter builds wheels by itself from 70.1 on."""
+    try:
+        newest = version("pip") and version("setuptools")
+    except PackageNotFoundError:
+        return False
+    return [int(part) for part in newest.split(".")[:2]] >= [70, 1]
+
+
+pytestmark = pytest.mark.skipif(
+    not can_build(), reason="needs pip, and setuptools 70.1 or newer (requirements-test.txt)"
+)
+
+
+def pip(*arguments):
+    command = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--no-input"]
+    done = subprocess.run([*command, *map(str, arguments)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def build_wheel(source, dist):
+    pip("wheel", "-q", "--no-deps", "--no-index", "--no-build-isolation", "-w", dist, source)
+    (built,) = dist.glob("*.whl")
+    return built
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory):
+    """A copy: a build in place leaves its folders there, and finds those of others."""
+    source = tmp_path_factory.mktemp("source")
+    for name in SOURCES:
+        copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
+        copy(ROOT / name, source / name)
+    (source / "output").mkdir()
+    (source / "output/secret.py").touch()
+    return source
+
+
+@pytest.fixture(scope="module")
+def wheel(source, tmp_path_factory):
+    return build_wheel(source, tmp_path_factory.mktemp("dist"))
+
+
+@pytest.fixture(scope="module")
+def installed(wheel, tmp_path_factory):
+    """A folder to be the PYTHONPATH of a Python that has all but the checkout."""
+    target = tmp_path_factory.mktemp("installed")
+    pip("install", "-q", "--no-deps", "--no-index", "--target", target, wheel)
+    return target
+
+
+def run(installed, folder, *arguments):
+    return subprocess.run(
+        [sys.executable, "-m", "paddleseg_segformer", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(installed)},
+    )
+
+
+def test_wheel_holds_the_package_its_configs_and_tools(wheel):
+    names = set(zipfile.ZipFile(wheel).namelist())
+    package = "paddleseg_segformer/"
+    expected = {package + f"configs/{p.relative_to(ROOT / 'configs')}" for p in yaml_files()}
+    expected |= {package + f"tools/{name}.py" for name in COMMANDS}
+    own = (p.relative_to(ROOT) for p in (ROOT / package).rglob("*") if p.is_file())
+    expected |= {p.as_posix() for p in own if "__pycache__" not in p.parts}
+    assert {name for name in names if ".dist-info/" not in name} == expected
+    assert package + "py.typed" in names
+
+
+def test_sdist_makes_the_same_wheel(wheel, source, tmp_path):
+    code = f"import setuptools.build_meta as b; b.build_sdist({str(tmp_path)!r})"
+    subprocess.run([sys.executable, "-c", code], cwd=source, check=True, capture_output=True)
+    (sdist,) = tmp_path.glob("*.tar.gz")
+    again = build_wheel(sdist, tmp_path)
+    assert zipfile.ZipFile(again).namelist() == zipfile.ZipFile(wheel).namelist()
+
+
+def yaml_files():
+    return (ROOT / "configs").rglob("*.yaml")
+
+
+def test_commands_are_listed(installed, tmp_path):
+    done = run(installed, tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert str(installed / "paddleseg_segformer/configs") in done.stdout
+    for name in COMMANDS:
+        assert f"\n  {name} " in done.stdout
+    done = run(installed, tmp_path, "tain")
+    assert done.returncode == 2 and "tain" in done.stderr and "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("command", ["train", "make_scenes"])
+def test_help_shows_the_command_as_it_was_typed(installed, tmp_path, command):
+    done = run(installed, tmp_path, command, "--help")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith(f"usage: python -m paddleseg_segformer {command} ")
+    assert f"  python -m paddleseg_segformer {command} --" in done.stdout
+
+
+def test_quick_start_in_an_empty_folder(installed, tmp_path):
+    """Data processes included, and a config of the user's own on top of one that is shipped."""
+
+    def done(*arguments):
+        process = run(installed, tmp_path, *arguments)
+        assert process.returncode == 0, process.stderr
+        return process.stdout
+
+    done("make_scenes", "--train", 4, "--val", 2, "--size", 96, 96)
+    (tmp_path / "own.yaml").write_text("_base_: configs/quickstart.yaml\nbatch_size: 2\n")
+    options = ("--device", "cpu", "--iters", 2)
+    done("train", "--config", "own.yaml", "--num_workers", 2, "--save_dir", "run", *options)
+    done("train", "--config", "configs/quickstart.yaml", "--batch_size", 2, *options)
+    for folder in ("run", "output"):
+        assert (tmp_path / folder / "iter_2/model.pdparams").is_file()
+    model = ("--model_path", "output/iter_2/model.pdparams")
+    scores = done("val", "--config", "configs/quickstart.yaml", *model, "--device", "cpu")
+    assert "#Images: 2 mIoU" in scores
+
+
+def test_what_lies_in_the_folder_comes_first(installed, tmp_path):
+    (tmp_path / "configs").mkdir()
+    (tmp_path / "configs/quickstart.yaml").write_text("iters: 3\n")
+    arguments = ("train", "--device", "cpu", "--config")
+    done = run(installed, tmp_path, *arguments, "configs/quickstart.yaml")
+    assert done.returncode == 2 and "batch_size" in done.stderr
+    done = run(installed, tmp_path, *arguments, "configs/absent.yaml")
+    assert done.returncode == 2 and "Traceback" not in done.stderr
+    assert done.stderr.splitlines()[-1].startswith("error: configs/absent.yaml: does not exist")

@@ -1,0 +1,53 @@
+"""The two READMEs say the same: their commands, code, figures and links cannot drift apart."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+
+def read(name):
+    return (ROOT / name).read_text(encoding="utf-8")
+
+
+def code(text):
+    """Language and lines of each block, without comments."""
+    return [
+        (language, re.sub(r"\s*#.*", "", block).split("\n"))
+        for language, block in re.findall(r"^```(\w+)\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+    ]
+
+
+def table_code(text):
+    """The commands and flags in tables, which stand between backticks."""
+    rows = [line for line in text.split("\n") if line.startswith("|")]
+    return [re.findall("`[^`]+`", row) for row in rows]
+
+
+def figures(text):
+    return sorted(re.findall(r"\d+\.\d+|\de-\d|\d+,\d{3}", text))
+
+
+def targets(text):
+    return set(re.findall(r"\]\(([^)]+)\)", text))
+
+
+@pytest.mark.parametrize("part", [code, table_code, figures])
+def test_the_chinese_readme_has_what_the_english_has(part):
+    english, chinese = part(read("README.md")), part(read("README_zh.md"))
+    assert english and chinese == english
+
+
+@pytest.mark.parametrize("name", ["README.md", "README_zh.md", "CONTRIBUTING.md", "CHANGELOG.md"])
+def test_links_lead_to_files(name):
+    for target in targets(read(name)):
+        assert target.startswith("https://") or (ROOT / target).exists(), target
+
+
+def test_the_readmes_link_to_each_other_and_to_the_same_files():
+    english, chinese = targets(read("README.md")), targets(read("README_zh.md"))
+    assert "README_zh.md" in english and "README.md" in chinese
+    local = [{t for t in own if (ROOT / t).exists()} for own in (english, chinese)]
+    assert local[0] - {"README_zh.md"} == local[1] - {"README.md"}
