@@ -54,7 +54,7 @@ def load_config(path: StrPath, opts: Iterable[str] = (), **overrides: float | No
         Config._build_default_checker().apply_all_rules(config)
     except InputError as error:
         text = str(error)
-        named = text.startswith(str(path))  # as errors of reading are, by that file or its base
+        named = text.startswith(file)  # as errors of reading are, by that file or its base
         raise InputError(text if named else f"{path}: {text}") from error.__cause__
     except Exception as error:  # PaddleSeg reports by assert, KeyError and RuntimeError alike
         reason = _one_line(error).rpartition("the error message is: ")[2]
