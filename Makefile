@@ -5,7 +5,7 @@ QUICKSTART := output/quickstart
 CONFIG := configs/quickstart.yaml
 MODEL := $(QUICKSTART)/best_model/model.pdparams
 
-.PHONY: quickstart test lint parity deploy docs kills wheel clean
+.PHONY: quickstart test lint parity deploy coverage docs kills soak wheel clean
 
 # Draws a data set, trains SegFormer-B0 on it, evaluates it, writes pictures. Needs no GPU.
 quickstart: $(VENV)/ready
@@ -39,6 +39,16 @@ deploy: $(VENV)/ready-test
 	$(VENV)/bin/pip install -q -r requirements-onnx.txt -r requirements-browser.txt
 	$(RUN) -m pytest tests/deploy tests/browser tests/docs
 
+# All tests with all optional packages, and which lines and branches they leave out.
+coverage: $(VENV)/ready-test
+	$(VENV)/bin/pip install -q -r requirements-parity.txt -r requirements-onnx.txt \
+		-r requirements-browser.txt
+	mkdir -p build/coverage
+	$(VENV)/bin/coverage erase
+	$(VENV)/bin/coverage run -m pytest
+	$(VENV)/bin/coverage combine -q
+	$(VENV)/bin/coverage report
+
 # The site of README.md, docs/ and the docstrings, in site/. A broken link is an error, but not with
 # --quiet, under which MkDocs counts no warnings.
 docs: $(VENV)/ready-test
@@ -48,6 +58,10 @@ docs: $(VENV)/ready-test
 # Kills a training run at thirty random moments, and compares what comes out.
 kills: $(VENV)/ready-test
 	KILLS=30 $(RUN) -m pytest tests/engine/test_trainer.py -k killed
+
+# Two thousand iterations and ten thousand predictions, and whether memory grows; half an hour.
+soak: $(VENV)/ready
+	$(RUN) tools/soak.py
 
 # The package with its configs and tools, for pip install on other machines, into dist/.
 wheel: $(VENV)/ready
