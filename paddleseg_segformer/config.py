@@ -64,7 +64,7 @@ def load_config(path: StrPath, opts: Iterable[str] = (), **overrides: float | No
 
 
 class _Config(Config):
-    """PaddleSeg's, which finds the configs that come with the package, and names what it reads."""
+    """PaddleSeg's, with files that are found with the package, too, and that errors name."""
 
     @classmethod
     def _parse_from_yaml(cls, path, above=()):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Union
 
@@ -30,8 +31,14 @@ def check_folder(folder: StrPath, flag: str = "--save_dir") -> None:
         ) from error
 
 
+def shipped(name: str) -> Path:
+    """The folder ``configs`` or ``tools``: inside an installed package, beside it in a checkout."""
+    installed = PACKAGE / name
+    return installed if installed.is_dir() else PACKAGE.parent / name
+
+
 @contextlib.contextmanager
-def writing(path, flag="--save_dir"):
+def writing(path: Path, flag: str = "--save_dir") -> Iterator[None]:
     """Within, write a file of a folder that was checked; half a file is not left.
 
     Raises:
@@ -44,9 +51,3 @@ def writing(path, flag="--save_dir"):
         with contextlib.suppress(OSError):
             path.unlink()
         raise RunError(f"{flag}: {path} cannot be written ({error.strerror}).") from error
-
-
-def shipped(name: str) -> Path:
-    """The folder ``configs`` or ``tools``: inside an installed package, beside it in a checkout."""
-    installed = PACKAGE / name
-    return installed if installed.is_dir() else PACKAGE.parent / name

@@ -104,7 +104,7 @@ def test_shipped_configs_are_found_from_any_folder(tmp_path, monkeypatch):
     (tmp_path / "configs").mkdir()
     (tmp_path / "configs/quickstart.yaml").write_text("# nothing\n")
     own.write_text("_base_: configs/quickstart.yaml\n")
-    with pytest.raises(ps.InputError, match=r"own\.yaml: .*quickstart\.yaml: holds no settings"):
+    with pytest.raises(ps.InputError, match=r"quickstart\.yaml: holds no settings"):
         load_config(own)
 
 
