@@ -1,6 +1,10 @@
 """PaddleSeg's data set of one's own images, from file lists."""
 
+from __future__ import annotations
+
 import os
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import paddleseg.transforms.functional as F
@@ -8,6 +12,7 @@ from paddleseg import datasets
 from paddleseg.transforms import Compose
 
 from ..errors import InputError
+from ..folders import StrPath
 from .pairs import read_pair
 
 MODES = ("train", "val", "test")
@@ -37,18 +42,18 @@ class Dataset(datasets.Dataset):
 
     def __init__(
         self,
-        mode,
-        dataset_root,
-        transforms,
-        num_classes,
-        img_channels=3,
-        train_path=None,
-        val_path=None,
-        test_path=None,
-        separator=" ",
-        ignore_index=255,
-        edge=False,
-    ):
+        mode: str,
+        dataset_root: StrPath,
+        transforms: list[Callable[[dict[str, Any]], dict[str, Any]]],
+        num_classes: int,
+        img_channels: int = 3,
+        train_path: StrPath | None = None,
+        val_path: StrPath | None = None,
+        test_path: StrPath | None = None,
+        separator: str = " ",
+        ignore_index: int = 255,
+        edge: bool = False,
+    ) -> None:
         self.mode = mode.lower()
         if self.mode not in MODES:
             raise InputError(f"Dataset: mode is {mode!r}; it must be one of {', '.join(MODES)}.")
