@@ -323,3 +323,11 @@ def test_from_folders_of_pictures_to_a_trained_head(tmp_path):
     for step in steps[:2]:
         done = tool(*step)
         assert done.returncode == 2 and "--force" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_paddle_2_is_refused():
+    tool = "import paddle, runpy; paddle.__version__ = '2.6.2'; runpy.run_path('tools/train.py', "
+    command = [sys.executable, "-c", tool + "run_name='__main__')", "--config", "none.yaml"]
+    run = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    assert run.returncode == 2
+    assert run.stderr.splitlines()[-1].startswith("error: PaddlePaddle 2.6.2: is too old; install")

@@ -3,6 +3,8 @@
 import argparse
 import sys
 
+import paddle
+
 from .. import runtime
 from ..config import load_config
 from ..deploy import RUNTIMES
@@ -142,6 +144,11 @@ def start_model(options):
 def run(main):
     """Run a tool's ``main()``, and exit: 0 done, 2 the input is at fault, 1 anything else."""
     try:
+        if paddle.__version__.startswith(("1.", "2.")):
+            raise InputError(
+                f"PaddlePaddle {paddle.__version__}: is too old; install 3.0 or newer, as with "
+                "pip install 'paddlepaddle>=3.0', or a GPU build."
+            )
         main()
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
