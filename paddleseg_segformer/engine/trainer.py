@@ -52,7 +52,7 @@ def train(config: Config, **options: Any) -> float | None:
         options: Those of ``TrainOptions``.
 
     Returns:
-        The best mIoU; None without ``do_eval``.
+        The best mIoU; None where there was no evaluation.
 
     Raises:
         InputError: The configuration, the data or an option is at fault.
@@ -70,7 +70,7 @@ def train(config: Config, **options: Any) -> float | None:
     if found is not None:
         trainer.resume(*found)
     trainer.run()
-    return trainer.best["miou"] if options.do_eval else None
+    return trainer.best.get("miou") if options.do_eval else None
 
 
 class Trainer:
@@ -346,7 +346,7 @@ class Trainer:
                 checkpoint.write_manifest(folder, {**manifest, **self._progress()})
             except OSError as error:
                 logger.warning("%s cannot be written (%s)", folder, error.strerror)
-        if self.best:
+        if "miou" in self.best:
             logger.info(
                 "[EVAL] The best mIoU so far is %.4f, at iteration %d, in %s",
                 self.best["miou"],
