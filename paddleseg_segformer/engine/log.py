@@ -1,4 +1,4 @@
-"""What a run tells: log lines, progress, VisualDL."""
+"""What a run tells while it lasts: log lines, progress."""
 
 import logging
 import os
