@@ -1,4 +1,4 @@
-"""Folders to write to, and those that come with the package."""
+"""Folders and files to write to, and folders that come with the package."""
 
 from __future__ import annotations
 
@@ -51,3 +51,30 @@ def writing(path: Path, flag: str = "--save_dir") -> Iterator[None]:
         with contextlib.suppress(OSError):
             path.unlink()
         raise RunError(f"{flag}: {path} cannot be written ({error.strerror}).") from error
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Write a file that is there whole or as it was, whenever the process or machine stops.
+
+    Raises:
+        OSError: It cannot be written, and is as it was.
+    """
+    partial = path.with_name(path.name + ".partial")
+    try:
+        partial.write_bytes(content)
+        synchronise(partial)
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+    synchronise(path.parent)
+
+
+def synchronise(path: Path) -> None:
+    """Wait until a file or a folder's list of files is on the disk."""
+    if os.name == "nt":  # which cannot do it by a descriptor for reading
+        return
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -63,7 +63,7 @@ class Process:
             environment.pop("OMP_NUM_THREADS", None)
         if threads:
             environment["OMP_NUM_THREADS"] = str(threads)
-        command = [sys.executable, str(Path(__file__).with_name("contenders.py"))]
+        command = [sys.executable, str(Path(__file__).with_name("contend.py"))]
         self.name, self.seconds = name, []
         self.errors = tempfile.TemporaryFile("w+")  # noqa: SIM115 (open as long as the process)
         self.process = subprocess.Popen(

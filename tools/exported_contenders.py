@@ -1,4 +1,4 @@
-"""Contenders of benchmark.py that run as exported graphs, or compiled; see contenders.py."""
+"""Contenders of benchmark.py that run as exported graphs, or compiled."""
 
 import tempfile
 from pathlib import Path

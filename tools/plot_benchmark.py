@@ -3,7 +3,6 @@
 sizes: time and memory against image size. models: multiply-accumulates against published mIoU.
 """
 
-import argparse
 import json
 from pathlib import Path
 
@@ -14,9 +13,7 @@ PUBLISHED = {"B0": 37.4, "B1": 42.2, "B2": 46.5, "B3": 49.4, "B4": 50.3, "B5": 5
 
 
 def parse_args():
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = cli.plain_parser(__doc__, "sizes size_*.json --output docs/sizes.png")
     parser.add_argument("plot", choices=("sizes", "models"))
     parser.add_argument("reports", nargs="+", metavar="JSON", help="files of benchmark.py infer")
     parser.add_argument("--output", required=True, metavar="PNG")

@@ -1,10 +1,9 @@
 """Try every model of PaddleSeg: build it, train it for three iterations, evaluate it.
 
 Each with a backbone of its own, as in tools/paddleseg_models.yaml, and with MiT-B0, as in
-configs/paddleseg/. Prints the table of docs/paddleseg_models.md.
+configs/paddleseg/. Prints the table of docs/paddleseg.md.
 """
 
-import argparse
 import multiprocessing
 import os
 import tempfile
@@ -29,11 +28,7 @@ STEPS = ("builds", "trains", "evaluates")
 
 
 def main():
-    parser = argparse.ArgumentParser(
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        epilog="Example: python tools/survey_models.py --dataset_root data/ADEChallengeData2016",
-    )
+    parser = cli.plain_parser(__doc__, "--dataset_root data/ADEChallengeData2016")
     parser.add_argument(
         "--dataset_root", default="data/scenes", help="images in ADE20K's layout to try with"
     )

@@ -83,20 +83,7 @@ def export(
     if product.output_op is not None:
         raise InputError(f"{model_path}: is an exported graph already; give a checkpoint.")
     outside, inside = _split(product.config, with_normalize)
-    deploy = {
-        "model": "model.json",
-        "params": "model.pdiparams",
-        "transforms": outside,
-        "input_shape": shape,
-        "output_op": output_op,
-        "output_dtype": "int32" if output_op == "argmax" else "float32",
-    }
-    description = yaml.safe_dump(
-        {"Deploy": deploy, "classes": product.classes, "palette": product.palette.tolist()},
-        allow_unicode=True,
-        default_flow_style=None,
-        sort_keys=False,
-    )
+    description = _describe(product, outside, shape, output_op)
     model = load_model(product.config, product.weights)
     graph = Graph(model, output_op, inside)
     image = _network_input(image_path, outside, shape)
@@ -131,6 +118,24 @@ def export(
     return agreement
 
 
+def _describe(product, transforms, shape, output_op):
+    """The text of ``deploy.yaml``."""
+    deploy = {
+        "model": "model.json",
+        "params": "model.pdiparams",
+        "transforms": transforms,
+        "input_shape": shape,
+        "output_op": output_op,
+        "output_dtype": "int32" if output_op == "argmax" else "float32",
+    }
+    return yaml.safe_dump(
+        {"Deploy": deploy, "classes": product.classes, "palette": product.palette.tolist()},
+        allow_unicode=True,
+        default_flow_style=None,
+        sort_keys=False,
+    )
+
+
 def _split(config, with_normalize):
     """The transforms outside of the graph, and the Normalize that goes into it, or None."""
     options = config.val_dataset_cfg["transforms"]
@@ -143,13 +148,13 @@ def _split(config, with_normalize):
 
 
 def _network_input(image_path, transforms, shape):
-    """An image as the graph takes it: float array ``[N, 3, H, W]``."""
+    """An image as the graph takes it: float32 array ``[1, 3, H, W]``."""
     components = build(config_of({"num_classes": 1}, transforms), "val_transforms")[0]
     sample = {"img": read_image(image_path).astype("float32"), "trans_info": []}
     image = Compose(components)(sample)["img"].astype("float32")
     if -1 not in shape[2:]:
         image = cv2.resize(image.transpose(1, 2, 0), shape[:1:-1]).transpose(2, 0, 1)
-    return np.repeat(image[None], max(shape[0], 1), axis=0)
+    return np.ascontiguousarray(image[None])
 
 
 @paddle.no_grad()

@@ -2,7 +2,6 @@
 
 import base64
 import io
-import os
 from datetime import datetime
 from pathlib import Path
 from typing import NamedTuple
@@ -14,6 +13,7 @@ from PIL import Image
 from .. import runtime
 from ..data.images import read_image
 from ..errors import RunError
+from ..folders import write_whole
 from .visualise import colour_table
 
 PAGE = "report.html"
@@ -90,7 +90,7 @@ def write_report(folder, figures, worst, best, palette, about):
         for old in (p for kind in galleries for p in Path(folder).glob(f"{kind}_[0-9]*_*.*")):
             old.unlink()  # of an earlier page, which may have shown more
         for name, content in contents.items():
-            _write(Path(folder) / name, content)
+            write_whole(Path(folder) / name, content)
     except OSError as error:
         raise RunError(f"--report {folder}: cannot be written ({error.strerror}).") from error
     return Path(folder) / PAGE
@@ -221,13 +221,3 @@ def _render(**values):
     environment.filters["score"] = lambda value: "n/a" if value is None else f"{value:.4f}"
     environment.filters["percent"] = lambda value: f"{value:.2%}"
     return environment.get_template(PAGE).render(**values).encode()
-
-
-def _write(path, content):
-    """Write a file that is there whole or not at all."""
-    partial = path.with_name(path.name + ".partial")
-    try:
-        partial.write_bytes(content)
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)

@@ -149,7 +149,7 @@ def create_app(predictor, limits=Limits(), names=None):
     """
     app = Flask(__name__, static_folder=None, template_folder=".")
     app.request_class = InMemoryRequest
-    model = app.extensions["model"] = OneAtATime(predictor, limits)
+    model = app.extensions["model"] = SharedModel(predictor, limits)
 
     @app.before_request
     def check_sender():
@@ -217,7 +217,7 @@ class BusyError(Exception):
     """There is no place for another image, or its turn did not come."""
 
 
-class OneAtATime:
+class SharedModel:
     """A model that several threads share, each waiting for its turn.
 
     One thread does all the work: Paddle's settings and its operators' threads belong to the thread

@@ -18,6 +18,7 @@ import paddle
 
 from ..deploy.product import MANIFEST
 from ..errors import InputError, RunError
+from ..folders import synchronise, write_whole
 from ..weights import read_dictionary
 from .log import logger
 
@@ -98,12 +99,7 @@ def write_manifest(folder, manifest):
 
 
 def _write_json(path, content):
-    """Write a file that is whole or not there, whenever the process is killed."""
-    written = path.with_name(path.name + PARTIAL)
-    written.write_text(json.dumps(content, indent=1), encoding="utf-8")
-    _synchronise(written)
-    written.replace(path)
-    _synchronise(path.parent)
+    write_whole(path, json.dumps(content, indent=1).encode())
 
 
 def _room(folder):
@@ -296,7 +292,7 @@ def _replace(partial, folder):
     if folder.exists():
         folder.rename(replaced)
     partial.rename(folder)
-    _synchronise(folder.parent)
+    synchronise(folder.parent)
     shutil.rmtree(replaced, ignore_errors=True)
 
 
@@ -329,7 +325,7 @@ def _checksum(manifest):
 
 
 def _describe(path):
-    _synchronise(path)
+    synchronise(path)
     return {"bytes": path.stat().st_size, "sha256": _digest(path)}
 
 
@@ -339,17 +335,6 @@ def _digest(path):
         while chunk := file.read(1 << 20):
             digest.update(chunk)
     return digest.hexdigest()
-
-
-def _synchronise(path):
-    """Wait until a file or a folder's list of files is on the disk."""
-    if os.name == "nt":  # which cannot do it by a descriptor for reading
-        return
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _rename_parameters(state, saved_names, model):

@@ -56,7 +56,7 @@ def validate(
 
     Raises:
         InputError: The input is at fault, or there is no writing where figures or page should go.
-        RunError: The page cannot be written after all.
+        RunError: Figures or page cannot be written after all.
     """
     if "val_dataset" not in config.dic:
         raise InputError("val_dataset: is missing in the config, so there is nothing to score on.")

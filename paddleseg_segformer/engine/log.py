@@ -1,12 +1,15 @@
-"""What a run tells: log lines, progress, VisualDL."""
+"""What a run tells while it lasts: log lines, progress."""
 
 import logging
+import os
 import sys
 import time
+from contextlib import contextmanager
 from datetime import timedelta
 
 import paddleseg.utils.logger
 from tqdm import tqdm
+from tqdm.contrib.logging import logging_redirect_tqdm
 
 from .distributed import rank
 
@@ -38,6 +41,22 @@ def progress(iterable, total, description):
             last = now
             eta = eta_text((now - start) / done * (total - done))
             logger.info("%s: %d/%d | ETA %s", description, done, total, eta)
+
+
+@contextmanager
+def training_bar(iters, done):
+    """Within, a bar below the log: on a terminal alone, of the first process; else disabled.
+
+    Args:
+        iters: Where it ends.
+        done: Where it begins.
+    """
+    streams = (sys.stdout, sys.stderr)
+    seen = all(s.isatty() and os.get_terminal_size(s.fileno()).columns for s in streams)
+    hidden = rank() != 0 or not seen
+    bar = tqdm(desc="train", total=iters, initial=done, disable=hidden, dynamic_ncols=True)
+    with logging_redirect_tqdm([logger]), bar:
+        yield bar
 
 
 def eta_text(seconds):

@@ -1,7 +1,6 @@
 """What a run leaves to look at: train.jsonl, VisualDL's scalars and pictures, curves.png."""
 
 import json
-import os
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -10,6 +9,7 @@ import numpy as np
 
 from ..data import palette
 from ..deploy.visualise import overlay
+from ..folders import write_whole
 from .log import logger
 
 LINES, CURVES, EXAMPLES = "train.jsonl", "curves.png", "examples.jpg"
@@ -38,10 +38,8 @@ class Record:
             for line in read_lines(save_dir)
             if line["iteration"] <= (evaluated if line["kind"].endswith("eval") else iteration)
         ]
-        rewritten = self.save_dir / (LINES + ".partial")
-        with open(rewritten, "w", encoding="utf-8") as file:
-            file.writelines(json.dumps(line) + "\n" for line in lines)
-        os.replace(rewritten, self.save_dir / LINES)
+        text = "".join(json.dumps(line) + "\n" for line in lines)
+        write_whole(self.save_dir / LINES, text.encode())
         self._file = open(self.save_dir / LINES, "a", encoding="utf-8")  # noqa: SIM115
         self._writer = None
         if use_vdl:

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-import os
 import signal
-import sys
 import time
 from itertools import chain
 from pathlib import Path
@@ -15,8 +13,6 @@ from typing import Any
 import paddle
 from paddleseg.cvlibs import Config
 from paddleseg.utils import init_ema_params
-from tqdm import tqdm
-from tqdm.contrib.logging import logging_redirect_tqdm
 
 from ..config import build, settings
 from ..data import class_names, palette
@@ -27,7 +23,7 @@ from ..runtime import versions
 from . import checkpoint, distributed, preflight, resume
 from .evaluator import evaluate, log_scores
 from .loader import SampleReader, TrainSampler, train_batches
-from .log import eta_text, logger
+from .log import eta_text, logger, training_bar
 from .meter import Meter
 from .optimizer import group_rates, set_up_parameters
 from .options import TrainOptions
@@ -52,7 +48,7 @@ def train(config: Config, **options: Any) -> float | None:
         options: Those of ``TrainOptions``.
 
     Returns:
-        The best mIoU; None without ``do_eval``.
+        The best mIoU; None where there was no evaluation.
 
     Raises:
         InputError: The configuration, the data or an option is at fault.
@@ -70,7 +66,7 @@ def train(config: Config, **options: Any) -> float | None:
     if found is not None:
         trainer.resume(*found)
     trainer.run()
-    return trainer.best["miou"] if options.do_eval else None
+    return trainer.best.get("miou") if options.do_eval else None
 
 
 class Trainer:
@@ -173,7 +169,7 @@ class Trainer:
             self.save_dir,
         )
         try:
-            with StopSignal() as stop, logging_redirect_tqdm([logger]), self._bar() as bar:
+            with StopSignal() as stop, training_bar(self.config.iters, self.iteration) as bar:
                 if self._at_save_point() and self.evaluated != self.iteration:
                     self.evaluate(stop)  # a run that was stopped had saved, but not evaluated
                 self._iterate(stop, bar)
@@ -183,17 +179,6 @@ class Trainer:
         self._sum_up()
         for error in self.unsaved.values():
             raise error
-
-    def _bar(self):
-        streams = (sys.stdout, sys.stderr)
-        seen = all(s.isatty() and os.get_terminal_size(s.fileno()).columns for s in streams)
-        return tqdm(
-            desc="train",
-            total=self.config.iters,
-            initial=self.iteration,
-            disable=distributed.rank() != 0 or not seen,
-            dynamic_ncols=True,
-        )
 
     def _at_save_point(self):
         at_interval = self.iteration % self.options.save_interval == 0
@@ -346,7 +331,7 @@ class Trainer:
                 checkpoint.write_manifest(folder, {**manifest, **self._progress()})
             except OSError as error:
                 logger.warning("%s cannot be written (%s)", folder, error.strerror)
-        if self.best:
+        if "miou" in self.best:
             logger.info(
                 "[EVAL] The best mIoU so far is %.4f, at iteration %d, in %s",
                 self.best["miou"],

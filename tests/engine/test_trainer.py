@@ -310,9 +310,17 @@ def test_a_best_model_that_cannot_be_written_is_none(config, tmp_path, monkeypat
     save = checkpoint.save
     monkeypatch.setattr(checkpoint, "save", full)
     config.dic["iters"] = 4
-    run(config, tmp_path, do_eval=True, use_ema=False)
+    run(config, tmp_path, do_eval=True)
     best = checkpoint.verify(tmp_path / "best_model")["best"]
-    assert best["iteration"] == 4
+    assert best["iteration"] == 4 and best["ema_iteration"] == 2
+
+
+def test_a_run_that_evaluates_nothing_has_no_best(config, tmp_path):
+    """Begun where another one had ended, and been evaluated."""
+    config.dic["iters"] = 2
+    done = run(config, tmp_path / "done", do_eval=True, use_ema=False)
+    options = {"resume_model": str(done), "do_eval": True, "accumulate": 2}
+    assert train(config, save_dir=str(tmp_path / "own"), **options) is None
 
 
 def test_a_run_whose_last_checkpoint_cannot_be_written_fails(config, tmp_path, monkeypatch):
