@@ -93,6 +93,18 @@ def test_arithmetic_is_paddles_own_again_afterwards():
         floats * integers
 
 
+def test_arithmetic_stays_mended_until_the_last_thread_leaves():
+    floats, integers = paddle.ones([2]), paddle.ones([2], dtype="int64")
+    first, second = mends.mixed_arithmetic(), mends.mixed_arithmetic()
+    first.__enter__()
+    second.__enter__()  # as of another thread
+    first.__exit__(None, None, None)
+    assert (integers * floats).tolist() == [1, 1]
+    second.__exit__(None, None, None)
+    with pytest.raises(TypeError, match="Type promotion"):
+        floats * integers
+
+
 def test_areas_are_counted_without_ignored_pixels():
     label = paddle.to_tensor([[[0, 0, 1], [1, 2, 255]]])
     pred = paddle.to_tensor([[[[0, 1, 1], [2, 2, 0]]]])
