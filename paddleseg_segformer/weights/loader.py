@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Union
 
 import numpy as np
+import paddle
 from paddle import nn
 
 from ..errors import InputError
@@ -159,7 +160,7 @@ def load_weights(model: nn.Layer, source: Source, strict: bool = True) -> Loaded
     if not fitting or (strict and (misfits or unexpected)):
         raise InputError(_misfit(checkpoint, tell_architecture(target), misfits, unexpected))
     for name, value in fitting.items():
-        target[name].set_value(value.astype(target[name].numpy().dtype))
+        target[name].set_value(paddle.to_tensor(value, dtype=target[name].dtype))
     _warn_of_epsilon(model, checkpoint)
     if other_classes:
         logger.warning(
