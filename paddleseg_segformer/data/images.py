@@ -1,5 +1,6 @@
 """Reading images of any kind as training reads them."""
 
+import contextlib
 from io import BytesIO
 
 import cv2
@@ -20,7 +21,7 @@ def read_image(path):
     Raises:
         InputError: It is missing or no image.
     """
-    return _or_by_pillow(cv2.imread(str(path), cv2.IMREAD_COLOR), path, path)
+    return _or_by_pillow(lambda: cv2.imread(str(path), cv2.IMREAD_COLOR), path, path)
 
 
 def decode_image(data, name="image"):
@@ -36,15 +37,17 @@ def decode_image(data, name="image"):
     Raises:
         InputError: It is no image.
     """
-    image = cv2.imdecode(np.frombuffer(data, dtype="uint8"), cv2.IMREAD_COLOR)
-    return _or_by_pillow(image, BytesIO(data), name)
+    array = np.frombuffer(data, dtype="uint8")
+    return _or_by_pillow(lambda: cv2.imdecode(array, cv2.IMREAD_COLOR), BytesIO(data), name)
 
 
-def _or_by_pillow(image, file, name):
-    """What OpenCV made of a file, or Pillow makes of it where that is None."""
-    if image is not None:
-        return image
+def _or_by_pillow(read, file, name):
+    """What OpenCV makes of a file, or Pillow where that is nothing."""
     try:
+        with contextlib.suppress(cv2.error):  # of too many pixels, which Pillow says better
+            image = read()
+            if image is not None:
+                return image
         with Image.open(file) as picture:
             return from_pillow(picture)
     except Exception as error:  # of damaged files Pillow raises many kinds
