@@ -104,14 +104,14 @@ def read_weights(source: Source, names: Container[str] = ()) -> Checkpoint:
 
 
 def _checked(source, name, value):
-    """A tensor's numbers: finite, and no longer in Paddle's guise of bfloat16."""
+    """A tensor's numbers: finite, in native byte order, not in Paddle's guise of bfloat16."""
     if value.dtype == np.uint16:
         value = bfloat16_to_float32(value)
     if value.dtype.kind not in "biuf":
         raise InputError(f"{source}: {name} holds no numbers.")
     if value.dtype.kind == "f" and not np.isfinite(value).all():
         raise InputError(f"{source}: {name} has NaN or infinite values; use another checkpoint.")
-    return value
+    return value.astype(value.dtype.newbyteorder("="), copy=False)
 
 
 def _converted(name, source_format, state):

@@ -162,6 +162,13 @@ def test_half_precision_becomes_float32():
         np.testing.assert_array_equal(value, arrays(source)[key].astype("float16"))
 
 
+def test_the_other_byte_order():
+    source, target = ps.MixVisionTransformer_B0(), ps.MixVisionTransformer_B0()
+    ps.load_weights(target, {key: value.astype(">f4") for key, value in arrays(source).items()})
+    for name, value in arrays(source).items():
+        np.testing.assert_array_equal(arrays(target)[name], value, err_msg=name)
+
+
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 def test_a_model_of_half_precision_keeps_it(dtype):
     source, target = ps.MixVisionTransformer_B0(), ps.MixVisionTransformer_B0()
