@@ -64,9 +64,9 @@ def _kind(tensor):
 class MixedArithmetic:
     """A loss or a model that calculates with tensors of floats and of integers."""
 
-    def forward(self, *args):
+    def forward(self, *args, **kwargs):
         with mixed_arithmetic():
-            return super().forward(*args)
+            return super().forward(*args, **kwargs)
 
 
 class DistillCrossEntropyLoss(MixedArithmetic, losses.DistillCrossEntropyLoss):

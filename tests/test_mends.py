@@ -79,7 +79,7 @@ def test_models_run(name):
     indices = {"DecoupledSegNet": (0, 3), "SFNet": (0, 1, 2, 3)}[name]
     model = MODELS[name](num_classes=5, backbone=backbone, backbone_indices=indices)
     model.eval()
-    (logits,) = model(paddle.zeros([1, 3, 64, 96]))[:1]
+    (logits,) = model(x=paddle.zeros([1, 3, 64, 96]))[:1]
     assert logits.shape == [1, 5, 64, 96]
     assert np.isfinite(logits.numpy()).all()
 
