@@ -7,6 +7,7 @@ Of its cross-entropy ``models.CrossEntropyLoss`` takes the place.
 import contextlib
 import functools
 import sys
+import threading
 import types
 
 import paddle
@@ -16,6 +17,9 @@ from paddleseg.utils import metrics
 
 ARITHMETIC = ("add", "radd", "sub", "rsub", "mul", "rmul", "truediv", "rtruediv")
 
+_originals, _inside = {}, 0  # of mixed_arithmetic: Paddle's operators, and how many calculate
+_lock = threading.Lock()
+
 
 @contextlib.contextmanager
 def mixed_arithmetic():
@@ -23,17 +27,24 @@ def mixed_arithmetic():
 
     Paddle 3 raises "Type promotion only support calculations between floating-point numbers";
     Paddle 2 cast the right one to the left one's kind, which where that was the integer lost the
-    gradient, in ``RelaxBoundaryLoss``.
+    gradient, in ``RelaxBoundaryLoss``. All threads share the operators: the last to leave restores
+    them.
     """
-    names = [f"__{operator}__" for operator in ARITHMETIC]
-    originals = {name: getattr(paddle.Tensor, name) for name in names}
-    for name, original in originals.items():
-        setattr(paddle.Tensor, name, _casting(original))
+    global _inside
+    with _lock:
+        _inside += 1
+        if _inside == 1:
+            for name in (f"__{operator}__" for operator in ARITHMETIC):
+                _originals[name] = getattr(paddle.Tensor, name)
+                setattr(paddle.Tensor, name, _casting(_originals[name]))
     try:
         yield
     finally:
-        for name, original in originals.items():
-            setattr(paddle.Tensor, name, original)
+        with _lock:
+            _inside -= 1
+            if _inside == 0:
+                for name, original in _originals.items():
+                    setattr(paddle.Tensor, name, original)
 
 
 def _casting(original):
@@ -53,9 +64,9 @@ def _kind(tensor):
 class MixedArithmetic:
     """A loss or a model that calculates with tensors of floats and of integers."""
 
-    def forward(self, *args):
+    def forward(self, *args, **kwargs):
         with mixed_arithmetic():
-            return super().forward(*args)
+            return super().forward(*args, **kwargs)
 
 
 class DistillCrossEntropyLoss(MixedArithmetic, losses.DistillCrossEntropyLoss):

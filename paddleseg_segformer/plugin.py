@@ -7,6 +7,7 @@ With nothing changed in a checkout of PaddleSeg::
 or with ``import paddleseg_segformer.plugin`` as the first line of a script.
 """
 
+import os
 import runpy
 import sys
 
@@ -18,4 +19,5 @@ if __name__ == "__main__":
     if len(sys.argv) < 2:
         sys.exit(f"usage: python -m {__spec__.name} SCRIPT [ARGUMENTS]")
     del sys.argv[0]
+    sys.path.insert(0, os.path.dirname(os.path.abspath(sys.argv[0])))  # as Python itself does
     runpy.run_path(sys.argv[0], run_name="__main__")

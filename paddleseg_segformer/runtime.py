@@ -109,9 +109,9 @@ def parallel_map(function: Callable[[Any], Any], items: Iterable[Any]) -> list[A
 
 
 def _after_fork():
-    """A forked child has none of the pool's threads: it works alone."""
-    global _threads
-    _threads = 1
+    """A forked child has none of the pool's threads: it works alone, until it is tuned itself."""
+    global _threads, _pool
+    _threads, _pool = 1, None
 
 
 if hasattr(os, "register_at_fork"):

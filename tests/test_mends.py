@@ -79,7 +79,7 @@ def test_models_run(name):
     indices = {"DecoupledSegNet": (0, 3), "SFNet": (0, 1, 2, 3)}[name]
     model = MODELS[name](num_classes=5, backbone=backbone, backbone_indices=indices)
     model.eval()
-    (logits,) = model(paddle.zeros([1, 3, 64, 96]))[:1]
+    (logits,) = model(x=paddle.zeros([1, 3, 64, 96]))[:1]
     assert logits.shape == [1, 5, 64, 96]
     assert np.isfinite(logits.numpy()).all()
 
@@ -89,6 +89,18 @@ def test_arithmetic_is_paddles_own_again_afterwards():
     with mends.mixed_arithmetic():
         assert (integers * floats / 2).tolist() == [0.5, 0.5]
         assert (paddle.to_tensor([True, False]) + integers).tolist() == [2, 1]
+    with pytest.raises(TypeError, match="Type promotion"):
+        floats * integers
+
+
+def test_arithmetic_stays_mended_until_the_last_thread_leaves():
+    floats, integers = paddle.ones([2]), paddle.ones([2], dtype="int64")
+    first, second = mends.mixed_arithmetic(), mends.mixed_arithmetic()
+    first.__enter__()
+    second.__enter__()  # as of another thread
+    first.__exit__(None, None, None)
+    assert (integers * floats).tolist() == [1, 1]
+    second.__exit__(None, None, None)
     with pytest.raises(TypeError, match="Type promotion"):
         floats * integers
 

@@ -13,6 +13,7 @@ from paddleseg_segformer.engine import validate
 # What PaddleSeg's tools/train.py does, in brief.
 SCRIPT = """
 import sys
+import beside  # a file of the script's folder
 from paddleseg.core import evaluate, train
 from paddleseg.cvlibs import Config, SegBuilder
 
@@ -49,8 +50,11 @@ def test_paddleseg_trains_and_evaluates_as_we_do(tmp_path):
     }
     path = tmp_path / "config.yml"
     path.write_text(yaml.safe_dump(config))
-    (tmp_path / "script.py").write_text(SCRIPT)
-    command = [sys.executable, "-m", "paddleseg_segformer.plugin", "script.py", path, "output"]
+    (tmp_path / "tools").mkdir()
+    (tmp_path / "tools/script.py").write_text(SCRIPT)
+    (tmp_path / "tools/beside.py").touch()
+    script = [sys.executable, "-m", "paddleseg_segformer.plugin", "tools/script.py"]
+    command = [*script, path, "output"]
     run = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
     assert run.returncode == 0, run.stderr
     assert re.search(r"\[TRAIN\] epoch: 1, iter: 2/2, loss: \d", run.stdout)

@@ -28,6 +28,18 @@ PROGRAMS = {
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
         print("done")
     """,
+    "a forked child that tunes itself": """
+        import os, signal
+        runtime.parallel_map(lambda i: i, range(20))
+        child = os.fork()
+        if child == 0:
+            signal.alarm(30)
+            runtime.tune_cpu()
+            assert runtime.parallelism() == 3
+            os._exit(7 if runtime.parallel_map(lambda i: i, range(5)) == list(range(5)) else 1)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
+        print("done")
+    """,
 }
 
 

@@ -35,10 +35,14 @@ def read_labels(path):
         The names, and a list with a colour ``[red, green, blue]`` or None for each.
 
     Raises:
-        InputError: A colour is none.
+        InputError: A colour is none, or the file is not UTF-8.
     """
     names, colours = [], []
-    for line in Path(path).read_text(encoding="utf-8-sig").splitlines():
+    try:
+        text = Path(path).read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: is not UTF-8 ({error}); save it as such.") from error
+    for line in text.splitlines():
         if not line.strip():
             continue
         name, *colour = NAME_AND_COLOUR.fullmatch(line).groups()
@@ -65,7 +69,7 @@ def class_names(dataset):
 
 
 def palette(dataset):
-    """A uint8 array ``[classes, 3]`` of RGB colours.
+    """A uint8 array ``[256, 3]`` of RGB colours, or one of a ``PALETTE``'s length.
 
     They come from the ``PALETTE`` of the data set or its class, else they are PaddleSeg's 256, but
     for those that the ``labels.txt`` in its folder gives.

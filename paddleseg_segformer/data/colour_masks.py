@@ -7,7 +7,7 @@ from PIL import Image
 
 from ..errors import InputError
 from .classes import read_labels
-from .lists import MASKS
+from .lists import MASKS, find_files
 
 IGNORED = 255
 PLACES = np.array([1 << 16, 1 << 8, 1])  # make a colour one number
@@ -27,17 +27,17 @@ def convert_colour_masks(root, coloured, target, ignore_others=False, force=Fals
         The number of masks.
 
     Raises:
-        InputError: A class has no colour or another's, a mask is unreadable or has a colour of no
-            class, there is none, or ``target`` holds files.
+        InputError: A class has no colour or another's, there are more than 255, a mask is
+            unreadable or has a colour of no class, there is none, or ``target`` holds files.
     """
     root = Path(root)
     folder, target = root / coloured, root / target
     colours = _colours(root / "labels.txt")
-    masks = sorted(path for path in folder.rglob("*") if path.suffix.lower() in MASKS)
-    if not masks:
-        raise InputError(f"{folder}: holds no mask, a file of type {', '.join(MASKS)}.")
     if target.resolve() == folder.resolve():
         raise InputError(f"{target}: holds the masks of colours; name another folder.")
+    masks = [path for path in find_files(folder, MASKS) if target not in path.parents]
+    if not masks:
+        raise InputError(f"{folder}: holds no mask, a file of type {', '.join(MASKS)}.")
     if target.exists() and any(target.iterdir()) and not force:
         raise InputError(f"{target}: holds files; --force replaces those of the same name.")
     index = np.full(1 << 24, len(colours), dtype="int16")  # of each colour there is
@@ -74,6 +74,8 @@ def _colours(labels):
         raise InputError(f"{labels}: {first} has no colour; write name R G B.")
     if len({*map(tuple, colours)}) < len(colours):
         raise InputError(f"{labels}: two classes have the same colour; give each its own.")
+    if len(names) > IGNORED:
+        raise InputError(f"{labels}: has {len(names)} classes; a mask of 8 bits holds up to 255.")
     return np.array(colours)
 
 

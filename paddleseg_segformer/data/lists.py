@@ -1,6 +1,7 @@
 """File lists, as PaddleSeg's ``Dataset`` reads them, of a folder of images and one of masks."""
 
 import logging
+import os
 import random
 from pathlib import Path
 
@@ -88,19 +89,28 @@ def _find(root, folder, types, postfix):
     if not (root / folder).is_dir():
         raise InputError(f"{root / folder}: no such folder; name folders inside {root}.")
     found = {}
-    for path in sorted((root / folder).rglob("*")):
-        inside = path.relative_to(root / folder)
-        hidden = any(part.startswith(".") for part in inside.parts)
-        if hidden or path.suffix.lower() not in types or not path.stem.endswith(postfix):
+    for path in find_files(root / folder, types):
+        if not path.stem.endswith(postfix):
             continue
+        inside = path.relative_to(root / folder)
         name = inside.with_name(path.stem[: len(path.stem) - len(postfix)] or path.stem).as_posix()
         if name in found:
             raise InputError(
                 f"{path}: has the same name as {root / found[name]}; leave one of them in the "
                 "folder, or tell them apart with --postfix."
             )
-        found[name] = path.relative_to(root).as_posix()
+        found[name] = Path(os.path.relpath(path, root)).as_posix()
     return found
+
+
+def find_files(folder, types):
+    """The files of some types in a folder and those below it, sorted; none that is hidden."""
+    return [
+        path
+        for path in sorted(folder.rglob("*"))
+        if path.suffix.lower() in types
+        and not any(part.startswith(".") for part in path.relative_to(folder).parts)
+    ]
 
 
 def _words(values):

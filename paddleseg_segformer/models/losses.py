@@ -71,8 +71,9 @@ class CrossEntropyLoss(nn.Layer):
             Tensor without dimensions, float32 (float64 of float64 logits).
 
         Raises:
-            ValueError: The number of class weights is not the number of classes, or a label is
-                neither a class nor ``ignore_index``.
+            ValueError: The number of class weights is not the number of classes.
+            ValueError, IndexError: A label is neither a class nor ``ignore_index``; the latter
+                with class weights, or where only the hardest pixels count.
         """
         if self.data_format != "NCHW":
             logit = logit.transpose([0, logit.ndim - 1, *range(1, logit.ndim - 1)])

@@ -19,7 +19,9 @@ def scale_samples(x, factors):
     Returns:
         Float tensor of x's shape.
     """
-    return _ScaleSamples.apply(x, factors) if x.place.is_cpu_place() else x * factors
+    if not paddle.in_dynamic_mode() or not x.place.is_cpu_place():
+        return x * factors
+    return _ScaleSamples.apply(x, factors)
 
 
 class _ScaleSamples(PyLayer):

@@ -70,10 +70,9 @@ def _file_of(path):
             return path / name
     candidates = [path / name for name in _FOLDER_FILES if (path / name).is_file()]
     if len(candidates) != 1:
-        found = " and ".join(candidate.name for candidate in candidates) or "neither"
-        raise InputError(
-            f"{path}: holds {found} of {' and '.join(_FOLDER_FILES)}; name the file to load."
-        )
+        found = " and ".join(candidate.name for candidate in candidates) or "none"
+        names = ", ".join((*_PADDLE_FILES, *_FOLDER_FILES))
+        raise InputError(f"{path}: holds {found} of {names}; name the file to load.")
     return candidates[0]
 
 

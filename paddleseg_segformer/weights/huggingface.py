@@ -1,27 +1,22 @@
 """Hugging Face transformers' SegFormer, for segmentation and for image classification."""
 
-from .naming import BATCH_NORM, join_key_value, rename, transpose_linears
+from .naming import BATCH_NORM, join_key_value, of_stages, rename, transpose_linears
 
 NAME = "huggingface"
 EPSILON = 1e-5
 
 # Files of save_pretrained have the first name of each pair; since version 5, the model's own
 # state_dict(), and so a torch.save of it, has the second.
-_STAGES = tuple(
-    rule
-    for i in range(4)
-    for rule in (
-        (rf"^(segformer\.)?encoder\.patch_embeddings\.{i}\.", f"backbone.patch_embed{i + 1}."),
-        (rf"^(segformer\.)?stages\.{i}\.patch_embeddings\.", f"backbone.patch_embed{i + 1}."),
-        (rf"^(segformer\.)?encoder\.block\.{i}\.", f"backbone.block{i + 1}."),
-        (rf"^(segformer\.)?stages\.{i}\.blocks\.", f"backbone.block{i + 1}."),
-        (rf"^(segformer\.)?encoder\.layer_norm\.{i}\.", f"backbone.norm{i + 1}."),
-        (rf"^(segformer\.)?stages\.{i}\.layer_norm\.", f"backbone.norm{i + 1}."),
-        (rf"^decode_head\.linear_(c|projections)\.{i}\.", f"linear_c{i + 1}."),
-    )
-)
 _RULES = (
-    *_STAGES,
+    *of_stages(
+        (r"^(segformer\.)?encoder\.patch_embeddings\.{}\.", "backbone.patch_embed{}."),
+        (r"^(segformer\.)?stages\.{}\.patch_embeddings\.", "backbone.patch_embed{}."),
+        (r"^(segformer\.)?encoder\.block\.{}\.", "backbone.block{}."),
+        (r"^(segformer\.)?stages\.{}\.blocks\.", "backbone.block{}."),
+        (r"^(segformer\.)?encoder\.layer_norm\.{}\.", "backbone.norm{}."),
+        (r"^(segformer\.)?stages\.{}\.layer_norm\.", "backbone.norm{}."),
+        (r"^decode_head\.linear_(c|projections)\.{}\.", "linear_c{}."),
+    ),
     (r"\.attention\.self\.(query|key|value)\.", r".attn.\1."),
     (r"\.attention\.q_proj\.", ".attn.query."),
     (r"\.attention\.k_proj\.", ".attn.key."),

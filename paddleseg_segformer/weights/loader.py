@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Union
 
 import numpy as np
+import paddle
 from paddle import nn
 
 from ..errors import InputError
@@ -103,14 +104,14 @@ def read_weights(source: Source, names: Container[str] = ()) -> Checkpoint:
 
 
 def _checked(source, name, value):
-    """A tensor's numbers: finite, and no longer in Paddle's guise of bfloat16."""
+    """A tensor's numbers: finite, in native byte order, not in Paddle's guise of bfloat16."""
     if value.dtype == np.uint16:
         value = bfloat16_to_float32(value)
     if value.dtype.kind not in "biuf":
         raise InputError(f"{source}: {name} holds no numbers.")
     if value.dtype.kind == "f" and not np.isfinite(value).all():
         raise InputError(f"{source}: {name} has NaN or infinite values; use another checkpoint.")
-    return value
+    return value.astype(value.dtype.newbyteorder("="), copy=False)
 
 
 def _converted(name, source_format, state):
@@ -159,7 +160,7 @@ def load_weights(model: nn.Layer, source: Source, strict: bool = True) -> Loaded
     if not fitting or (strict and (misfits or unexpected)):
         raise InputError(_misfit(checkpoint, tell_architecture(target), misfits, unexpected))
     for name, value in fitting.items():
-        target[name].set_value(value.astype(target[name].numpy().dtype))
+        target[name].set_value(paddle.to_tensor(value, dtype=target[name].dtype))
     _warn_of_epsilon(model, checkpoint)
     if other_classes:
         logger.warning(

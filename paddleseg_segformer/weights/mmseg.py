@@ -2,23 +2,19 @@
 
 import numpy as np
 
-from .naming import BATCH_NORM, rename, transpose_linears, unconvolve_ffn
+from .naming import BATCH_NORM, of_stages, rename, transpose_linears, unconvolve_ffn
 
 NAME = "mmseg"
 EPSILON = 1e-6
 
 # Shared with PaddleViT: stages, and the head with convolution, BatchNorm and ReLU for each stage.
 STRUCTURE = (
-    *(
-        rule
-        for i in range(4)
-        for rule in (
-            (rf"^(backbone\.)?layers\.{i}\.0\.projection\.", f"backbone.patch_embed{i + 1}.proj."),
-            (rf"^(backbone\.)?layers\.{i}\.0\.norm\.", f"backbone.patch_embed{i + 1}.norm."),
-            (rf"^(backbone\.)?layers\.{i}\.1\.", f"backbone.block{i + 1}."),
-            (rf"^(backbone\.)?layers\.{i}\.2\.", f"backbone.norm{i + 1}."),
-            (rf"^decode_head\.convs\.{i}\.", f"linear_c{i + 1}."),
-        )
+    *of_stages(
+        (r"^(backbone\.)?layers\.{}\.0\.projection\.", "backbone.patch_embed{}.proj."),
+        (r"^(backbone\.)?layers\.{}\.0\.norm\.", "backbone.patch_embed{}.norm."),
+        (r"^(backbone\.)?layers\.{}\.1\.", "backbone.block{}."),
+        (r"^(backbone\.)?layers\.{}\.2\.", "backbone.norm{}."),
+        (r"^decode_head\.convs\.{}\.", "linear_c{}."),
     ),
     (r"^decode_head\.fusion_conv\.", "linear_fuse."),
     (r"^(linear_\w+)\.conv\.", r"\1._conv."),

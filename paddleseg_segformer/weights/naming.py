@@ -16,6 +16,11 @@ BATCH_NORM = (
 )
 
 
+def of_stages(*rules):
+    """Rules for each of the four stages: {} is its number, from 0 in their name, from 1 in ours."""
+    return tuple((theirs.format(i), ours.format(i + 1)) for i in range(4) for theirs, ours in rules)
+
+
 def rename(state, rules, unused=()):
     """Rename tensors.
 

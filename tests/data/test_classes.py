@@ -44,6 +44,12 @@ def test_a_colour_that_is_none_is_an_error(tmp_path):
         class_names(data_set(tmp_path, 1))
 
 
+def test_another_encoding_is_told(tmp_path):
+    (tmp_path / "labels.txt").write_bytes("道路\n".encode("gbk"))
+    with pytest.raises(InputError, match=r"labels.txt: is not UTF-8"):
+        class_names(data_set(tmp_path, 1))
+
+
 def test_names_and_colours_reach_all_that_shows_them(request, tmp_path, caplog):
     """From labels.txt to a run's manifest, the table of classes, the report and the pictures."""
     root, random = tmp_path / "data", np.random.default_rng(0)

@@ -33,6 +33,14 @@ def test_each_kind_of_mask_becomes_the_same_indices(root):
         np.testing.assert_array_equal(np.asarray(written.convert("RGB")), rgb, err_msg=name)
 
 
+def test_what_a_system_hides_and_what_was_written_are_no_masks(root):
+    Image.new("RGB", (2, 2)).save(root / "coloured/a.png")
+    (root / "coloured/__MACOSX").mkdir()
+    (root / "coloured/__MACOSX/._a.png").write_bytes(b"a Mac's notes")
+    for _ in range(2):
+        assert convert_colour_masks(root, "coloured", "coloured/new", force=True) == 1
+
+
 def test_a_colour_of_no_class_is_told_or_ignored(root):
     rgb = np.zeros([4, 6, 3], dtype="uint8")
     rgb[1, 2], rgb[3, 5] = (0, 0, 1), (9, 8, 7)
@@ -51,6 +59,7 @@ def test_a_colour_of_no_class_is_told_or_ignored(root):
         ("sky 1 2 3\nsea", "masks", "sea has no colour"),
         ("", "masks", "nothing has no colour"),
         ("sky 1 2 3\nsea 1 2 3", "masks", "same colour"),
+        ("".join(f"{i} {i} 0 0\n" for i in range(256)), "masks", "256 classes; .* up to 255"),
         (None, "masks", r"labels\.txt: no such file"),
         (LABELS, "coloured", "name another folder"),
         (LABELS, "full", "holds files; --force"),

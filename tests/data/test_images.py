@@ -62,6 +62,14 @@ def test_what_is_no_image_is_named(content, tmp_path):
         read_image(tmp_path / "image.jpg")
 
 
+def test_more_pixels_than_there_can_be_are_refused(tmp_path):
+    (tmp_path / "image.ppm").write_bytes(b"P6 60000 60000 255\n")
+    with pytest.raises(InputError, match=r"image\.ppm: cannot be read as an image \(Image size"):
+        read_image(tmp_path / "image.ppm")
+    with pytest.raises(InputError, match="Image size"):
+        decode_image((tmp_path / "image.ppm").read_bytes())
+
+
 def test_floats_are_refused(tmp_path):
     Image.fromarray(np.ones([4, 4], "float32")).save(tmp_path / "image.tif")
     with pytest.raises(InputError, match="no 8 or 16-bit"):

@@ -61,6 +61,12 @@ def test_a_postfix_tells_image_and_mask_of_one_folder_apart(tmp_path, caplog):
     assert "1 images have no mask, c.jpg for one: left out" in caplog.text
 
 
+def test_folders_may_be_named_from_the_top(ten, monkeypatch):
+    monkeypatch.chdir(ten.parent)
+    write_lists(ten.name, ten / "images", ten / "masks", (1, 0, 0))
+    assert ["images/day_0/0.png", "masks/day_0/0.png"] in lines(ten / "train.txt")
+
+
 def test_a_name_with_a_space_needs_another_separator(tmp_path):
     touch(tmp_path, "images/a 1.jpg", "masks/a 1.png", "images/b.jpg", "masks/b.png")
     with pytest.raises(InputError, match=r"a 1\.jpg: has the separator"):

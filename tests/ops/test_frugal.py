@@ -43,3 +43,5 @@ def test_scale_samples():
     factors, upstream = factors.reshape([3, 1, 1]), paddle.randn([3, 4, 5], "float64")
     actual = results(scale_samples, x, factors, upstream)
     assert_same(actual, results(paddle.multiply, x, factors, upstream), count=2)
+    static = paddle.jit.to_static(scale_samples, full_graph=True)  # as PaddleSeg trains on request
+    assert_same(results(static, x, factors, upstream), actual, count=2)

@@ -271,7 +271,7 @@ BAD = {
     "truncated torch": (truncated(lambda path: FakeTorch(path, TENSORS)), "no checkpoint"),
     "truncated safetensors": (truncated(lambda path: save_file(TENSORS, path)), "damaged"),
     "two candidates": (two_candidates, "model.safetensors and pytorch_model.bin"),
-    "empty folder": (lambda path: path.mkdir(), "neither"),
+    "empty folder": (lambda path: path.mkdir(), "holds none of model.pdparams"),
 }
 
 

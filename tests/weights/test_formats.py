@@ -162,6 +162,24 @@ def test_half_precision_becomes_float32():
         np.testing.assert_array_equal(value, arrays(source)[key].astype("float16"))
 
 
+def test_the_other_byte_order():
+    source, target = ps.MixVisionTransformer_B0(), ps.MixVisionTransformer_B0()
+    ps.load_weights(target, {key: value.astype(">f4") for key, value in arrays(source).items()})
+    for name, value in arrays(source).items():
+        np.testing.assert_array_equal(arrays(target)[name], value, err_msg=name)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_a_model_of_half_precision_keeps_it(dtype):
+    source, target = ps.MixVisionTransformer_B0(), ps.MixVisionTransformer_B0()
+    target.to(dtype=dtype)
+    ps.load_weights(target, arrays(source))
+    for name, tensor in target.state_dict().items():
+        expected = source.state_dict()[name].astype(dtype).astype("float32")
+        np.testing.assert_array_equal(tensor.astype("float32"), expected, err_msg=name)
+        assert tensor.dtype == getattr(paddle, dtype)
+
+
 def test_foreign_model_is_named():
     with pytest.raises(ps.InputError, match=r"is no SegFormer.*layer1\.0\.conv1\.weight"):
         read_weights({"layer1.0.conv1.weight": np.ones([2, 2])})
