@@ -15,6 +15,7 @@ REQUIRES = [
     "opencv-python<=4.6.0",  # PaddleSeg's bound, whose wheel needs NumPy 1
     "numpy>=1.21,<2",
     "pandas<3",  # VisualDL's page
+    "pillow",
     "jinja2",  # the report's page
     "pyyaml",
     "safetensors>=0.6",  # which Paddle needs, too

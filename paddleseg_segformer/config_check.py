@@ -54,6 +54,8 @@ def check_config(tree):
         if near:
             raise InputError(f"{key}: unknown key; did you mean {near}?")
         logging.getLogger(__name__).warning("%s: unknown key of the config; nothing reads it", key)
+    if tree.get("to_static_training"):
+        logging.getLogger(__name__).warning("to_static_training: is not read; training is dynamic")
     for key in (*SECTIONS, "iters", "batch_size"):
         if key not in tree:
             raise InputError(f"{key}: is missing; add it, or a _base_ that has it.")
