@@ -198,6 +198,13 @@ def test_forged_pickles(attack, tmp_path):
         read_checkpoint(path)
 
 
+def test_no_control_character_of_a_file_reaches_the_terminal(tmp_path):
+    (tmp_path / "m.pdparams").write_bytes(b"\x80\x04c\x1b[2J\nname\r\n.")
+    with pytest.raises(ps.InputError) as caught:
+        read_checkpoint(tmp_path / "m.pdparams")
+    assert str(caught.value).isprintable() and r"\x1b[2J.name\r" in str(caught.value)
+
+
 def test_bfloat16_of_paddle(tmp_path):
     """Paddle saves bfloat16 as if it were uint16."""
     model = ps.MixVisionTransformer_B0()
