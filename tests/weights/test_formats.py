@@ -162,6 +162,12 @@ def test_half_precision_becomes_float32():
         np.testing.assert_array_equal(value, arrays(source)[key].astype("float16"))
 
 
+def test_a_bfloat16_number_of_paddle():
+    """Which saves it as if it were uint16: a tensor without dimensions."""
+    state = {**arrays(random_model("B0", "linear")), "scale": np.array(0xC040, "uint16")}
+    assert read_weights(state).state["scale"] == -3
+
+
 def test_foreign_model_is_named():
     with pytest.raises(ps.InputError, match=r"is no SegFormer.*layer1\.0\.conv1\.weight"):
         read_weights({"layer1.0.conv1.weight": np.ones([2, 2])})
