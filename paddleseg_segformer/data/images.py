@@ -20,7 +20,7 @@ def read_image(path):
     Raises:
         InputError: It is missing or no image.
     """
-    return _or_by_pillow(cv2.imread(str(path), cv2.IMREAD_COLOR), path, path)
+    return _or_by_pillow(_by_opencv(cv2.imread, str(path)), path, path)
 
 
 def decode_image(data, name="image"):
@@ -36,8 +36,16 @@ def decode_image(data, name="image"):
     Raises:
         InputError: It is no image.
     """
-    image = cv2.imdecode(np.frombuffer(data, dtype="uint8"), cv2.IMREAD_COLOR)
+    image = _by_opencv(cv2.imdecode, np.frombuffer(data, dtype="uint8"))
     return _or_by_pillow(image, BytesIO(data), name)
+
+
+def _by_opencv(read, source):
+    """What OpenCV makes of an image, or None; it raises where one claims to be too large."""
+    try:
+        return read(source, cv2.IMREAD_COLOR)
+    except cv2.error:
+        return None
 
 
 def _or_by_pillow(image, file, name):
