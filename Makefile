@@ -55,7 +55,7 @@ SECONDS ?= 300
 fuzz: $(VENV)/ready-test
 	$(VENV)/bin/pip install -q -r requirements-fuzz.txt
 	mkdir -p output/fuzz
-	for target in checkpoints states configs lists images; do \
+	@for target in checkpoints states configs lists images; do \
 		echo "== $$target"; $(RUN) tests/fuzz/$$target.py -max_total_time=$(SECONDS) \
 			-artifact_prefix=output/fuzz/$$target- > output/fuzz/$$target.log 2>&1 \
 			|| { tail -40 output/fuzz/$$target.log; exit 1; }; \
