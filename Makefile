@@ -5,7 +5,7 @@ QUICKSTART := output/quickstart
 CONFIG := configs/quickstart.yaml
 MODEL := $(QUICKSTART)/best_model/model.pdparams
 
-.PHONY: quickstart test lint parity deploy coverage docs kills soak wheel clean
+.PHONY: quickstart test lint parity deploy coverage docs kills soak fuzz wheel clean
 
 # Draws a data set, trains SegFormer-B0 on it, evaluates it, writes pictures. Needs no GPU.
 quickstart: $(VENV)/ready
@@ -62,6 +62,18 @@ kills: $(VENV)/ready-test
 # Two thousand iterations and ten thousand predictions, and whether memory grows; half an hour.
 soak: $(VENV)/ready
 	$(RUN) tools/soak.py
+
+# Mutates checkpoints, configs, file lists and images, and watches what reads them; see
+# tests/fuzz/fuzzing.py. What an input breaks with is left in output/fuzz.
+SECONDS ?= 300
+fuzz: $(VENV)/ready-test
+	$(VENV)/bin/pip install -q -r requirements-fuzz.txt
+	mkdir -p output/fuzz
+	@for target in checkpoints states configs lists images; do \
+		echo "== $$target"; $(RUN) tests/fuzz/$$target.py -max_total_time=$(SECONDS) \
+			-artifact_prefix=output/fuzz/$$target- > output/fuzz/$$target.log 2>&1 \
+			|| { tail -40 output/fuzz/$$target.log; exit 1; }; \
+		tail -1 output/fuzz/$$target.log; done
 
 # The package with its configs and tools, for pip install on other machines, into dist/.
 wheel: $(VENV)/ready

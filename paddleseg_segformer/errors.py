@@ -4,8 +4,12 @@
 class InputError(Exception):
     """Bad input: which file or key, what is wrong, what to do.
 
-    The command-line tools print it and exit with code 2.
+    The command-line tools print it and exit with code 2. Line ends and control characters, which a
+    name in a file may have, are told as Python's escapes.
     """
+
+    def __str__(self):
+        return "".join(c if c.isprintable() else repr(c)[1:-1] for c in super().__str__())
 
 
 class RunError(Exception):

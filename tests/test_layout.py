@@ -1,6 +1,7 @@
 """The house's plan: which room may use which."""
 
 import ast
+import importlib
 from pathlib import Path
 
 import pytest
@@ -26,3 +27,9 @@ def test_imports_go_downwards(path):
             continue
         for room in rooms:
             assert FLOORS.index(room.split(".")[0]) <= own, f"{path} imports {room}"
+
+
+@pytest.mark.parametrize("path", sorted(PACKAGE.rglob("__init__.py")), ids=lambda p: p.parent.stem)
+def test_what_a_room_offers_is_there(path):
+    room = importlib.import_module(".".join(path.parent.relative_to(PACKAGE.parent).parts))
+    assert all(hasattr(room, name) for name in getattr(room, "__all__", ()))

@@ -8,6 +8,7 @@ from paddleseg.models import BiSeNetV2
 from paddleseg_segformer import InputError
 from paddleseg_segformer.config import build, load_config
 from paddleseg_segformer.engine.optimizer import set_up_parameters
+from paddleseg_segformer.schedule import WarmupPolynomialDecay
 
 CONFIG = "configs/segformer_mit-b0_512x512_160k_ade20k.yaml"
 
@@ -36,6 +37,14 @@ def test_other_bases_powers_and_ends(request):
     for t in range(10):
         warmup = 0.1 + 0.9 * t / 4 if t < 4 else 1
         assert schedule() == pytest.approx(warmup * (0.01 + 0.19 * (1 - t / 10) ** 0.9), rel=1e-12)
+        schedule.step()
+
+
+@pytest.mark.parametrize("start", [0, 4])
+def test_without_more_arguments_it_falls_in_a_line_to_0(start):
+    schedule = WarmupPolynomialDecay(0.2, 10, last_epoch=start - 1)
+    for t in range(start, 13):
+        assert schedule() == pytest.approx(max(0.2 - 0.02 * t, 0), abs=1e-12)
         schedule.step()
 
 

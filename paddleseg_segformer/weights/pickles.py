@@ -219,7 +219,7 @@ _STORAGES = {
 
 def bfloat16_to_float32(bits):
     """Widen bfloat16 numbers, given as uint16, without loss."""
-    return (bits.astype("uint32") << 16).view("float32")
+    return np.left_shift(bits, 16, dtype="uint32").view("float32")
 
 
 class _Storage:

@@ -55,11 +55,17 @@ def test_a_camera_on_its_side(colours, tmp_path):
     np.testing.assert_allclose(actual, np.rot90(colours, -1), atol=12)
 
 
-@pytest.mark.parametrize("content", [b"", b"text", b"\x89PNG\r\n\x1a\n", b"<svg></svg>"])
+HUGE = b"P6 9999999 9999999 255\n" + bytes(99)
+
+
+@pytest.mark.parametrize("content", [b"", b"text", b"\x89PNG\r\n\x1a\n", b"<svg></svg>", HUGE])
 def test_what_is_no_image_is_named(content, tmp_path):
     (tmp_path / "image.jpg").write_bytes(content)
     with pytest.raises(InputError, match=r"image\.jpg: cannot be read as an image"):
         read_image(tmp_path / "image.jpg")
+    if content:
+        with pytest.raises(InputError, match="image: cannot be read as an image"):
+            decode_image(content)
 
 
 def test_more_pixels_than_there_can_be_are_refused(tmp_path):

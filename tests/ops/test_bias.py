@@ -12,7 +12,9 @@ def test_value_and_gradient(shape, axis):
     rng = np.random.default_rng(0)
     x, bias, upstream = rng.normal(size=shape), rng.normal(size=[5]), rng.normal(size=shape)
     leaves = [paddle.to_tensor(array, stop_gradient=False) for array in (x, bias)]
-    y = add_bias(leaves[0] * 1, leaves[1], axis)  # what changes in place must not be a leaf
+    changed = leaves[0] * 1  # not a leaf, which must not change in place
+    y = add_bias(changed, leaves[1], axis)
+    assert (changed == y).all()
     (y * paddle.to_tensor(upstream)).sum().backward()
     np.testing.assert_allclose(y.numpy(), x + (bias[:, None] if axis == 1 else bias), rtol=1e-12)
     others = tuple(i for i in range(len(shape)) if i != axis % len(shape))

@@ -111,7 +111,7 @@ def test_upstream_gradient():
 def test_label_that_is_no_class(wrong):
     logits, labels, weights = example((3, 4), (12, 16))
     labels[1, 2, 3] = wrong
-    with pytest.raises(ValueError, match=f"label {wrong} is not a class"):
+    with pytest.raises(ValueError, match=rf"label {wrong} is not a class \(0 to 4\)"):
         run((logits, labels, weights))
 
 

@@ -45,3 +45,20 @@ def test_scale_samples():
     assert_same(actual, results(paddle.multiply, x, factors, upstream), count=2)
     static = paddle.jit.to_static(scale_samples, full_graph=True)  # as PaddleSeg trains on request
     assert_same(results(static, x, factors, upstream), actual, count=2)
+
+
+def held():
+    """Bytes of all tensors."""
+    return paddle.base.core.host_memory_stat_current_value("Allocated", 0)
+
+
+@pytest.mark.skipif(paddle.device.get_device() != "cpu", reason="only on the CPU")
+def test_the_hidden_values_are_not_kept():
+    x, weight, factors = paddle.randn([2, 64, 999]), paddle.randn([64, 32]), paddle.ones([2, 1, 1])
+    x.stop_gradient = weight.stop_gradient = False
+    before = held()
+    product = gelu_product(x, weight)
+    assert held() - before < 1.1 * product.numpy().nbytes
+    before = held()
+    scaled = scale_samples(x * 1, factors)
+    assert held() - before < 1.1 * scaled.numpy().nbytes

@@ -5,7 +5,7 @@ import paddle
 import pytest
 from oracles import bilinear
 
-from paddleseg_segformer.ops import Part, label_map, linear_weights
+from paddleseg_segformer.ops import Part, label_map, linear_weights, probability_map
 
 
 def part(logits, size):
@@ -50,3 +50,18 @@ def test_parts_are_summed():
     expected = [bilinear(logits[None], (20, 100))[0] for logits in (left, right)]
     expected = np.concatenate(expected, axis=2).argmax(axis=0)
     assert (label_map([view]).numpy() == expected).mean() > 0.999  # ties
+
+
+@pytest.mark.parametrize("sizes", [[(20, 30)], [(20, 30), (31, 44)]])
+def test_probabilities(sizes):
+    """Of one view and of two, by more than one tile."""
+    rng = np.random.default_rng(0)
+    views = [rng.normal(size=[5, *size]) * 3 for size in sizes]
+    expected = 0
+    for logits in views:
+        exponentials = np.exp(bilinear(logits[None], (70, 90))[0])
+        expected = expected + exponentials / exponentials.sum(axis=0) / len(views)
+    parts = [[part(logits, (70, 90))] for logits in views]
+    actual = probability_map(parts).numpy()
+    np.testing.assert_allclose(actual, expected.transpose([1, 2, 0]), atol=1e-5)
+    assert (label_map(parts).numpy() == expected.argmax(axis=0)).mean() > 0.999  # ties

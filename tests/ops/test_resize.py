@@ -6,7 +6,8 @@ import paddle.nn.functional as F
 import pytest
 from oracles import bilinear
 
-from paddleseg_segformer.ops import resize_bilinear
+from paddleseg_segformer.ops import linear_weights, resize_bilinear
+from paddleseg_segformer.ops.resize import bands
 
 SIZES = [((4, 6), (16, 24)), ((5, 7), (13, 9)), ((8, 8), (3, 5)), ((1, 1), (4, 4)), ((6, 5),) * 2]
 
@@ -45,3 +46,18 @@ def test_ramp_by_hand():
     """Twice as large: the samples lie a quarter of a pixel beside the sources'."""
     x = paddle.to_tensor([[[[0.0, 4.0]]]])
     assert resize_bilinear(x, (1, 4))[0, 0].tolist() == [[0, 1, 3, 4]]
+
+
+def test_bands_are_the_matrix_and_no_more():
+    """Put together again; no band reads a source that it does not mix."""
+    matrix = np.zeros([200, 90])
+    matrix[:70], matrix[130:] = linear_weights(30, 70) @ np.eye(30, 90, 7), np.eye(70, 90, 20)
+    found, total = np.zeros_like(matrix), 0
+    for band in bands(matrix, "float64"):
+        if band is not None:
+            weights = band.weights.numpy()
+            assert weights[:, 0].any() and weights[:, -1].any()
+            found[band.target, band.source] = weights
+            total += len(weights)
+    np.testing.assert_array_equal(found, matrix)
+    assert 140 <= total <= 200

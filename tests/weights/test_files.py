@@ -42,6 +42,7 @@ def save_paddle(path):
 def test_paddle(tmp_path):
     save_paddle(tmp_path / "model.pdparams")
     same(read_checkpoint(tmp_path / "model.pdparams"))
+    assert read_dictionary(tmp_path / "model.pdparams").keys() == TENSORS.keys()
 
 
 @pytest.mark.parametrize("protocol", [2, 4])
@@ -68,6 +69,14 @@ def test_archive(tmp_path):
 def test_safetensors_and_folder(tmp_path):
     save_file(TENSORS, tmp_path / "model.safetensors")
     same(read_checkpoint(tmp_path / "model.safetensors"))
+    same(read_checkpoint(tmp_path))
+
+
+def test_a_folder_of_paddleseg_gives_the_model_before_its_average(tmp_path):
+    average = {"a.weight": np.zeros([3, 4], "float32")}
+    (tmp_path / "ema_model.pdparams").write_bytes(pickle.dumps(average))
+    same(read_checkpoint(tmp_path), average)
+    save_paddle(tmp_path / "model.pdparams")
     same(read_checkpoint(tmp_path))
 
 
@@ -153,6 +162,7 @@ def forged(path, size=(4,), stride=(1,), offset=0):
 VIEWS = {
     "too long": {"size": (5,)},
     "too far": {"offset": 1},
+    "one number beyond": {"offset": 4, "size": (1,)},
     "negative": {"offset": -1, "size": (2,)},
     "repeated": {"size": (1000000, 1000000), "stride": (0, 0)},
     "other rank": {"stride": (1, 1)},
@@ -198,6 +208,13 @@ def test_forged_pickles(attack, tmp_path):
         read_checkpoint(path)
 
 
+def test_no_control_character_of_a_file_reaches_the_terminal(tmp_path):
+    (tmp_path / "m.pdparams").write_bytes(b"\x80\x04c\x1b[2J\nname\r\n.")
+    with pytest.raises(ps.InputError) as caught:
+        read_checkpoint(tmp_path / "m.pdparams")
+    assert str(caught.value).isprintable() and r"\x1b[2J.name\r" in str(caught.value)
+
+
 def test_bfloat16_of_paddle(tmp_path):
     """Paddle saves bfloat16 as if it were uint16."""
     model = ps.MixVisionTransformer_B0()
@@ -220,9 +237,13 @@ def test_real_torch(tmp_path):
     layer = torch.nn.Linear(3, 4)
     view = torch.arange(12.0).reshape(3, 4)[1:, ::2].t()
     state = {**layer.state_dict(), "view": view, "p": layer.weight, "i": torch.tensor(3)}
-    torch.save({"state_dict": state}, tmp_path / "model.pth")
+    for kind in ("double", "float", "half", "long", "int", "short", "char", "byte", "bool"):
+        state[kind] = getattr(torch.arange(-2, 3), kind)()
+    meta = {"size": torch.Size([2]), "device": torch.device("cpu"), "type": torch.float16}
+    torch.save({"meta": meta, "state_dict": state}, tmp_path / "model.pth")
     actual = read_checkpoint(tmp_path / "model.pth")
     for name, value in state.items():
+        assert actual[name].dtype == value.detach().numpy().dtype
         np.testing.assert_array_equal(actual[name], value.detach().numpy())
 
 
@@ -291,11 +312,11 @@ def test_bad_sources(case, tmp_path, monkeypatch):
 class Server(http.server.BaseHTTPRequestHandler):
     """Serves some bytes; the first answer breaks off half-way."""
 
-    content, requests = b"x" * 100_000, 0
+    content, status, requests = b"x" * 100_000, 200, 0
 
     def do_GET(self):
         Server.requests += 1
-        self.send_response(200)
+        self.send_response(self.status)
         self.send_header("Content-Length", str(len(self.content)))
         self.end_headers()
         half = Server.requests == 1
@@ -305,19 +326,43 @@ class Server(http.server.BaseHTTPRequestHandler):
         pass
 
 
-def test_download_is_retried_checked_and_cached(tmp_path, monkeypatch):
-    monkeypatch.setattr(seg_env, "PRETRAINED_MODEL_HOME", str(tmp_path))
+@pytest.fixture
+def served(tmp_path, monkeypatch):
+    """An address, what is fetched from which goes to a folder that is not there yet."""
+    monkeypatch.setattr(seg_env, "PRETRAINED_MODEL_HOME", str(tmp_path / "home" / "models"))
+    monkeypatch.setattr(Server, "requests", 0)
     server = http.server.HTTPServer(("127.0.0.1", 0), Server)
     threading.Thread(target=server.serve_forever, daemon=True).start()
-    url = f"http://127.0.0.1:{server.server_port}/zoo/b0/model.pdparams?version=2"
-    try:
-        path = download_module.download(url)
-        assert download_module.download(url) == path and tmp_path in path.parents
-    finally:
-        server.shutdown()
+    yield f"http://127.0.0.1:{server.server_port}/zoo/b0/model.pdparams?version=2"
+    server.shutdown()
+
+
+def test_download_is_retried_checked_and_cached(served, tmp_path):
+    path = download_module.download(served)
+    assert download_module.download(served) == path and tmp_path in path.parents
     assert Server.requests == 2
     assert hashlib.sha256(path.read_bytes()).digest() == hashlib.sha256(Server.content).digest()
     assert [p.name for p in path.parent.iterdir()] == ["model.pdparams"]
+
+
+@pytest.mark.parametrize(
+    "status, content, requests, message",
+    [
+        (404, b"", 1, "Error 404"),
+        (503, b"", 3, "Error 503"),
+        (200, b"\n<html>Log in</html>", 1, "the answer is a web page"),
+    ],
+)
+def test_what_may_pass_is_tried_again(
+    status, content, requests, message, served, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(download_module.time, "sleep", lambda seconds: None)
+    monkeypatch.setattr(Server, "status", status)
+    monkeypatch.setattr(Server, "content", content)
+    with pytest.raises(ps.InputError, match=f"could not be fetched .*{message}"):
+        download_module.download(served)
+    assert Server.requests == requests
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
 
 
 @pytest.mark.parametrize(

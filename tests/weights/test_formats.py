@@ -10,7 +10,7 @@ from shared import SHARED, needs_shared
 from sources import FORMATS
 
 import paddleseg_segformer as ps
-from paddleseg_segformer.weights import read_weights
+from paddleseg_segformer.weights import load_pretrained, read_weights
 
 WIDTHS = {"B0": 256, "B1": 256, "B2": 768}
 
@@ -180,6 +180,12 @@ def test_a_model_of_half_precision_keeps_it(dtype):
         assert tensor.dtype == getattr(paddle, dtype)
 
 
+def test_a_bfloat16_number_of_paddle():
+    """Which saves it as if it were uint16: a tensor without dimensions."""
+    state = {**arrays(random_model("B0", "linear")), "scale": np.array(0xC040, "uint16")}
+    assert read_weights(state).state["scale"] == -3
+
+
 def test_foreign_model_is_named():
     with pytest.raises(ps.InputError, match=r"is no SegFormer.*layer1\.0\.conv1\.weight"):
         read_weights({"layer1.0.conv1.weight": np.ones([2, 2])})
@@ -195,7 +201,7 @@ def test_nan_is_named():
 def test_half_a_classifier_is_missing_tensors():
     state = arrays(random_model("B0", "linear"))
     del state["linear_pred.bias"]
-    with pytest.raises(ps.InputError, match=r"linear_pred\.bias"):
+    with pytest.raises(ps.InputError, match=r"lacks, .*shape, linear_pred\.bias; use a"):
         ps.load_weights(random_model("B0", "linear"), state)
 
 
@@ -232,3 +238,28 @@ def test_another_models_own_head_is_no_imagenet_classifier(tmp_path):
     loaded = ps.load_weights(model, tmp_path / "model.pdparams")
     assert "head.weight" in loaded.loaded
     assert not loaded.missing and not loaded.unexpected
+
+
+def test_another_paddleseg_model(tmp_path):
+    """Without a Mix Transformer: its own names are the format."""
+    source, target = (manager.MODELS.components_dict["BiSeNetV2"](num_classes=2) for _ in "ab")
+    state = {name: value + 1 for name, value in arrays(source).items()}
+    paddle.save({name: paddle.to_tensor(v) for name, v in state.items()}, str(tmp_path / "m"))
+    loaded = ps.load_weights(target, tmp_path / "m")
+    assert not loaded.missing and not loaded.unexpected
+    assert loaded.checkpoint.source == str(tmp_path / "m")
+    assert (loaded.checkpoint.norm_epsilon, loaded.checkpoint.architecture) == (None, None)
+    for name, value in state.items():
+        np.testing.assert_array_equal(arrays(target)[name], value)
+
+
+def test_pretrained_is_told_in_the_log(caplog):
+    state, target = arrays(random_model("B0", "linear", seed=1)), ps.MixVisionTransformer_B0()
+    with caplog.at_level("INFO"):
+        load_pretrained(target, None)
+        assert not caplog.text
+        load_pretrained(target, state)
+    count = len(target.state_dict())
+    assert f"Loaded {count} of {count} tensors from the given arrays (paddleseg, Seg" in caplog.text
+    for name, value in arrays(target).items():
+        np.testing.assert_array_equal(value, state[f"backbone.{name}"])

@@ -1,0 +1,55 @@
+"""Image files: 8-bit colours or an InputError, and the process lives."""
+
+import io
+
+import atheris
+
+with atheris.instrument_imports(
+    include=["PIL", "paddleseg_segformer"], enable_loader_override=False
+):
+    from PIL import Image
+
+    from paddleseg_segformer.data.images import decode_image
+    from paddleseg_segformer.errors import InputError
+
+import numpy as np
+from fuzzing import check_error, fuzz
+
+KINDS = {
+    "PNG": ("RGB", "L", "RGBA", "LA", "P", "1", "I;16"),
+    "JPEG": ("RGB", "L", "CMYK"),
+    "TIFF": ("RGB", "L", "CMYK", "I;16", "F", "1"),
+    "WEBP": ("RGB", "RGBA"),
+    "GIF": ("P",),
+    "BMP": ("RGB", "P"),
+    "PPM": ("RGB",),
+    "JPEG2000": ("RGB",),
+}
+
+
+def one_input(data):
+    if not data:
+        return
+    try:
+        image = decode_image(data)
+    except InputError as error:
+        check_error(error)
+        return
+    assert image.dtype == np.uint8 and image.ndim == 3 and image.shape[2] == 3 and image.size
+
+
+def seeds():
+    picture = Image.fromarray(np.random.default_rng(0).integers(0, 255, [9, 7, 3]).astype("uint8"))
+    exif = Image.Exif()
+    exif[274] = 6
+    for kind, modes in KINDS.items():
+        for mode in modes:
+            file = io.BytesIO()
+            picture.convert("L" if mode == "I;16" else "RGB").convert(mode).save(
+                file, kind, **({"exif": exif} if kind in ("PNG", "JPEG", "WEBP", "TIFF") else {})
+            )
+            yield file.getvalue()
+
+
+if __name__ == "__main__":
+    fuzz(one_input, seeds())
