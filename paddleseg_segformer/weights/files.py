@@ -17,6 +17,8 @@ _FOLDER_FILES = ("model.safetensors", "pytorch_model.bin")
 # Before version 1.6, torch.save began with this magic number, pickled.
 _OLD_TORCH = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
 
+MOST_PACKED = 100  # times the archive's size; weights hardly shrink
+
 _SAFETENSORS_TYPES = {
     **{f"F{8 * size}": f"<f{size}" for size in (2, 4, 8)},
     **{f"I{8 * size}": f"<i{size}" for size in (1, 2, 4, 8)},
@@ -126,6 +128,8 @@ def _read_tar(path):
         members = [member for member in archive.getmembers() if member.name.endswith(".pdparams")]
         if len(members) != 1:
             raise InputError(f"holds {len(members)} files *.pdparams; there must be one.")
+        if members[0].size > MOST_PACKED * path.stat().st_size:
+            raise InputError("would unpack to far more than weights do; fetch it again.")
         return unpickle(archive.extractfile(members[0]).read())
 
 

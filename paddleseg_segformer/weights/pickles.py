@@ -100,10 +100,10 @@ class _Array:
 
 
 def _numbers(data, dtype):
-    """The plain numbers in some bytes, as a new array."""
+    """The plain numbers in some bytes, as an array that shares them."""
     if type(data) is not bytes or type(dtype) is not _Dtype:
         raise ValueError("an array without data or type")
-    return np.frombuffer(data, dtype=dtype.code).copy()
+    return np.frombuffer(data, dtype=dtype.code)
 
 
 def _scalar(dtype, data):
@@ -111,17 +111,9 @@ def _scalar(dtype, data):
     return number.item()
 
 
-def _encode(text, encoding):
-    """What pickles of protocol 2 call for bytes."""
-    if encoding != "latin1":
-        raise ValueError(f"the codec {encoding}")
-    return text.encode("latin1")
-
-
 _ALLOWED = {
     ("collections", "OrderedDict"): _Function(lambda items=(): _fill(_Dict(), items)),
     ("builtins", "tuple"): _Function(tuple),
-    ("_codecs", "encode"): _Function(_encode),
     ("numpy", "ndarray"): _Inert(),
     ("numpy", "dtype"): _Function(_Dtype),
     # NumPy 2 renamed its modules.
@@ -153,12 +145,25 @@ class _DataUnpickler(pickle._Unpickler):
         for name in _OPCODES.split()
     }
 
+    def __init__(self, data):
+        super().__init__(io.BytesIO(data))
+        self.most = len(data)  # bytes that its text can stand for, each piece once
+
+    def encode(self, text, encoding):
+        """What pickles of protocol 2 call for bytes."""
+        self.most -= len(text)
+        if encoding != "latin1" or self.most < 0:
+            raise ValueError(f"the codec {encoding}, or too often")
+        return text.encode("latin1")
+
     def load_empty_dict(self):
         self.append(_Dict())
 
     dispatch[pickle.EMPTY_DICT[0]] = load_empty_dict
 
     def find_class(self, module, name):
+        if (module, name) == ("_codecs", "encode"):
+            return _Function(self.encode)
         try:
             return self.allowed()[module, name]
         except KeyError:
@@ -199,7 +204,7 @@ def unpickle(data):
         InputError: It asks for anything else.
         Exception: It is damaged; a damaged pickle can raise anything.
     """
-    return _plain(_DataUnpickler(io.BytesIO(data)).load(), {})
+    return _plain(_DataUnpickler(data).load(), {})
 
 
 # PyTorch's storages hold raw little-endian numbers; bfloat16 is the upper half of a float32.
@@ -245,7 +250,7 @@ def _rebuild_tensor(storage, offset, size, stride, *_):
     if math.prod(size) > len(numbers) or (0 not in size and last >= len(numbers)):
         raise ValueError("a tensor lies outside its storage")
     strides = [step * numbers.itemsize for step in stride]
-    return _Array(np.lib.stride_tricks.as_strided(numbers[offset:], size, strides).copy())
+    return _Array(np.lib.stride_tricks.as_strided(numbers[offset:], size, strides))
 
 
 _TORCH = {
@@ -261,8 +266,8 @@ _TORCH = {
 
 class _TorchUnpickler(_DataUnpickler):
     def __init__(self, archive, pickle_name):
-        super().__init__(io.BytesIO(archive.read(pickle_name)))
-        self.archive = archive
+        super().__init__(archive.read(pickle_name))
+        self.archive, self.storages = archive, {}
         self.folder = pickle_name[: -len("data.pkl")]
 
     def allowed(self):
@@ -270,9 +275,13 @@ class _TorchUnpickler(_DataUnpickler):
 
     def persistent_load(self, reference):
         _, kind, key, _, count = reference
-        data = self.archive.read(f"{self.folder}data/{key}")
-        numbers = np.frombuffer(data, dtype=_STORAGES[kind], count=count)
-        return _Storage(bfloat16_to_float32(numbers) if kind == "BFloat16Storage" else numbers)
+        if (kind, key, count) not in self.storages:
+            data = self.archive.read(f"{self.folder}data/{key}")
+            numbers = np.frombuffer(data, dtype=_STORAGES[kind], count=count)
+            if kind == "BFloat16Storage":
+                numbers = bfloat16_to_float32(numbers)
+            self.storages[kind, key, count] = _Storage(numbers)
+        return self.storages[kind, key, count]
 
 
 def unpickle_torch(path):

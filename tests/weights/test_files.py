@@ -2,10 +2,12 @@
 
 import hashlib
 import http.server
+import io
 import os
 import pickle
 import tarfile
 import threading
+import tracemalloc
 import zipfile
 from collections import OrderedDict
 
@@ -384,3 +386,21 @@ def test_unreachable_url_says_which_key_to_set(tmp_path, monkeypatch):
     monkeypatch.setattr(seg_env, "PRETRAINED_MODEL_HOME", str(tmp_path))
     with pytest.raises(ps.InputError, match=r"--opts model\.backbone\.pretrained=FILE"):
         ps.MixVisionTransformer_B0(pretrained="http://127.0.0.1:9/weights.tar.gz")
+
+
+def test_a_small_file_takes_little_memory(tmp_path):
+    text = b"x" * 100_000
+    once = b"c_codecs\nencode\nq\1X" + len(text).to_bytes(4, "little") + text
+    pickled = b"\x80\x02}(X\1\0\0\0a](" + once + b"X\6\0\0\0latin1\x86q\2R"
+    (tmp_path / "often.pdparams").write_bytes(pickled + b"h\1h\2R" * 5000 + b"eu.")
+    with tarfile.open(tmp_path / "bomb.tar.gz", "w:gz") as archive:
+        member = tarfile.TarInfo("model.pdparams")
+        member.size = 64 << 20
+        archive.addfile(member, io.BytesIO(bytes(member.size)))
+    for name in ("often.pdparams", "bomb.tar.gz"):
+        tracemalloc.start()
+        with pytest.raises(ps.InputError, match=rf"{name}: .*fetch it again"):
+            read_checkpoint(tmp_path / name)
+        _, most = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        assert most < 5e6
