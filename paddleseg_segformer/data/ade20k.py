@@ -9,13 +9,12 @@ from typing import Any
 
 import numpy as np
 import paddle
-import paddleseg.transforms.functional as F
 from paddleseg.transforms import Compose
 
 from ..errors import InputError
 from ..folders import StrPath
 from .classes import read_class_table
-from .pairs import read_pair
+from .pairs import make_sample, read_pair
 
 SPLITS = {"train": "training", "val": "validation"}
 HOW_TO_GET = "docs/ade20k.md says how to get the data set"
@@ -88,13 +87,7 @@ class ADE20K(paddle.io.Dataset):
         return len(self.file_list)
 
     def __getitem__(self, index):
-        """One sample.
-
-        Returns:
-            A dictionary: ``img`` float32 ``[3, H, W]``; ``label`` uint8, ``[H, W]`` in training and
-            ``[1, H, W]`` at the original size in validation; ``trans_info``, the sizes before each
-            of the transforms that change them.
-        """
+        """One sample, as ``make_sample`` has it."""
         image_path, label_path = self.file_list[index]
         image, annotation = read_pair(image_path, label_path)
         if annotation.max() > self.NUM_CLASSES:
@@ -103,14 +96,4 @@ class ADE20K(paddle.io.Dataset):
                 f"unlabelled, to {self.NUM_CLASSES}."
             )
         label = annotation - np.uint8(self.LABEL_OFFSET)  # 0 wraps round to the ignore index
-        training = self.mode == "train"
-        sample = {"img": image, "label": label, "trans_info": []}
-        sample["gt_fields"] = ["label"] if training else []
-        sample = self.transforms(sample)
-        if not training:
-            sample["label"] = sample["label"][np.newaxis]
-        elif self.edge:
-            sample["edge"] = F.mask_to_binary_edge(
-                sample["label"], radius=2, num_classes=self.num_classes
-            )
-        return sample
+        return make_sample(self, image, label, training=self.mode == "train")

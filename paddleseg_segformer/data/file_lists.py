@@ -6,14 +6,12 @@ import os
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
-import paddleseg.transforms.functional as F
 from paddleseg import datasets
 from paddleseg.transforms import Compose
 
 from ..errors import InputError
 from ..folders import StrPath
-from .pairs import read_pair
+from .pairs import make_sample, read_pair
 
 MODES = ("train", "val", "test")
 
@@ -73,22 +71,12 @@ class Dataset(datasets.Dataset):
         ]
 
     def __getitem__(self, index):
-        """One sample, as ``ADE20K``'s; the image is float32 before the transforms, too."""
+        """One sample, as ``make_sample`` has it; PaddleSeg's transforms get floats."""
         image_path, label_path = self.file_list[index]
         if self.img_channels == 1 or label_path is None:
             return super().__getitem__(index)
         image, label = read_pair(image_path, label_path)
-        sample = {"img": image.astype("float32"), "label": label, "trans_info": []}
-        training = self.mode != "val"
-        sample["gt_fields"] = ["label"] if training else []
-        sample = self.transforms(sample)
-        if not training:
-            sample["label"] = sample["label"][np.newaxis]
-        elif self.edge:
-            sample["edge"] = F.mask_to_binary_edge(
-                sample["label"], radius=2, num_classes=self.num_classes
-            )
-        return sample
+        return make_sample(self, image.astype("float32"), label, training=self.mode != "val")
 
 
 def read_list(path, separator=" ", columns=(2,)):

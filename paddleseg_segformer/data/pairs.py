@@ -1,9 +1,10 @@
-"""Reading an image and its label map."""
+"""An image and its label map: reading them, and making a sample of them."""
 
 import os
 
 import cv2
 import numpy as np
+import paddleseg.transforms.functional as F
 from PIL import Image
 
 from ..errors import InputError
@@ -33,6 +34,32 @@ def read_pair(image_path, label_path):
         sizes = [f"{array.shape[1]}x{array.shape[0]}" for array in (label, image)]
         raise InputError(f"{label_path}: is {sizes[0]}, but its image {image_path} is {sizes[1]}.")
     return image, label
+
+
+def make_sample(dataset, image, label, training):
+    """What a PaddleSeg data set gives of an image and its label.
+
+    Args:
+        dataset: It has ``transforms``, ``edge`` and ``num_classes``.
+        image: Array ``[H, W, 3]``, BGR.
+        label: uint8 array ``[H, W]``.
+        training: Whether the transforms change the label, too.
+
+    Returns:
+        A dictionary: ``img`` float32 ``[3, H, W]``; ``label`` uint8, ``[H, W]`` in training and
+        ``[1, H, W]`` at the original size in validation; ``trans_info``, the sizes before each of
+        the transforms that change them; of training with ``edge``, the map of class borders.
+    """
+    sample = {"img": image, "label": label, "trans_info": []}
+    sample["gt_fields"] = ["label"] if training else []
+    sample = dataset.transforms(sample)
+    if not training:
+        sample["label"] = sample["label"][np.newaxis]
+    elif dataset.edge:
+        sample["edge"] = F.mask_to_binary_edge(
+            sample["label"], radius=2, num_classes=dataset.num_classes
+        )
+    return sample
 
 
 def _read(path, reader):
