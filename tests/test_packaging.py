@@ -144,7 +144,7 @@ def test_what_lies_in_the_folder_comes_first(installed, tmp_path):
     (tmp_path / "configs/quickstart.yaml").write_text("iters: 3\n")
     arguments = ("train", "--device", "cpu", "--config")
     done = run(installed, tmp_path, *arguments, "configs/quickstart.yaml")
-    assert done.returncode == 2 and "batch_size" in done.stderr
+    assert done.returncode == 2 and "model: is missing" in done.stderr
     done = run(installed, tmp_path, *arguments, "configs/absent.yaml")
     assert done.returncode == 2 and "Traceback" not in done.stderr
     assert done.stderr.splitlines()[-1].startswith("error: configs/absent.yaml: does not exist")
