@@ -28,7 +28,9 @@ class Dataset(datasets.Dataset):
         transforms: As in ``ADE20K``.
         num_classes: Number of classes.
         img_channels: 3, or 1 for grey images.
-        train_path, val_path, test_path: Lists: a line has an image and, but for the last, a label.
+        train_path: List for training; a line has an image and a label.
+        val_path: List for validation, likewise.
+        test_path: List of images, whose labels may be left out.
         separator: What stands between the two; a blank stands for any white space.
         ignore_index: Label of the pixels that do not count.
         edge: As in ``ADE20K``.
