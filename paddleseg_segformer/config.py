@@ -19,7 +19,7 @@ from paddleseg.utils.utils import CachedProperty
 
 from .config_check import OPTIONAL_SECTIONS, check_config
 from .config_file import read_settings
-from .errors import InputError
+from .errors import InputError, one_line
 from .folders import StrPath, shipped
 from .schedule import WarmupPolynomialDecay
 
@@ -57,7 +57,7 @@ def load_config(path: StrPath, opts: Iterable[str] = (), **overrides: float | No
         named = text.startswith(file)  # as errors of reading are, by that file or its base
         raise InputError(text if named else f"{path}: {text}") from error.__cause__
     except Exception as error:  # PaddleSeg reports by assert, KeyError and RuntimeError alike
-        reason = _one_line(error).rpartition("the error message is: ")[2]
+        reason = one_line(error).rpartition("the error message is: ")[2]
         raise InputError(f"{path}: {reason}") from error
     _settle_warmup(config.dic["lr_scheduler"], config.iters)
     return config
@@ -154,7 +154,7 @@ def _parse_value(key, text):
     try:
         return yaml.safe_load(text)
     except (yaml.YAMLError, ValueError, RecursionError) as error:  # a number may be too long
-        raise InputError(f"--opts {key}=…: is not valid YAML ({_one_line(error)}).") from error
+        raise InputError(f"--opts {key}=…: is not valid YAML ({one_line(error)}).") from error
 
 
 class Builder(SegBuilder):
@@ -180,7 +180,7 @@ class Builder(SegBuilder):
             raise _Told(error) from error
         except Exception as error:
             name = component_class.__name__
-            raise _Told(InputError(f"{name}: cannot be built: {_one_line(error)}")) from error
+            raise _Told(InputError(f"{name}: cannot be built: {one_line(error)}")) from error
 
 
 class _Told(BaseException):
@@ -207,8 +207,4 @@ def build(config: Config, *names: str) -> list[Any]:
     except _Told as told:
         raise told.args[0] from told.__cause__
     except (AssertionError, KeyError, RuntimeError, TypeError, ValueError) as error:
-        raise InputError(f"The config cannot be built: {_one_line(error)}") from error
-
-
-def _one_line(error):
-    return " ".join(str(error).split()) or type(error).__name__
+        raise InputError(f"The config cannot be built: {one_line(error)}") from error

@@ -4,7 +4,7 @@ import math
 
 import yaml
 
-from .errors import InputError
+from .errors import InputError, one_line
 
 MOST_VALUES = 100_000  # aliases count with all that they stand for
 
@@ -26,8 +26,7 @@ def read_settings(path):
     except UnicodeDecodeError as error:
         raise InputError(f"{path}: is no text in UTF-8; save it so.") from error
     except (yaml.YAMLError, ValueError, RecursionError) as error:  # a number may be too long
-        reason = " ".join(str(error).split())
-        raise InputError(f"{path}: is not valid YAML ({reason}).") from error
+        raise InputError(f"{path}: is not valid YAML ({one_line(error)}).") from error
     if not isinstance(tree, dict):
         raise InputError(f"{path}: holds no settings, such as iters: 300.")
     if _count(tree, {}) > MOST_VALUES:

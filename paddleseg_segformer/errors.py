@@ -17,3 +17,8 @@ class RunError(Exception):
 
     The command-line tools print it and exit with code 1.
     """
+
+
+def one_line(error):
+    """An error's message on one line; its type's name where it has none."""
+    return " ".join(str(error).split()) or type(error).__name__

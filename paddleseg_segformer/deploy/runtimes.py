@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..errors import InputError
+from ..errors import InputError, one_line
 from ..runtime import parallelism
 
 
@@ -92,7 +92,7 @@ class OneAtATime:
                 return np.array(self._graph(images))
         except Exception as error:  # each runtime has errors of its own
             height, width = images.shape[2:]
-            reason = " ".join(str(error).split())[:200]
+            reason = one_line(error)[:200]
             raise InputError(
                 f"The graph does not take an image of {width}x{height} ({reason})."
             ) from error
@@ -126,7 +126,7 @@ def open_runtime(path, name=None):
         except InputError:
             raise
         except Exception as error:  # each runtime has errors of its own
-            reason = " ".join(str(error).split())
+            reason = one_line(error)
             raise InputError(f"{path}: cannot be opened ({reason}).") from error
     raise InputError(
         f"{path}: needs {' or '.join(wanted)}; pip install 'paddleseg-segformer[onnx]'."

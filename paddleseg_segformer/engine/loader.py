@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 import paddle
 
-from ..errors import InputError, RunError
+from ..errors import InputError, RunError, one_line
 from . import distributed
 
 # Seconds after which a batch that the model waits for will not come any more.
@@ -85,7 +85,7 @@ def read_sample(dataset, index):
     except InputError:
         raise
     except Exception as error:  # PaddleSeg's data sets raise whatever OpenCV and NumPy do
-        reason = " ".join(str(error).split())
+        reason = one_line(error)
         raise InputError(
             f"{image} and {label}: cannot be read or transformed ({reason})."
         ) from error
