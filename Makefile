@@ -86,6 +86,7 @@ clean:
 
 $(VENV)/ready: requirements.txt setup.py
 	$(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/pip install -q "pip>=21.3"  # Python 3.9's own cannot install -e with today's setuptools
 	$(VENV)/bin/pip install -q -r requirements.txt -e .
 	touch $@
 
