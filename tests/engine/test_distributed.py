@@ -73,13 +73,15 @@ def test_what_one_process_meets_all_skip_and_the_first_tells(scenes, tmp_path):
 
 def test_a_dead_process_ends_the_job(scenes, tmp_path):
     process = start(scenes, tmp_path, TWO, "--iters", 10000, "--batch_size", 1)
-    deadline = time.monotonic() + 120
-    while not read_lines(tmp_path) and time.monotonic() < deadline:
-        time.sleep(0.2)
-    find = ("pgrep", "-P", str(process.pid))
-    children = subprocess.run(find, capture_output=True, text=True).stdout.split()
-    assert len(children) == 2
-    os.kill(int(children[-1]), signal.SIGKILL)
-    output, _ = process.communicate(timeout=60)
+    try:
+        deadline = time.monotonic() + 120
+        while not read_lines(tmp_path) and time.monotonic() < deadline:
+            time.sleep(0.2)
+        children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+        assert len(children) == 2
+        os.kill(int(children[-1]), signal.SIGKILL)
+        output, _ = process.communicate(timeout=60)
+    finally:
+        process.terminate()  # the launcher ends its processes
     assert process.returncode != 0
     assert "Container failed" in output or "Traceback" in output
