@@ -68,15 +68,17 @@ def tune_cpu() -> None:
     global _threads, _pool
     # MKL reads its variable at its first call, not when it is loaded.
     os.environ.setdefault("MKL_DEBUG_CPU_TYPE", "5")
+    import paddle
+
     if USER_SET_THREADS:
         first = os.environ["OMP_NUM_THREADS"].split(",")[0].strip()
         _threads = max(1, int(first)) if first.isdigit() else 1
     else:
-        import paddle
-
         processes_here = int(os.environ.get("PADDLE_LOCAL_SIZE", 1))
         _threads = max(1, available_cpus() // processes_here)
-        paddle.base.core.set_num_threads(_threads)
+    # Also where OMP_NUM_THREADS says as much: some of Paddle's operators ask Paddle alone, and sum
+    # in another order on another number of threads.
+    paddle.base.core.set_num_threads(_threads)
     if _pool is None:
         _pool = ThreadPoolExecutor(_threads, "operators", _use_one_thread)
     _keep_freed_memory()

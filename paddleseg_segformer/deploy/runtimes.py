@@ -7,6 +7,7 @@ import threading
 from pathlib import Path
 
 import numpy as np
+import paddle
 
 from ..errors import InputError, one_line
 from ..runtime import parallelism
@@ -36,6 +37,7 @@ class PaddleInference:
         self._input.reshape(images.shape)
         self._input.copy_from_cpu(images)
         self._predictor.run()
+        paddle.base.core.set_num_threads(parallelism())  # of which a run leaves Paddle one
         return self._output.copy_to_cpu()
 
 

@@ -1,5 +1,6 @@
 """Exported graphs give the model's answer, at any size, in any runtime."""
 
+import ctypes
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -121,6 +122,19 @@ def test_threads_share_a_graph(runtime, folder, tmp_path):
         found = list(threads.map(predictor, images(folder) * 8))
     for i, prediction in enumerate(found):
         np.testing.assert_array_equal(prediction.label_map, expected[i % 3])
+
+
+def test_paddle_inference_leaves_paddle_its_threads(folder, tmp_path):
+    """Its run ends on one, which would make all that follows slow, and sum in another order."""
+    mkl = Path(paddle.__file__).parent / "libs" / "libmklml_intel.so"
+    if not mkl.exists():
+        pytest.skip("this Paddle computes without MKL")
+    threads = ctypes.CDLL(str(mkl)).MKL_Get_Max_Threads
+    before = threads()
+    export(folder / "model.pdparams", tmp_path, images(folder)[0])
+    assert threads() == before
+    Predictor(tmp_path, runtime_name="paddle")(images(folder)[0])
+    assert threads() == before
 
 
 @pytest.mark.parametrize("shape", [(1, 3, 0, 0), (1, 3, -1, 64), (1, 1, 64, 64), (4, 3, 64, 64)])
