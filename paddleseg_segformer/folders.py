@@ -31,6 +31,30 @@ def check_folder(folder: StrPath, flag: str = "--save_dir") -> None:
         ) from error
 
 
+@contextlib.contextmanager
+def claim(folder: StrPath, flag: str = "--save_dir") -> Iterator[None]:
+    """Within, no other process on this machine can claim the folder; one that is killed loses it.
+
+    Raises:
+        InputError: Another process has.
+    """
+    with contextlib.ExitStack() as stack:
+        if os.name == "posix":
+            import fcntl
+
+            with contextlib.suppress(OSError):  # a file system without locks
+                lock = stack.enter_context(open(Path(folder) / ".lock", "wb"))
+                try:
+                    # Unlike flock's, no lock that data workers would inherit, and outlive us with.
+                    fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except (BlockingIOError, PermissionError):
+                    raise InputError(
+                        f"{flag} {folder}: another run is writing to it; end that one, or name "
+                        "another folder."
+                    ) from None
+        yield
+
+
 def shipped(name: str) -> Path:
     """The folder ``configs`` or ``tools``: inside an installed package, beside it in a checkout."""
     installed = PACKAGE / name

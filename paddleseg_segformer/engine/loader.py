@@ -131,16 +131,15 @@ class SampleReader:
         """The ``Batch`` of a list of (number in the stream, index in the data set).
 
         Raises:
-            InputError: A sample cannot be read, and is not, or cannot be, replaced.
+            InputError: A sample cannot be read, and is not, or cannot be, replaced; or samples
+                have different sizes.
         """
         samples, files, problems = [], [], []
         for number, index in numbered:
             sample, index = self._read(number, index, problems)
             samples.append(sample)
             files.append(str(self.dataset.file_list[index][0]))
-        names = [name for name, value in samples[0].items() if isinstance(value, np.ndarray)]
-        arrays = {name: np.stack([sample[name] for sample in samples]) for name in names}
-        return Batch(arrays, files, problems)
+        return Batch(_stack(samples, files), files, problems)
 
     def _read(self, number, index, problems):
         for attempt in range(MOST_REPLACED):
@@ -157,6 +156,20 @@ class SampleReader:
                     raise
                 problems.append(str(error))
         raise InputError(f"{problems[-1]} {MOST_REPLACED} samples in a row cannot be read.")
+
+
+def _stack(samples, files):
+    names = [name for name, value in samples[0].items() if isinstance(value, np.ndarray)]
+    for sample, file in zip(samples, files):
+        for name in names:
+            size, expected = np.shape(sample.get(name)), samples[0][name].shape
+            if size != expected:
+                raise InputError(
+                    f"{file}: its {name} is {size} after the transforms, but {expected} that of "
+                    f"{files[0]}, which make no batch; end train_dataset.transforms with a crop "
+                    "and padding to one size."
+                )
+    return {name: np.stack([sample[name] for sample in samples]) for name in names}
 
 
 def train_batches(read, sampler, num_workers):

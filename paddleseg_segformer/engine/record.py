@@ -86,6 +86,7 @@ class Record:
             self._writer.close()
         with _unless_impossible(CURVES):
             draw_curves(self.save_dir)
+            logger.info("Curves: %s", self.save_dir / CURVES)
 
     def _scalars(self, group, figures, iteration):
         for name, value in figures.items() if self._writer is not None else ():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import math
 import signal
@@ -18,7 +19,7 @@ from ..config import build, settings
 from ..data import class_names, palette
 from ..deploy import Protocol
 from ..errors import InputError, RunError
-from ..folders import check_folder
+from ..folders import check_folder, claim
 from ..runtime import versions
 from . import checkpoint, distributed, preflight, resume
 from .evaluator import evaluate, log_scores
@@ -27,7 +28,7 @@ from .log import eta_text, logger, training_bar
 from .meter import Meter
 from .optimizer import group_rates, set_up_parameters
 from .options import TrainOptions
-from .record import CURVES, LINES, Examples, Record
+from .record import LINES, Examples, Record
 from .signals import StopSignal
 from .step import Stepper, memory_advice, seed_generators
 
@@ -59,13 +60,15 @@ def train(config: Config, **options: Any) -> float | None:
     options = TrainOptions(**options)
     check_folder(options.save_dir)
     distributed.start()
-    found = resume.find_checkpoint(options)
-    seed = resume.choose_seed(options, found)
-    paddle.seed(seed)
-    trainer = Trainer(config, options, seed)
-    if found is not None:
-        trainer.resume(*found)
-    trainer.run()
+    alone = distributed.rank() == 0  # the other processes write nothing
+    with claim(options.save_dir) if alone else contextlib.nullcontext():
+        found = resume.find_checkpoint(options)
+        seed = resume.choose_seed(options, found)
+        paddle.seed(seed)
+        trainer = Trainer(config, options, seed)
+        if found is not None:
+            trainer.resume(*found)
+        trainer.run()
     return trainer.best.get("miou") if options.do_eval else None
 
 
@@ -154,11 +157,7 @@ class Trainer:
     def run(self):
         """Train from the present iteration to the configuration's last."""
         if distributed.rank() == 0:
-            if self.run_name is None:
-                self.run_name = checkpoint.start_run(self.save_dir, self.options.resume_model)
-            self.record = Record(
-                self.save_dir, self.iteration, self.evaluated, self.options.use_vdl
-            )
+            self._open_record()
         logger.info(
             "Training %s on %d images, %d a step, from iteration %d to %d, into %s",
             type(self.model).__name__,
@@ -179,6 +178,18 @@ class Trainer:
         self._sum_up()
         for error in self.unsaved.values():
             raise error
+
+    def _open_record(self):
+        try:
+            if self.run_name is None:
+                self.run_name = checkpoint.start_run(self.save_dir, self.options.resume_model)
+            self.record = Record(
+                self.save_dir, self.iteration, self.evaluated, self.options.use_vdl
+            )
+        except OSError as error:
+            raise RunError(
+                f"--save_dir {self.save_dir}: cannot be written to ({error.strerror})."
+            ) from error
 
     def _at_save_point(self):
         at_interval = self.iteration % self.options.save_interval == 0
@@ -216,7 +227,7 @@ class Trainer:
                     self.save()
                     self.evaluate(stop)
                     meter.resume()
-        except (InputError, RunError, MemoryError):
+        except Exception:
             self._save_progress()
             raise
 
@@ -317,10 +328,9 @@ class Trainer:
         if self.val_dataset is None:
             return
         try:
-            with stop.ends_at_once():  # the checkpoint is written
-                self._evaluate("", self.model)
-                if self.ema_model is not None:
-                    self._evaluate("ema_", self.ema_model)
+            self._evaluate("", self.model, stop)
+            if self.ema_model is not None:
+                self._evaluate("ema_", self.ema_model, stop)
         except SystemExit:
             logger.info("Stopped in evaluation; --resume begins with it")
             raise
@@ -339,10 +349,11 @@ class Trainer:
                 self.save_dir / "best_model",
             )
 
-    def _evaluate(self, prefix, model):
+    def _evaluate(self, prefix, model, stop):
         distributed.share_statistics(model)
         examples = Examples(self.val_dataset)
-        scores = evaluate(model, self.val_dataset, self.protocol, observe=examples)
+        with stop.ends_at_once():  # the checkpoint is written
+            scores = evaluate(model, self.val_dataset, self.protocol, observe=examples)
         log_scores(scores, len(self.val_dataset), "EMA " if prefix else "")
         if self.record is not None:
             self.record.evaluation(self.iteration, scores, prefix)
@@ -424,4 +435,3 @@ class Trainer:
                 self.skipped["samples"],
                 self.save_dir / LINES,
             )
-        logger.info("Curves: %s", self.save_dir / CURVES)

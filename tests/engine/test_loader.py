@@ -56,7 +56,7 @@ class Random:
     """Samples that are random numbers, drawn as PaddleSeg's transforms draw them."""
 
     file_list = [[f"{index}.jpg", f"{index}.png"] for index in range(5)]  # noqa: RUF012
-    broken = ()
+    broken = larger = ()
 
     def __len__(self):
         return 5
@@ -65,6 +65,7 @@ class Random:
         if index in self.broken:
             raise ValueError("not an image")
         draws = [index, random.random(), np.random.rand()]
+        draws *= 1 + (index in self.larger)
         return {"img": np.array(draws, dtype="float64"), "trans_info": [("resize", (1, 2))]}
 
 
@@ -104,6 +105,14 @@ def test_a_broken_sample_is_named_or_replaced(num_workers):
     np.testing.assert_array_equal(images(found)[3:], images(resumed))
     whole, replaced = images(batches(num_workers)), images(found)
     np.testing.assert_array_equal(replaced[whole[..., 0] != 3], whole[whole[..., 0] != 3])
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_samples_that_make_no_batch_are_named(num_workers):
+    dataset = Random()
+    dataset.larger = [3]
+    with pytest.raises(InputError, match=r"\d\.jpg: its img is .* that of \d\.jpg, which make no"):
+        batches(num_workers, dataset, replace_bad=True)
 
 
 def test_a_set_without_a_readable_sample_is_an_error():

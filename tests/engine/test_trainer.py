@@ -262,16 +262,17 @@ def test_a_run_that_only_meets_nan_saves_and_gives_up(config, tmp_path, monkeypa
     assert all(np.isfinite(value).all() for value in weights.values())
 
 
-def test_a_broken_image_does_not_cost_what_was_learned(config, tmp_path, monkeypatch):
+@pytest.mark.parametrize("error", [InputError("a.jpg: is broken"), ValueError("a tool is broken")])
+def test_an_error_does_not_cost_what_was_learned(error, config, tmp_path, monkeypatch):
     original = trainer_module.Trainer._next_parts
 
     def spoil(self, batches, stop):
         if self.iteration == 3:
-            raise InputError("a.jpg: is broken")
+            raise error
         return original(self, batches, stop)
 
     monkeypatch.setattr(trainer_module.Trainer, "_next_parts", spoil)
-    with pytest.raises(InputError, match="is broken"):
+    with pytest.raises(type(error), match="is broken"):
         run(config, tmp_path, save_interval=100)
     assert checkpoint.verify(tmp_path / "iter_3")["iteration"] == 3
 
@@ -299,6 +300,45 @@ def test_a_new_run_does_not_take_the_folder_of_another(config, whole, tmp_path):
     shutil.copytree(whole, tmp_path / "run")
     with pytest.raises(InputError, match=r"holds iter_8 of an earlier run; .*--resume"):
         run(config, tmp_path / "run")
+
+
+def test_two_runs_do_not_write_to_one_folder(config, scenes, tmp_path):
+    """A killed one leaves it at once, though data workers may outlive it by a moment."""
+    endless = ("--iters", 10000, "--num_workers", 2)
+    process = start([*command(scenes, tmp_path)[:4], *endless, *command(scenes, tmp_path)[6:]])
+    try:
+        deadline = time.monotonic() + 120
+        while not checkpoint.folders(tmp_path) and time.monotonic() < deadline:
+            time.sleep(0.1)
+        with pytest.raises(InputError, match="another run is writing to it"):
+            run(config, tmp_path, resume=True)
+    finally:
+        process.kill()
+        process.communicate()
+    config.dic["iters"] = checkpoint.verify(checkpoint.folders(tmp_path)[-1])["iteration"] + 1
+    run(config, tmp_path, resume=True)
+
+
+def test_a_signal_does_not_tear_the_best_model(config, tmp_path, monkeypatch):
+    def ask(partial, folder):
+        if folder.name == "best_model":
+            os.kill(os.getpid(), signal.SIGTERM)
+        replace(partial, folder)
+
+    replace = checkpoint._replace
+    monkeypatch.setattr(checkpoint, "_replace", ask)
+    with pytest.raises(SystemExit, match="143"):
+        run(config, tmp_path, do_eval=True, use_ema=False)
+    assert checkpoint.verify(tmp_path / "best_model")["iteration"] == 2
+
+
+def test_a_folder_that_is_full_at_the_start_is_told(config, tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(122, "Disk quota exceeded")
+
+    monkeypatch.setattr(checkpoint, "start_run", full)
+    with pytest.raises(RunError, match=r"cannot be written to .*quota exceeded"):
+        run(config, tmp_path)
 
 
 def test_a_best_model_that_cannot_be_written_is_none(config, tmp_path, monkeypatch):
