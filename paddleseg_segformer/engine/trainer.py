@@ -29,6 +29,7 @@ from .meter import Meter
 from .optimizer import group_rates, set_up_parameters
 from .options import TrainOptions
 from .record import LINES, Examples, Record
+from .saver import Saver
 from .signals import StopSignal
 from .step import Stepper, memory_advice, seed_generators
 
@@ -81,7 +82,6 @@ class Trainer:
         best: The best ``miou`` and its ``iteration``; those of averaged weights with ``ema_``.
         evaluated: The last iteration that was evaluated.
         skipped: How many ``steps`` were left out, and how many ``samples`` replaced.
-        unsaved: By what could not be written when it last was to be, why.
     """
 
     # What a checkpoint's manifest says of them is all that resuming needs beside the states.
@@ -94,8 +94,7 @@ class Trainer:
         self.iteration = self.samples = self.evaluated = self.skipped_in_a_row = 0
         self.best, self.skipped = {}, {"steps": 0, "samples": 0}
         self.rate, self.before, self.start = None, 0.0, time.monotonic()
-        self.first, self.run_name, self.saved, self.record = 0, None, None, None
-        self.unsaved = {}
+        self.first, self.record = 0, None
         self.dataset, model, self.optimizer, losses = build(
             config, "train_dataset", "model", "optimizer", "loss"
         )
@@ -110,6 +109,18 @@ class Trainer:
         self.step = Stepper(model, losses, self.optimizer, options, self.ema_model)
         self.model = self.step.model
         self.batch_size = config.batch_size * options.accumulate * distributed.world_size()
+        self.saver = Saver(
+            self.save_dir,
+            options.keep_checkpoint_max,
+            seed=seed,
+            optimizer=type(self.optimizer).__name__,
+            parameters=checkpoint.parameter_names(self.model),
+            config=self.settings,
+            arrangement=self.arrangement,
+            classes=class_names(self.dataset),
+            palette=palette(self.dataset).tolist(),
+            versions=versions(),
+        )
 
     def _check(self, model):
         options = self.options
@@ -141,11 +152,11 @@ class Trainer:
             setattr(self, name, manifest[name])
         self.first, self.before = self.iteration, manifest["seconds"]
         if Path(folder).resolve().parent == self.save_dir.resolve():
-            self.saved = folder, manifest
+            self.saver.saved = folder, manifest
         else:  # whose best model is not in this folder
             self.best = {}
         if self.options.resume:
-            self.run_name, _ = checkpoint.read_run(self.save_dir)
+            self.saver.run_name, _ = checkpoint.read_run(self.save_dir)
         logger.info("Resumed from %s at iteration %d", folder, self.iteration)
         before = {**manifest["config"], **manifest["arrangement"]}
         changed = resume.differences(before, {**self.settings, **self.arrangement})
@@ -176,13 +187,13 @@ class Trainer:
             if self.record is not None:
                 self.record.close()
         self._sum_up()
-        for error in self.unsaved.values():
-            raise error
+        self.saver.raise_unsaved()
 
     def _open_record(self):
         try:
-            if self.run_name is None:
-                self.run_name = checkpoint.start_run(self.save_dir, self.options.resume_model)
+            if self.saver.run_name is None:
+                origin = self.options.resume_model
+                self.saver.run_name = checkpoint.start_run(self.save_dir, origin)
             self.record = Record(
                 self.save_dir, self.iteration, self.evaluated, self.options.use_vdl
             )
@@ -287,8 +298,7 @@ class Trainer:
 
     def _terminate(self, stop):
         """End the process, saved as it is, as the signal wanted that it or another one got."""
-        if self.unsaved:
-            raise next(iter(self.unsaved.values()))
+        self.saver.raise_unsaved()
         stop.requested = stop.requested or signal.SIGTERM
         logger.info(
             "%s: saved at iteration %d; --resume goes on from there"
@@ -335,12 +345,7 @@ class Trainer:
             logger.info("Stopped in evaluation; --resume begins with it")
             raise
         self.evaluated = self.iteration
-        if self.saved is not None and distributed.rank() == 0:
-            folder, manifest = self.saved
-            try:
-                checkpoint.write_manifest(folder, {**manifest, **self._progress()})
-            except OSError as error:
-                logger.warning("%s cannot be written (%s)", folder, error.strerror)
+        self.saver.update(self._progress())
         if "miou" in self.best:
             logger.info(
                 "[EVAL] The best mIoU so far is %.4f, at iteration %d, in %s",
@@ -363,9 +368,7 @@ class Trainer:
         before = self.best
         best = {f"{prefix}miou": scores.miou, f"{prefix}iteration": self.iteration}
         self.best = {**before, **best}
-        states = {f"{prefix}model.pdparams": model.state_dict()}
-        written = self._write(f"{prefix}best_model", states) is not None
-        if not distributed.from_first(written):
+        if not self.saver.save_best(prefix, model.state_dict(), self._progress()):
             self.best = before
 
     def save(self):
@@ -376,42 +379,11 @@ class Trainer:
         }
         if self.ema_model is not None:
             states[checkpoint.EMA] = self.ema_model.state_dict()
-        self.saved = self._write(f"iter_{self.iteration}", states)
-        if self.saved is not None:
-            folder, manifest = self.saved
-            checkpoint.remove_old(self.save_dir, self.options.keep_checkpoint_max, manifest)
-            logger.info("Saved %s", folder)
-
-    def _write(self, name, states):
-        """Write a checkpoint in the first process: its folder and manifest, or None."""
-        if distributed.rank() != 0:
-            return None
-        facts = {
-            "run": self.run_name,
-            "seed": self.seed,
-            "seconds": self._seconds(),
-            "scaler": self.step.scaler_state(),
-            "optimizer": type(self.optimizer).__name__,
-            "parameters": checkpoint.parameter_names(self.model),
-            "config": self.settings,
-            "arrangement": self.arrangement,
-            "classes": class_names(self.dataset),
-            "palette": palette(self.dataset).tolist(),
-            "versions": versions(),
-            **self._progress(),
-        }
-        kind = name.split("_")[0]  # a later iter_N makes up for an earlier one
-        try:
-            manifest = checkpoint.save(self.save_dir / name, states, facts)
-        except RunError as error:
-            logger.error(error)
-            self.unsaved[kind] = error
-            return None
-        self.unsaved.pop(kind, None)
-        return self.save_dir / name, manifest
+        self.saver.save(states, self._progress())
 
     def _progress(self):
-        return {name: getattr(self, name) for name in self.PROGRESS}
+        progress = {name: getattr(self, name) for name in self.PROGRESS}
+        return {**progress, "seconds": self._seconds(), "scaler": self.step.scaler_state()}
 
     def _seconds(self):
         return self.before + time.monotonic() - self.start
