@@ -13,11 +13,11 @@ LABEL = np.arange(40, dtype="uint8").reshape(5, 8) % 3
 
 @pytest.fixture
 def root(tmp_path):
-    """A pair of 8x5 in a list of each mode; the image is grey, to be read either way."""
+    """A pair of 8x5, once, twice and thrice in the modes' lists; the image is grey."""
     cv2.imwrite(str(tmp_path / "image.png"), np.arange(40, dtype="uint8").reshape(5, 8))
     cv2.imwrite(str(tmp_path / "label.png"), LABEL)
-    for mode in MODES:
-        (tmp_path / f"{mode}.txt").write_text("image.png label.png\n")
+    for number, mode in enumerate(MODES, 1):
+        (tmp_path / f"{mode}.txt").write_text(number * "image.png label.png\n")
     return tmp_path
 
 
@@ -34,6 +34,10 @@ def test_samples_are_of_floats(channels, transforms, root):
     for channel in sample["img"]:
         np.testing.assert_array_equal(channel, np.arange(40).reshape(5, 8))
     np.testing.assert_array_equal(sample["label"], LABEL)
+
+
+def test_each_mode_has_its_list(root):
+    assert [len(dataset(root, mode)) for mode in (*MODES, "TRAIN")] == [1, 2, 3, 1]
 
 
 def test_only_validation_keeps_the_label_at_its_size(root):
