@@ -217,10 +217,19 @@ class Padding(paddleseg.Padding):
 
 
 class ScalePadding(paddleseg.ScalePadding):
-    """PaddleSeg's, which resizes labels as if they were colours: here they stay classes."""
+    """PaddleSeg's, which resizes labels as if they were colours: here they stay classes.
+
+    Raises:
+        InputError: No label is to be changed as the image is, so that a prediction would not fit.
+    """
 
     def __call__(self, sample):
-        fields = sample.get("gt_fields", [])
+        fields = sample.get("gt_fields")
+        if not fields:
+            raise InputError(
+                "ScalePadding is for training alone, as it cannot be undone; in val_dataset use "
+                "Resize, or ResizeByLong and Padding."
+            )
         height, width = sample["img"].shape[:2]
         side = max(height, width)
         inner = np.s_[(side - height) // 2 :, (side - width) // 2 :]

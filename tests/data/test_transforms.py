@@ -338,6 +338,7 @@ def test_scale_padding_keeps_a_label_in_the_middle(short, before, after, turned)
     np.testing.assert_array_equal(in_the_square, square != 77)
 
 
-def test_scale_padding_of_an_image_alone():
-    out = T.ScalePadding((8, 8))({"img": IMAGE, "trans_info": []})
-    assert out["img"].shape == (8, 8, 3)
+@pytest.mark.parametrize("fields", [{}, {"gt_fields": []}], ids=["prediction", "validation"])
+def test_scale_padding_of_an_image_alone_cannot_be_undone(fields):
+    with pytest.raises(InputError, match=r"^ScalePadding is for training alone"):
+        T.ScalePadding((8, 8))({"img": IMAGE, "trans_info": [], **fields})
