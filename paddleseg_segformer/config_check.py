@@ -37,7 +37,7 @@ NEEDED += ("backbone", "transforms")
 
 
 def check_config(tree):
-    """Check keys, components, their arguments and the types of values.
+    """Check keys, components, their arguments, the types of values, and that they agree.
 
     Components of one's own must have been registered with PaddleSeg. A top-level key that resembles
     no known one, such as a home for YAML anchors, gets a warning.
@@ -73,6 +73,8 @@ def check_config(tree):
                 raise InputError(f"{key}.{part}: is missing; a loss has types and coef.")
         if not _are_numbers(loss.get("coef", [])):
             raise InputError(f"{key}.coef: must be a list of numbers, not {loss['coef']!r}.")
+        _check_losses(f"{key}.types", loss.get("types", []), tree)
+    _check_channels(tree)
 
 
 def _check_sections(tree):
@@ -90,10 +92,54 @@ def _check_sections(tree):
     # A Dataset's labels have 8 bits, and 255 is ignored. A model may have more classes, for those
     # of PSSLDataset, which takes no num_classes, have not.
     for key, most in (("model", None), ("train_dataset", 255), ("val_dataset", 255)):
-        value = (tree.get(key) or {}).get("num_classes", 1)
-        if not _is_whole(value) or (most and value > most):
-            wanted = f"from 1 to {most}" if most else "above 0"
-            raise InputError(f"{key}.num_classes: must be a whole number {wanted}, not {value!r}.")
+        value = (tree.get(key) or {}).get("num_classes", 2)
+        if not _is_whole(value) or value == 1 or (most and value > most):
+            wanted = f"from 2 to {most}" if most else "above 1"
+            raise InputError(
+                f"{key}.num_classes: must be a whole number {wanted} as the background is a class, "
+                f"not {value!r}."
+            )
+
+
+def _check_losses(path, losses, tree):
+    """Losses, and those within a loss, against what is known of classes and ignored pixels."""
+    ignored = _of_train_dataset(tree, "ignore_index")
+    classes = tree["model"].get("num_classes") or _of_train_dataset(tree, "num_classes")
+    for i, loss in enumerate(losses if isinstance(losses, list) else []):
+        if not _is_component(loss):
+            continue
+        at, own, weight = f"{path}[{i}]", loss.get("ignore_index"), loss.get("weight")
+        if None not in (own, ignored) and own != ignored:
+            raise InputError(
+                f"{at}.ignore_index: is {own}, but train_dataset's is {ignored}; make them one."
+            )
+        per_class = loss["type"] == "CrossEntropyLoss" and isinstance(weight, list)
+        if per_class and classes is not None and len(weight) != classes:
+            raise InputError(
+                f"{at}.weight: has {len(weight)} entries for {classes} classes; give one for each."
+            )
+        _check_losses(f"{at}.losses", loss.get("losses"), tree)
+
+
+def _check_channels(tree):
+    key, section = "model.in_channels", tree["model"]
+    if _is_component(section.get("backbone")):
+        key, section = "model.backbone.in_channels", section["backbone"]
+    wanted, channels = section.get("in_channels"), _of_train_dataset(tree, "img_channels")
+    if _is_number(wanted) and channels not in (wanted, None):
+        raise InputError(
+            f"{key}: is {wanted}, but train_dataset's images have {channels} channels; make them "
+            "the same."
+        )
+
+
+def _of_train_dataset(tree, key):
+    """A number of the training set as it will be built, or None where that is not known."""
+    options = tree["train_dataset"]
+    component = COMPONENTS[str(options["type"])]
+    default = _arguments(component)[0].get(key, getattr(component, key.upper(), None))
+    value = options.get(key, default)
+    return value if _is_number(value) else None
 
 
 def _check_components(path, items):

@@ -16,11 +16,14 @@ class WarmupPolynomialDecay(LRScheduler):
     Args:
         learning_rate: b.
         decay_steps: T; the config's ``iters`` where it is not set.
-        power: p.
+        power: p, at least 0.
         end_lr: e.
         warmup_iters: w; 0 for none.
         warmup_start_lr: Rate at t = 0; None is a millionth of b.
         last_epoch: t - 1 at the start, as in every schedule of Paddle.
+
+    Raises:
+        ValueError: The power is below 0, so that the rate would have no end.
     """
 
     def __init__(
@@ -33,6 +36,8 @@ class WarmupPolynomialDecay(LRScheduler):
         warmup_start_lr=None,
         last_epoch=-1,
     ):
+        if power < 0:
+            raise ValueError(f"power must be at least 0, not {power}")
         self.decay_steps, self.power, self.end_lr = decay_steps, power, end_lr
         self.warmup_iters = warmup_iters
         self.warmup_ratio = 1e-6 if warmup_start_lr is None else warmup_start_lr / learning_rate

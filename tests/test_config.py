@@ -61,6 +61,11 @@ def test_overrides_and_shortened_warmup(path):
         assert "warmup_iters" not in schedule and "warmup_start_lr" not in schedule
 
 
+@pytest.mark.parametrize("iters, warmup", [(49, 4), (50, 5), (51, 50)])
+def test_a_warmup_ends_before_the_run(path, iters, warmup):
+    assert load_config(path, iters=iters).lr_scheduler_cfg["warmup_iters"] == warmup
+
+
 def test_options_are_set_before_the_config_is_checked(path):
     config = load_config(path, ["train_dataset.num_classes=7"])
     assert config.model_cfg["num_classes"] == 7
@@ -126,6 +131,18 @@ def test_numbers_that_yaml_takes_for_text(path):
     assert load_config(path).lr_scheduler_cfg["learning_rate"] == 6e-5
     with pytest.raises(ps.InputError, match=r"lr_scheduler\.power must be a number"):
         load_config(path, ["lr_scheduler.power=one"])
+
+
+def test_a_power_that_would_divide_by_nothing_at_the_end(path):
+    option = "lr_scheduler={type: WarmupPolynomialDecay, learning_rate: 0.1, power: -1}"
+    with pytest.raises(ps.InputError, match=r"WarmupPolynomialDecay: .*power must be at least 0"):
+        build(load_config(path, [option]), "lr_scheduler")
+
+
+def test_transforms_with_wrong_arguments(path):
+    option = "train_dataset.transforms=[{type: RandomCategoryCrop, crop_size: [8, 8], tries: 0}]"
+    with pytest.raises(ps.InputError, match=r"^RandomCategoryCrop: cannot be built: tries must be"):
+        build(load_config(path, [option]), "train_dataset")
 
 
 def test_schedule_with_a_wrong_key(path):

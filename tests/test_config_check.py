@@ -78,10 +78,12 @@ WRONG = [
     ("model.backbone.depths=abc", "model.backbone.depths: must be a list, not 'abc'."),
     ("model.backbone.depths={a: 1}", "model.backbone.depths: must be a list, not {'a': 1}."),
     ("optimizer.beta1=x", "optimizer.beta1: must be a number, not 'x'."),
-    ("model.num_classes=3.0", "model.num_classes: must be a whole number above 0, not 3.0."),
-    ("model.num_classes=null", "model.num_classes: must be a whole number above 0, not None."),
-    ("train_dataset.num_classes=256", "train_dataset.num_classes: must be a whole number from 1"),
-    ("train_dataset.num_classes=true", "train_dataset.num_classes: must be a whole number from 1"),
+    ("model.num_classes=3.0", "model.num_classes: must be a whole number above 1 "),
+    ("model.num_classes=null", "as the background is a class, not None."),
+    ("model.num_classes=1", "model.num_classes: must be a whole number above 1 "),
+    ("train_dataset.num_classes=1", "from 2 to 255 as the background is a class, not 1."),
+    ("train_dataset.num_classes=256", "train_dataset.num_classes: must be a whole number from 2"),
+    ("train_dataset.num_classes=true", "train_dataset.num_classes: must be a whole number from 2"),
     ("val_dataset={type: Dataset, num_classes: 0}", "val_dataset.num_classes: must be a whole"),
     ("loss.coef=1", "loss.coef: must be a list of numbers, not 1."),
     ("loss.coef=[a]", "loss.coef: must be a list of numbers, not ['a']."),
@@ -90,6 +92,25 @@ WRONG = [
     ("loss.types=[CrossEntropyLoss]", "loss.types[0]: must be a section with a type, not 'Cross"),
     ("train_dataset.transforms={type: Resize}", "train_dataset.transforms: must be a list of comp"),
     ("train_dataset.transforms=[Resize]", "train_dataset.transforms[0]: must be a section with a"),
+    # What the data set says otherwise
+    (
+        "loss.types=[{type: CrossEntropyLoss, ignore_index: 0}]",
+        "loss.types[0].ignore_index: is 0, but train_dataset's is 255; make them one.",
+    ),
+    (
+        "loss.types=[{type: MixedLoss, coef: [1, 1], losses: [{type: DiceLoss}, "
+        "{type: LovaszSoftmaxLoss, ignore_index: 3}]}]",
+        "loss.types[0].losses[1].ignore_index: is 3, but",
+    ),
+    (
+        "loss.types=[{type: CrossEntropyLoss, weight: [1, 2]}]",
+        "loss.types[0].weight: has 2 entries for 3 classes; give one for each.",
+    ),
+    (
+        "model.backbone.in_channels=1",
+        "model.backbone.in_channels: is 1, but train_dataset's images have 3 channels; make them "
+        "the same.",
+    ),
     ("lr_scheduler.warmup_iters=[1]", "lr_scheduler.warmup_iters must be a number, not [1]."),
 ]
 
@@ -180,6 +201,24 @@ RIGHT = {
           embedding_dim: 256
           backbone: {type: MixVisionTransformer_B2, num_classes: 1000, depths: [1, 1, 1, 1]}
         """,
+    "what data and losses agree on": """
+        train_dataset: {type: Dataset, dataset_root: ., mode: train, num_classes: 3,
+          img_channels: 1, ignore_index: 9, transforms: []}
+        model:
+          type: SegFormer
+          embedding_dim: 8
+          backbone: {type: MixVisionTransformer_B0, in_channels: 1}
+        loss:
+          types: [{type: CrossEntropyLoss, ignore_index: 9, weight: [1, 2, 3]}]
+          coef: [1]
+        """,
+    "a data set that is known to ignore and to have classes": """
+        train_dataset: {type: Cityscapes, dataset_root: ., mode: train, transforms: []}
+        model: {type: BiSeNetV2, num_classes: 19, in_channels: 3}
+        loss:
+          types: [{type: CrossEntropyLoss, ignore_index: 255}, {type: BCELoss, weight: dynamic}]
+          coef: [1, 1]
+        """,
     "everything else at the top": """
         to_static_training: false
         export: {transforms: [{type: Resize, target_size: 512}]}
@@ -206,6 +245,18 @@ def test_mistakes_are_named(path, option, message):
 def test_what_paddleseg_accepts_passes(case, caplog):
     check_config({**yaml.safe_load(TEXT), **yaml.safe_load(RIGHT[case])})
     assert not caplog.records
+
+
+def test_classes_of_a_data_set_that_has_always_the_same():
+    tree = yaml.safe_load(TEXT)
+    tree["train_dataset"] = {"type": "Cityscapes", "dataset_root": ".", "transforms": []}
+    for loss, message in (
+        ({"weight": [1, 2]}, "weight: has 2 entries for 19 classes"),
+        ({"ignore_index": 0}, "ignore_index: is 0, but train_dataset's is 255"),
+    ):
+        tree["loss"]["types"] = [{"type": "CrossEntropyLoss", **loss}]
+        with pytest.raises(ps.InputError, match=message):
+            check_config(tree)
 
 
 def test_our_configs_pass(request, caplog):

@@ -57,7 +57,7 @@ class ADE20K(paddle.io.Dataset):
         if dataset_root is None:
             raise InputError(f"ADE20K: dataset_root is not set; {HOW_TO_GET}.")
         self.dataset_root = os.fspath(dataset_root)
-        self.transforms = Compose(transforms)
+        self.transforms = Compose(list(transforms))
         self.mode = mode
         self.edge = edge
         self.num_classes = self.NUM_CLASSES

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from paddleseg import datasets
@@ -44,7 +44,7 @@ class Dataset(datasets.Dataset):
         self,
         mode: str,
         dataset_root: StrPath,
-        transforms: list[Callable[[dict[str, Any]], dict[str, Any]]],
+        transforms: Sequence[Callable[[dict[str, Any]], dict[str, Any]]],
         num_classes: int,
         img_channels: int = 3,
         train_path: StrPath | None = None,
@@ -65,7 +65,7 @@ class Dataset(datasets.Dataset):
         if path is None:
             raise InputError(f"Dataset: {self.mode}_path is not set; name the list of files.")
         self.dataset_root, self.num_classes = dataset_root, num_classes
-        self.transforms = Compose(transforms, img_channels=img_channels)
+        self.transforms = Compose(list(transforms), img_channels=img_channels)
         self.img_channels, self.ignore_index, self.edge = img_channels, ignore_index, edge
         self.file_list = [
             [os.path.join(dataset_root, name) for name in names] + [None] * (2 - len(names))
@@ -75,9 +75,7 @@ class Dataset(datasets.Dataset):
     def __getitem__(self, index):
         """One sample, as ``make_sample`` has it; PaddleSeg's transforms get floats."""
         image_path, label_path = self.file_list[index]
-        if self.img_channels == 1 or label_path is None:
-            return super().__getitem__(index)
-        image, label = read_pair(image_path, label_path)
+        image, label = read_pair(image_path, label_path, self.img_channels)
         return make_sample(self, image.astype("float32"), label, training=self.mode != "val")
 
 

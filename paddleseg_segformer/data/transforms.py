@@ -1,7 +1,8 @@
 """The paper's transforms where PaddleSeg has none, in its form: a sample in, the same one out.
 
-Images are ``[H, W, 3]``, RGB, 0 to 255; they are handled as 8-bit, whatever type holds them. All
-draws come from NumPy's global generator, which ``engine.loader`` seeds for each sample.
+Images are ``[H, W, 3]``, RGB, 0 to 255; they are handled as 8-bit, whatever type holds them, so
+that what resizes them or changes their colours comes before ``Normalize``. All draws come from
+NumPy's global generator, which ``engine.loader`` seeds for each sample.
 """
 
 from __future__ import annotations
@@ -14,10 +15,14 @@ import cv2
 import numpy as np
 from paddleseg import transforms as paddleseg
 
+from ..errors import InputError
+
 # PaddleSeg's transforms, and ours, that alone determine the image's size, and the attributes in
 # which these and others, which limit or pad, hold sizes in pixels.
 _RESIZES = ("Resize", "ResizeByLong", "ResizeByShort", "ResizeToFit")
 _SIZES = ("target_size", "long_size", "short_size", "max_size", "max_long", "min_long")
+# Normalised images are below it and below 0; 8-bit ones after a cubic resize only if all but black.
+_NORMALISED = 16
 
 
 class ResizeToFit:
@@ -37,8 +42,8 @@ class ResizeToFit:
         size_divisor: int | None = None,
     ) -> None:
         self.target_size = _pair("target_size", target_size)
-        self.ratio_range = ratio_range and _pair("ratio_range", ratio_range)
-        self.size_divisor = size_divisor
+        self.ratio_range = None if ratio_range is None else _pair("ratio_range", ratio_range)
+        self.size_divisor = None if size_divisor is None else _whole("size_divisor", size_divisor)
 
     def __call__(self, sample):
         height, width = sample["img"].shape[:2]
@@ -50,6 +55,7 @@ class ResizeToFit:
         size = [max(scaled(side, factor), 1) for side in (width, height)]
         if self.size_divisor is not None:
             size = [math.ceil(side / self.size_divisor) * self.size_divisor for side in size]
+        sample["img"] = _bytes(self, sample["img"])
         return _resize(sample, size)
 
 
@@ -87,9 +93,13 @@ class RandomCategoryCrop:
         tries: int = 10,
         ignore_index: int = 255,
     ) -> None:
-        self.crop_size = _pair("crop_size", crop_size)
+        self.crop_size = _pair("crop_size", crop_size, _is_whole, "two whole numbers above 0")
+        if not (_is_positive(category_max_ratio) and category_max_ratio <= 1):
+            raise ValueError(
+                f"category_max_ratio must be above 0 and at most 1, not {category_max_ratio!r}"
+            )
         self.category_max_ratio = category_max_ratio
-        self.tries, self.ignore_index = tries, ignore_index
+        self.tries, self.ignore_index = _whole("tries", tries), ignore_index
 
     def __call__(self, sample):
         height, width = sample["img"].shape[:2]
@@ -131,11 +141,17 @@ class PhotometricDistortion:
         saturation: Sequence[float] = (0.5, 1.5),
         hue: int = 18,
     ) -> None:
-        self.brightness, self.contrast = brightness, contrast
-        self.saturation, self.hue = saturation, hue
+        self.brightness, self.hue = brightness, hue
+        factors = (_is_factor, "two numbers of at least 0")
+        self.contrast = _pair("contrast", contrast, *factors)
+        self.saturation = _pair("saturation", saturation, *factors)
 
     def __call__(self, sample):
-        image = np.ascontiguousarray(sample["img"].astype("uint8", copy=False))
+        if sample["img"].shape[2:] != (3,):
+            raise InputError(
+                "PhotometricDistortion needs images of 3 channels; leave it out of grey."
+            )
+        image = np.ascontiguousarray(_bytes(self, sample["img"]))
         if _coin():
             shift = np.random.uniform(-self.brightness, self.brightness)
             image = cv2.LUT(image, _table(1, shift))
@@ -174,9 +190,11 @@ class Normalize(paddleseg.Normalize):
         for name, value in (("mean", mean), ("std", std)):
             if np.asarray(value).dtype.kind not in "iuf":
                 raise ValueError(f"{name} must be a number or one a channel, not {value!r}")
+            if np.max(value) > 1:
+                raise ValueError(f"{name} must be of values from 0 to 1, not to 255, as {value!r}")
         if not np.all(std):
             raise ValueError(f"std must not be 0, as in {std!r}")
-        super().__init__(mean, std)
+        super().__init__(np.atleast_1d(mean).tolist(), np.atleast_1d(std).tolist())
         table = (np.arange(256)[:, np.newaxis] / 255 - self.mean) / self.std
         self._table = table.astype("float32")[np.newaxis]
 
@@ -199,10 +217,19 @@ class Padding(paddleseg.Padding):
 
 
 class ScalePadding(paddleseg.ScalePadding):
-    """PaddleSeg's, which resizes labels as if they were colours: here they stay classes."""
+    """PaddleSeg's, which resizes labels as if they were colours: here they stay classes.
+
+    Raises:
+        InputError: No label is to be changed as the image is, so that a prediction would not fit.
+    """
 
     def __call__(self, sample):
-        fields = sample["gt_fields"]
+        fields = sample.get("gt_fields")
+        if not fields:
+            raise InputError(
+                "ScalePadding is for training alone, as it cannot be undone; in val_dataset use "
+                "Resize, or ResizeByLong and Padding."
+            )
         height, width = sample["img"].shape[:2]
         side = max(height, width)
         inner = np.s_[(side - height) // 2 :, (side - width) // 2 :]
@@ -223,7 +250,8 @@ def scaled(side, factor):
 def at_scale(compose, scale):
     """The same transforms for images ``scale`` times as large, made from the original image.
 
-    Every size among them is multiplied; where none resizes, the image itself is rescaled first.
+    Their sizes in pixels are multiplied, but for those that are drawn at random, as of
+    ``ResizeRangeScaling``; where none resizes, the image itself is rescaled first.
     """
     if scale == 1:
         return compose
@@ -250,10 +278,43 @@ def _resize(sample, size):
     return sample
 
 
-def _pair(name, value):
-    numbers = isinstance(value, (list, tuple)) and all(isinstance(n, (int, float)) for n in value)
-    if not numbers or len(value) != 2 or min(value) <= 0:
-        raise ValueError(f"{name} must be two positive numbers, not {value!r}")
+def _bytes(transform, image):
+    """The image as uint8; what a cubic resize puts outside 0 to 255 is cut off.
+
+    Raises:
+        InputError: It is normalised.
+    """
+    if image.dtype == np.uint8:
+        return image
+    lowest, highest = image.min(), image.max()
+    if lowest < 0 and highest < _NORMALISED:
+        raise InputError(f"{type(transform).__name__} must come before Normalize in transforms.")
+    if lowest < 0 or highest > 255:
+        image = np.clip(image, 0, 255)
+    return image.astype("uint8")
+
+
+def _is_positive(value):
+    return isinstance(value, (int, float)) and value > 0
+
+
+def _is_factor(value):
+    return isinstance(value, (int, float)) and value >= 0
+
+
+def _is_whole(value):
+    return isinstance(value, int) and value > 0
+
+
+def _whole(name, value):
+    if not _is_whole(value):
+        raise ValueError(f"{name} must be a whole number above 0, not {value!r}")
+    return value
+
+
+def _pair(name, value, fits=_is_positive, wanted="two positive numbers"):
+    if not (isinstance(value, (list, tuple)) and len(value) == 2 and all(map(fits, value))):
+        raise ValueError(f"{name} must be {wanted}, not {value!r}")
     return value
 
 

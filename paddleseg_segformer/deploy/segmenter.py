@@ -192,7 +192,7 @@ class Windows:
         if self.view.normalize is not None:
             colours = np.ascontiguousarray(window[0].transpose(1, 2, 0))
             window = self.view.normalize({"img": colours})["img"].transpose(2, 0, 1)[None]
-        return paddle.to_tensor(window)
+        return paddle.to_tensor(window.astype("float32", copy=False))
 
     def part(self, row, column, logits):
         """What a window's logits ``[C, h, w]`` add to those of the original image."""

@@ -27,15 +27,15 @@ def check_datasets(train_dataset, val_dataset=None, one_size=True, tolerant=Fals
     Raises:
         InputError: A set is empty or of the wrong mode, a file is missing, a sample that was tried
             cannot be read or has a label out of range, training samples are not of one size or too
-            small, or the sets have different numbers of classes.
+            small or not of floats, or the sets have different numbers of classes.
     """
-    _check_files(train_dataset, "train_dataset", "train", tolerant)
+    _check_files(train_dataset, "train_dataset", tolerant)
     samples = _try_samples(train_dataset, tolerant)
-    _check_sizes(samples, one_size)
+    _check_images(samples, one_size)
     _look_for_classes(samples, train_dataset)
     if val_dataset is None:
         return
-    _check_files(val_dataset, "val_dataset", "val", tolerant=False)
+    _check_files(val_dataset, "val_dataset", tolerant=False)
     _try_samples(val_dataset, tolerant=False)
     if val_dataset.num_classes != train_dataset.num_classes:
         raise InputError(
@@ -51,9 +51,13 @@ def first_sample(dataset):
     return dataset
 
 
-def _check_files(dataset, section, mode, tolerant):
-    if getattr(dataset, "mode", mode) != mode:
-        raise InputError(f"{section}.mode: must be {mode}, not {dataset.mode}.")
+def _check_files(dataset, section, tolerant):
+    wanted, mode = section.partition("_")[0], getattr(dataset, "mode", None)
+    refused = mode not in ("val", None)
+    if wanted == "train":  # for which some data sets have several, as trainaug
+        refused = mode in ("val", "test")
+    if refused:
+        raise InputError(f"{section}.mode: must be {wanted}, not {mode}.")
     if len(dataset) == 0:
         raise InputError(f"{section}: has no images; look at its dataset_root and file list.")
     missing = [path for pair in dataset.file_list for path in pair if not os.path.isfile(path)]
@@ -79,7 +83,13 @@ def _try_samples(dataset, tolerant):
     return samples
 
 
-def _check_sizes(samples, one_size):
+def _check_images(samples, one_size):
+    kinds = {str(sample["img"].dtype) for sample in samples} - {"float32"}
+    if kinds:
+        raise InputError(
+            f"train_dataset.transforms: give images of {min(kinds)}; the model needs float32: add "
+            "Normalize after what resizes and changes colours."
+        )
     sizes = sorted({sample["img"].shape[1:] for sample in samples})
     if sizes and min(sizes[0]) < SMALLEST:
         raise InputError(
@@ -95,11 +105,20 @@ def _check_sizes(samples, one_size):
 
 def _look_for_classes(samples, dataset):
     labels = [np.asarray(sample["label"]) for sample in samples if "label" in sample]
-    if labels and all((label == dataset.ignore_index).all() for label in labels):
+    found = {value for label in labels for value in np.unique(label)} - {dataset.ignore_index}
+    if labels and not found:
         logger.warning(
             "train_dataset: none of the %d samples that were tried has a pixel of a class; all are "
             "ignored (%d), and teach nothing",
             len(labels),
+            dataset.ignore_index,
+        )
+    elif len(found) == 1:
+        logger.warning(
+            "train_dataset: the %d samples that were tried have no class but %d; %d is ignored, so "
+            "make masks of classes of those in black and white, with tools/masks_from_colours.py",
+            len(labels),
+            *found,
             dataset.ignore_index,
         )
 

@@ -23,11 +23,12 @@ def tree(tmp_path):
 
 
 def test_sample(tree):
-    dataset = ADE20K([], tree, mode="train")
+    dataset = ADE20K((), tree, mode="train")
     assert len(dataset) == 2 and dataset.file_list[0][0].endswith("a.jpg")
     sample = dataset[0]
     assert sample["img"].shape == (3, 6, 8)
     np.testing.assert_allclose(sample["img"].mean(axis=(1, 2)), [30, 20, 10], atol=2)  # RGB
+    assert sample["img"].dtype == np.float32
     assert [set(row) for row in sample["label"]] == [{255}, {0}, {149}, {255}, {255}, {255}]
 
 

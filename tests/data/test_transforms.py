@@ -1,14 +1,12 @@
 """Each transform against its definition, given the same draws, and the draws' distributions."""
 
-import random
-
 import cv2
 import numpy as np
 import pytest
 from paddleseg import transforms as paddleseg
-from paddleseg.transforms import RandomHorizontalFlip
 
 from paddleseg_segformer.data import transforms as T
+from paddleseg_segformer.errors import InputError
 
 RNG = np.random.default_rng(0)
 IMAGE = RNG.integers(0, 256, [90, 140, 3]).astype("uint8")
@@ -43,6 +41,8 @@ def draws(monkeypatch, **queues):
         ((512, 683), (2048, 512), (512, 683)),
         ((1000, 100), (2048, 512), (2048, 205)),  # the longer side binds: 204.8 is rounded
         ((256, 341), (2048, 512), (512, 682)),
+        ((1, 1000), (100, 50), (1, 100)),  # 0.1 pixels are one
+        ((1000, 1), (100, 50), (100, 1)),
     ],
 )
 def test_fit(size, target, expected):
@@ -50,6 +50,12 @@ def test_fit(size, target, expected):
     out = T.ResizeToFit(target)(sample(np.zeros([*size, 3], "uint8"), np.zeros(size, "uint8")))
     assert out["img"].shape[:2] == out["label"].shape == expected
     assert out["trans_info"] == [("resize", size)]
+
+
+@pytest.mark.parametrize("size", [(1, 1000), (1000, 1)])
+def test_no_side_is_rescaled_to_nothing(size):
+    out = T.Rescale(0.1)({"img": np.zeros([*size, 3], "uint8")})
+    assert sorted(out["img"].shape[:2]) == [1, 100]
 
 
 def test_fit_resizes_the_8_bit_image_once_straight_to_aligned_sides():
@@ -99,6 +105,17 @@ def test_crop_takes_the_first_mixed_window(monkeypatch):
     np.testing.assert_array_equal(out["label"], label[10:40, 45:85])
 
 
+@pytest.mark.parametrize("dtype, ignored", [("uint8", 9), ("int64", 9), ("int64", -1)])
+def test_a_class_may_fill_three_quarters_of_what_is_valid(monkeypatch, dtype, ignored):
+    """Windows of 8 pixels: 4 of 5 are one class, then 3 of 4."""
+    label = np.array([[1, 1, 1, 1, 2, 9, 9, 9], [1, 1, 1, 2, 9, 9, 9, 9]])
+    label = np.where(label == 9, ignored, label).astype(dtype)
+    draws(monkeypatch, randint=[0, 0, 1, 0])
+    crop = T.RandomCategoryCrop((8, 1), category_max_ratio=0.75, ignore_index=ignored)
+    out = crop(sample(np.zeros([2, 8, 3], "uint8"), label))
+    np.testing.assert_array_equal(out["label"], label[1:])
+
+
 def test_crop_gives_up_after_ten_tries(monkeypatch):
     windows = [(i, 2 * i) for i in range(20)]
     draws(monkeypatch, randint=[n for window in windows for n in window])
@@ -106,9 +123,10 @@ def test_crop_gives_up_after_ten_tries(monkeypatch):
     np.testing.assert_array_equal(out["img"], IMAGE[9:39, 18:58])
 
 
-def test_crop_of_ignored_pixels_is_not_taken(monkeypatch):
+@pytest.mark.parametrize("dtype", ["uint8", "int64"])
+def test_crop_of_ignored_pixels_is_not_taken(monkeypatch, dtype):
     draws(monkeypatch, randint=[0, 0, 40, 40])
-    label = LABEL.copy()
+    label = LABEL.astype(dtype)
     label[:40] = 255
     out = T.RandomCategoryCrop((40, 30), category_max_ratio=1.0)(sample(label=label))
     np.testing.assert_array_equal(out["label"], label[40:70, 40:80])
@@ -212,12 +230,71 @@ def test_distortions_bounds_and_probabilities():
     assert values.min() >= 34 and values.max() <= 198
 
 
-def test_flip_rate():
+AFTER_NORMALIZE = (IMAGE / 255 - 0.5) / 0.25
 
-    random.seed(0)
-    flip = RandomHorizontalFlip(prob=0.5)
-    flipped = [flip(sample())["img"][0, 0, 0] != IMAGE[0, 0, 0] for _ in range(1000)]
-    assert np.mean(flipped) == pytest.approx(0.5, abs=0.06)  # 4 standard deviations
+
+@pytest.mark.parametrize("transform", [T.ResizeToFit((200, 80)), T.PhotometricDistortion()])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_what_works_on_8_bits_comes_before_normalize(transform, dtype):
+    name = type(transform).__name__
+    with pytest.raises(InputError, match=f"^{name} must come before Normalize"):
+        transform(sample(AFTER_NORMALIZE.astype(dtype)))
+
+
+def test_what_a_cubic_resize_adds_is_cut_off(monkeypatch):
+    draws(monkeypatch, randint=[0] * 5)
+    image = np.array([[[-20, 0, 255], [275, 128, 3]]], "float32")
+    out = T.PhotometricDistortion()(sample(image))["img"]
+    np.testing.assert_array_equal(out, [[[0, 0, 255], [255, 128, 3]]])
+
+
+def test_a_grey_image_has_no_colours_to_change():
+    with pytest.raises(InputError, match=r"^PhotometricDistortion needs images of 3 channels"):
+        T.PhotometricDistortion()(sample(IMAGE[:, :, 0]))
+
+
+@pytest.mark.parametrize(
+    "kind, options, match",
+    [
+        (T.ResizeToFit, {"ratio_range": []}, r"ratio_range must be two positive numbers, not \[\]"),
+        (T.ResizeToFit, {"size_divisor": 0}, "size_divisor must be a whole number above 0, not 0"),
+        (T.ResizeToFit, {"size_divisor": -32}, "size_divisor"),
+        (T.ResizeToFit, {"size_divisor": 32.0}, "size_divisor"),
+        (T.RandomCategoryCrop, {"crop_size": [64.5, 64]}, "crop_size must be two whole numbers"),
+        (T.RandomCategoryCrop, {"crop_size": [64, 0]}, "crop_size must be two whole numbers"),
+        (T.RandomCategoryCrop, {"crop_size": 64}, "crop_size must be two whole numbers"),
+        (T.RandomCategoryCrop, {"tries": 0}, "tries must be a whole number above 0, not 0"),
+        (T.RandomCategoryCrop, {"tries": 2.5}, "tries must be a whole number above 0"),
+        (T.RandomCategoryCrop, {"category_max_ratio": 75}, "category_max_ratio must be .* not 75"),
+        (T.RandomCategoryCrop, {"category_max_ratio": 0}, "category_max_ratio must be above 0"),
+        (T.PhotometricDistortion, {"contrast": 0.5}, "contrast must be two numbers of at least 0"),
+        (
+            T.PhotometricDistortion,
+            {"saturation": [0.5]},
+            "saturation must be two numbers of at least 0",
+        ),
+        (
+            T.PhotometricDistortion,
+            {"saturation": "ab"},
+            "saturation must be two numbers of at least 0",
+        ),
+    ],
+)
+def test_arguments_that_make_no_transform(kind, options, match):
+    sizes = {T.ResizeToFit: {"target_size": (64, 64)}, T.RandomCategoryCrop: {"crop_size": (9, 9)}}
+    with pytest.raises(ValueError, match=f"^{match}"):
+        kind(**{**sizes.get(kind, {}), **options})
+
+
+@pytest.mark.parametrize("name", ["mean", "std"])
+def test_normalize_wants_numbers_of_0_to_1(name):
+    with pytest.raises(ValueError, match=f"^{name} .* 0 to 1, .*123.675"):
+        T.Normalize(**{name: [123.675, 116.28, 103.53]})
+
+
+def test_one_number_normalizes_all_channels():
+    actual = T.Normalize(0.5, 0.25)({"img": IMAGE})["img"]
+    np.testing.assert_allclose(actual, AFTER_NORMALIZE, atol=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -245,3 +322,23 @@ def test_padding_is_paddlesegs(target):
     assert actual["trans_info"] == expected["trans_info"]
     for key in ("img", "label"):
         np.testing.assert_array_equal(actual[key], expected[key])
+
+
+@pytest.mark.parametrize("turned", [False, True])
+@pytest.mark.parametrize("short, before, after", [(1, 1, 2), (2, 1, 1), (3, 0, 1), (4, 0, 0)])
+def test_scale_padding_keeps_a_label_in_the_middle(short, before, after, turned):
+    """To a square of 4x4, of which each label is then seen twice: 8x8."""
+    label = np.arange(4 * short, dtype="uint8").reshape(short, 4)
+    square = np.concatenate([np.full([before, 4], 77), label, np.full([after, 4], 77)])
+    label, square = (label.T, square.T) if turned else (label, square)
+    padding = T.ScalePadding((8, 8), im_padding_value=0, label_padding_value=77)
+    out = padding(sample(np.full([*label.shape, 3], 200, "uint8"), label))
+    np.testing.assert_array_equal(out["label"], square.repeat(2, 0).repeat(2, 1))
+    in_the_square = out["img"][1::2, 1::2, 0] > 100  # of the image, resized as the label is
+    np.testing.assert_array_equal(in_the_square, square != 77)
+
+
+@pytest.mark.parametrize("fields", [{}, {"gt_fields": []}], ids=["prediction", "validation"])
+def test_scale_padding_of_an_image_alone_cannot_be_undone(fields):
+    with pytest.raises(InputError, match=r"^ScalePadding is for training alone"):
+        T.ScalePadding((8, 8))({"img": IMAGE, "trans_info": [], **fields})

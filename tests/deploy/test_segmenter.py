@@ -45,6 +45,13 @@ def test_one_view_is_the_argmax_at_original_size(picture):
     assert (labels == expected).mean() > 0.97  # but for the borders between patches
 
 
+def test_transforms_that_leave_bytes(picture):
+    """The model is shown floats of them, as in training."""
+    labels = segment(ByColour(), Compose([ps.ResizeToFit((96, 64))]), picture)
+    expected = cv2.imread(picture)[:, :, ::-1].argmax(axis=2)
+    assert (labels == expected).mean() > 0.97  # but for the borders between patches
+
+
 def test_multi_scale_is_the_mean_softmax_of_views_of_the_original(picture):
     """Against the same written with OpenCV and NumPy alone."""
     transforms = Compose([Resize((96, 64)), Normalize([0] * 3, [1] * 3)])

@@ -7,7 +7,9 @@ import cv2
 import numpy as np
 import paddle
 import pytest
+from paddleseg import datasets
 
+from paddleseg_segformer import Dataset, ResizeToFit
 from paddleseg_segformer.config import load_config
 from paddleseg_segformer.engine import preflight, train
 from paddleseg_segformer.errors import InputError
@@ -67,6 +69,50 @@ def refused(config, match, save_dir=None, **options):
 
 def test_sound_data_trains(data):
     assert train(configuration(data), save_dir=str(data / "out"), do_eval=True) >= 0
+
+
+def dataset(root, mode="train", kind=Dataset, transforms=()):
+    lists = {f"{mode}_path": str(root / f"{mode}.txt")}
+    return kind(mode, str(root), list(transforms), num_classes=3, **lists)
+
+
+def test_masks_in_black_and_white_are_warned_of(data, caplog):
+    """White is 255, which is ignored, so that all else is right."""
+    preflight.check_datasets(dataset(data))
+    assert not caplog.records
+    for i in range(6):
+        mask = np.zeros([48, 64], "uint8")
+        mask[:, :20] = 255
+        cv2.imwrite(str(data / f"annotations/{i}.png"), mask)
+    preflight.check_datasets(dataset(data))
+    (warning,) = [record.getMessage() for record in caplog.records]
+    assert "6 samples" in warning and "no class but 0" in warning
+    assert "255" in warning and "tools/masks_from_colours.py" in warning
+
+
+@pytest.mark.parametrize("mode", ["trainaug", "trainval"])
+def test_all_of_vocs_modes_train(mode, data):
+    pairs = dataset(data)
+    pairs.mode = mode
+    preflight.check_datasets(pairs)
+
+
+def test_modes_that_are_mixed_up(data):
+    (data / "test.txt").write_text(PAIR.format(0, 0))
+    for mode in ("val", "test"):
+        with pytest.raises(InputError, match=rf"train_dataset\.mode: must be train, not {mode}\."):
+            preflight.check_datasets(dataset(data, mode))
+    for mode in ("train", "test"):
+        with pytest.raises(InputError, match=rf"val_dataset\.mode: must be val, not {mode}\."):
+            preflight.check_datasets(dataset(data), dataset(data, mode))
+
+
+def test_images_of_bytes(data):
+    """Our data sets make floats of them, PaddleSeg's do not."""
+    fit = [ResizeToFit((64, 48))]
+    preflight.check_datasets(dataset(data, transforms=fit))
+    with pytest.raises(InputError, match=r"train_dataset\.transforms: .* uint8; .* Normalize"):
+        preflight.check_datasets(dataset(data, kind=datasets.Dataset, transforms=fit))
 
 
 def test_no_images(data):

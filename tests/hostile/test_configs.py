@@ -187,7 +187,7 @@ KEYS = [
         "mean",
     ),
     Case("other classes than the data", "train", opts("model.num_classes=2"), "num_classes"),
-    Case("one class", "train", classes(1), ("labels/", "num_classes")),
+    Case("one class", "train", classes(1), ("model.num_classes", "background")),
     Case("256 classes", "train", classes(256), "num_classes"),
     Case("no classes", "train", classes(0), "num_classes"),
     Case(
