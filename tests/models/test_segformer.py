@@ -1,5 +1,7 @@
 """The folded decode head against the paper's plain formula."""
 
+import math
+
 import numpy as np
 import paddle
 import paddle.nn.functional as F
@@ -97,6 +99,40 @@ def test_fuse_order_of_the_variants():
         model.decode(features(None)).sum().backward()
         touched = [bool(m.grad is not None and m.grad.abs().sum() > 0) for m in features.maps]
         assert touched == [i == stage for i in range(1, 5)]
+
+
+def test_dropout_takes_whole_channels_in_training_alone():
+    """With ones for all of the classifier's weights, the logits are the sum of what is kept."""
+    paddle.seed(0)
+    model = ps.SegFormer(2, Features(SIZES[0]), 64, dropout=0.25)
+    model.linear_pred.weight.set_value(paddle.ones_like(model.linear_pred.weight))
+    model.linear_pred.bias.set_value(paddle.to_tensor([0.0, 1.0]))
+    maps = paddle.ones([50, 64, 2, 3])
+    model.train()
+    sums = model._classify(maps).numpy()
+    assert (sums[:, :1] == sums[:, :1, :1, :1]).all()  # a channel is kept or dropped as a whole
+    np.testing.assert_allclose(sums[:, 1], sums[:, 0] + 1, rtol=1e-6)
+    kept = sums[:, 0, 0, 0] * 0.75
+    np.testing.assert_allclose(kept, kept.round(), atol=1e-4)
+    assert len(np.unique(kept.round())) > 5 and kept.mean() == pytest.approx(48, abs=1.5)
+    model.eval()
+    np.testing.assert_array_equal(model._classify(maps).numpy()[:, 0], 64)
+
+
+@pytest.mark.parametrize("projection", ["linear", "conv_bn_relu"])
+def test_initial_weights_of_the_head(projection):
+    """DESIGN, section 4: linear 0.02, convolutions sqrt(2 / fan_out), biases 0, BatchNorm 1 and 0."""
+    paddle.seed(0)
+    model = ps.SegFormer(150, Features(SIZES[0]), 256, stage_projection=projection)
+    for name, tensor in model.state_dict().items():
+        array = tensor.numpy()
+        if "_batch_norm" in name or name.endswith("bias"):
+            expected = {"weight": 1, "bias": 0, "_mean": 0, "_variance": 1}[name.split(".")[-1]]
+            assert (array == expected).all(), name
+        elif not name.startswith("backbone"):
+            std = 0.02 if ".proj." in name else math.sqrt(2 / tensor.shape[0])
+            assert array.std() == pytest.approx(std, rel=0.05), name
+            assert array.mean() == pytest.approx(0, abs=0.1 * std), name
 
 
 def test_logits_have_the_images_size():

@@ -154,6 +154,13 @@ def test_missing_and_unexpected_tensors():
     assert result.missing == gone and result.unexpected == ["backbone.extra.weight"]
 
 
+@pytest.mark.parametrize("strict", [True, False])
+def test_nothing_that_fits_is_an_error(strict):
+    model = manager.MODELS.components_dict["BiSeNetV2"](num_classes=2)
+    with pytest.raises(ps.InputError, match="lacks, or has in another shape"):
+        ps.load_weights(model, arrays(random_model("B0", "linear")), strict=strict)
+
+
 def test_half_precision_becomes_float32():
     source, target = random_model("B0", "linear", seed=1), random_model("B0", "linear")
     ps.load_weights(target, {k: v.astype("float16") for k, v in arrays(source).items()})
