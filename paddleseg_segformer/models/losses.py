@@ -68,8 +68,8 @@ class CrossEntropyLoss(nn.Layer):
     def forward(self, logit, label, semantic_weights=None):
         """The mean loss.
 
-        NCHW maps of logits that are not of the label's size are resized to it, a part of an image at a
-        time (all at once where only the hardest pixels count), so that a model need not do it.
+        NCHW maps of logits that are not of the label's size are resized to it, a part of an image
+        at a time (all at once where only the hardest pixels count), so that a model need not do it.
 
         Args:
             logit: Float tensor ``[N, C, h, w]``, or ``[N, h, w, C]`` when the format is NHWC; or

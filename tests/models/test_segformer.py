@@ -121,7 +121,7 @@ def test_dropout_takes_whole_channels_in_training_alone():
 
 @pytest.mark.parametrize("projection", ["linear", "conv_bn_relu"])
 def test_initial_weights_of_the_head(projection):
-    """DESIGN, section 4: linear 0.02, convolutions sqrt(2 / fan_out), biases 0, BatchNorm 1 and 0."""
+    """Linear 0.02, convolutions sqrt(2 / fan_out), biases 0, BatchNorm an identity."""
     paddle.seed(0)
     model = ps.SegFormer(150, Features(SIZES[0]), 256, stage_projection=projection)
     for name, tensor in model.state_dict().items():

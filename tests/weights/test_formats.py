@@ -154,11 +154,10 @@ def test_missing_and_unexpected_tensors():
     assert result.missing == gone and result.unexpected == ["backbone.extra.weight"]
 
 
-@pytest.mark.parametrize("strict", [True, False])
-def test_nothing_that_fits_is_an_error(strict):
+def test_nothing_that_fits_is_an_error_even_so():
     model = manager.MODELS.components_dict["BiSeNetV2"](num_classes=2)
-    with pytest.raises(ps.InputError, match="lacks, or has in another shape"):
-        ps.load_weights(model, arrays(random_model("B0", "linear")), strict=strict)
+    with pytest.raises(ps.InputError, match=r"no place for, patch_embed1\.proj\.weight"):
+        ps.load_weights(model, arrays(random_model("B0", "linear")), strict=False)
 
 
 def test_half_precision_becomes_float32():
