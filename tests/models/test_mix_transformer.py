@@ -25,6 +25,27 @@ def test_config_builds_the_papers_model(size):
     assert round(count / 1e6, 1) == PARAMETERS[size]
 
 
+@pytest.mark.parametrize(
+    "option, value, wrong",
+    [
+        *((name, [1] * 5, "it must be a list of 4") for name in ("depths", "sr_ratios")),
+        ("mlp_ratios", 4, "it must be a list of 4"),
+        ("embed_dims", [64, 128, 320], "it must be a list of 4"),
+        ("num_heads", [1, 2, 5], "it must be a list of 4"),
+        ("num_heads", [1, 2, 6, 8], "not a multiple of 6 heads"),
+        ("num_heads", [1, 2, 0, 8], "not a multiple of 0 heads"),
+        ("qk_scale", "big", "it must be a number"),
+    ],
+)
+def test_wrong_arguments_are_named(option, value, wrong):
+    with pytest.raises(ValueError, match=f"{option}.*{wrong}"):
+        ps.MixVisionTransformer(**{option: value})
+    config = load_config(CONFIGS / "segformer_mit-b0_512x512_160k_ade20k.yaml")
+    config.dic["model"]["backbone"] = {"type": "MixVisionTransformer", option: value}
+    with pytest.raises(ps.InputError, match=f"MixVisionTransformer: .*{option}.*{wrong}"):
+        build(config, "model")
+
+
 @pytest.mark.parametrize("height, width", [(512, 512), (500, 333), (64, 1024), (32, 33)])
 def test_strides(height, width):
     encoder = ps.MixVisionTransformer_B0()
