@@ -14,6 +14,8 @@ from ..ops import resize_bilinear, upsampled_cross_entropy
 class CrossEntropyLoss(nn.Layer):
     """Softmax cross-entropy over pixels; a drop-in for PaddleSeg's, which crashes on Paddle 3.
 
+    In Paddle 3.3 a second backward pass through the same graph (``retain_graph``) ends the process.
+
     Args:
         weight: One weight a class, or None.
         ignore_index: Label of the pixels that have no loss.
