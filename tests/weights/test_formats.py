@@ -192,6 +192,50 @@ def test_a_bfloat16_number_of_paddle():
     assert read_weights(state).state["scale"] == -3
 
 
+@pytest.mark.parametrize("wrap", [dict, lambda state: {"state_dict": state, "epoch": 3}])
+@pytest.mark.parametrize("prefix", ["", "module."])
+def test_a_dictionary_is_unwrapped_as_a_file_is(prefix, wrap):
+    source, target = ps.MixVisionTransformer_B0(), ps.MixVisionTransformer_B0()
+    state = {prefix + name: value for name, value in arrays(source).items()}
+    assert not ps.load_weights(target, wrap({**state, "steps": 3, "note": "ours"})).unexpected
+    for name, value in arrays(source).items():
+        np.testing.assert_array_equal(arrays(target)[name], value, err_msg=name)
+
+
+def test_tensors_of_frameworks():
+    """Those that PyTorch trains, and bfloat16, which NumPy does not have."""
+    torch = pytest.importorskip("torch", reason="PyTorch is not installed")
+    source, target = ps.MixVisionTransformer_B0(), ps.MixVisionTransformer_B0()
+    for kind in (torch.float32, torch.bfloat16):
+        state = {
+            name: torch.tensor(value, dtype=kind, requires_grad=True)
+            for name, value in arrays(source).items()
+        }
+        ps.load_weights(target, state)
+        for name, value in state.items():
+            expected = value.detach().float().numpy()
+            np.testing.assert_array_equal(arrays(target)[name], expected, err_msg=name)
+    ps.load_weights(target, source.state_dict())
+    np.testing.assert_array_equal(target.norm1.weight.numpy(), source.norm1.weight.numpy())
+
+
+@pytest.mark.parametrize(
+    "source, message",
+    [
+        (None, "given as NoneType; give a path"),
+        (False, "given as bool"),
+        ([np.ones(2)], "given as list"),
+        ({}, "holds no tensors; its first keys are none"),
+        ({"a": [[1], [1, 2]]}, "holds no tensors; its first keys are a"),
+        ({0: np.ones(2)}, "first tensors are 0"),
+        ({"a": np.array(["text"])}, "a holds no numbers"),
+    ],
+)
+def test_what_holds_no_weights_is_told(source, message):
+    with pytest.raises(ps.InputError, match=message):
+        ps.load_weights(ps.MixVisionTransformer_B0(), source)
+
+
 def test_foreign_model_is_named():
     with pytest.raises(ps.InputError, match=r"is no SegFormer.*layer1\.0\.conv1\.weight"):
         read_weights({"layer1.0.conv1.weight": np.ones([2, 2])})
