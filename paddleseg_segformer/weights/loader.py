@@ -167,7 +167,15 @@ def load_weights(model: nn.Layer, source: Source, strict: bool = True) -> Loaded
     if not fitting or (strict and (misfits or unexpected)):
         raise InputError(_misfit(checkpoint, tell_architecture(target), misfits, unexpected))
     for name, value in fitting.items():
-        target[name].set_value(paddle.to_tensor(value, dtype=target[name].dtype))
+        fitting[name] = paddle.to_tensor(value, dtype=target[name].dtype)
+        if not paddle.isfinite(fitting[name]).all():
+            dtype = str(target[name].dtype).rpartition(".")[2]
+            raise InputError(
+                f"{checkpoint.source}: {name} has numbers beyond the range of the model's {dtype}; "
+                "use another checkpoint, or a model of a wider type."
+            )
+    for name, value in fitting.items():
+        target[name].set_value(value)
     _warn_of_epsilon(model, checkpoint)
     if other_classes:
         logger.warning(

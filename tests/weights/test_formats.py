@@ -248,6 +248,21 @@ def test_nan_is_named():
         ps.load_weights(random_model("B0", "linear"), state)
 
 
+@pytest.mark.parametrize(
+    "dtype, number", [("float16", 1e5), ("bfloat16", 1e39), ("float32", 1e300)]
+)
+def test_a_number_beyond_the_models_type_is_named(dtype, number):
+    target = ps.MixVisionTransformer_B0()
+    target.to(dtype=dtype)
+    before = target.norm1.bias.astype("float32").numpy()
+    state = {name: value + 1.0 for name, value in arrays(ps.MixVisionTransformer_B0()).items()}
+    state["norm4.bias"] = np.full([256], number)
+    message = rf"norm4\.bias has numbers beyond the range of the model's {dtype}"
+    with pytest.raises(ps.InputError, match=message):
+        ps.load_weights(target, state)
+    np.testing.assert_array_equal(target.norm1.bias.astype("float32").numpy(), before)
+
+
 def test_half_a_classifier_is_missing_tensors():
     state = arrays(random_model("B0", "linear"))
     del state["linear_pred.bias"]
