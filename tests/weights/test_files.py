@@ -364,12 +364,16 @@ def test_download_is_retried_checked_and_cached(served, tmp_path):
 def test_what_may_pass_is_tried_again(
     status, content, requests, message, served, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(download_module.time, "sleep", lambda seconds: None)
+    waits = []
+    monkeypatch.setattr(
+        download_module.time, "sleep", lambda seconds: waits.append((Server.requests, seconds))
+    )
     monkeypatch.setattr(Server, "status", status)
     monkeypatch.setattr(Server, "content", content)
     with pytest.raises(ps.InputError, match=f"could not be fetched .*{message}"):
         download_module.download(served)
     assert Server.requests == requests
+    assert [wait for wait in waits if wait[1]] == [(n, n) for n in range(1, requests)]
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]
 
 
