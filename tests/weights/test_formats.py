@@ -263,6 +263,14 @@ def test_a_number_beyond_the_models_type_is_named(dtype, number):
     np.testing.assert_array_equal(target.norm1.bias.astype("float32").numpy(), before)
 
 
+@pytest.mark.parametrize("dtype", ["bool", "uint8", "int64"])
+def test_numbers_that_are_no_floats_load_too(dtype):
+    model = paddle.nn.Layer()
+    model.register_buffer("mask", paddle.zeros([3], dtype))
+    ps.load_weights(model, {"mask": np.array([0, 1, 1], dtype)})
+    assert model.mask.tolist() == [0, 1, 1]
+
+
 def test_half_a_classifier_is_missing_tensors():
     state = arrays(random_model("B0", "linear"))
     del state["linear_pred.bias"]
