@@ -14,13 +14,19 @@ from ..ops import resize_bilinear, upsampled_cross_entropy
 class CrossEntropyLoss(nn.Layer):
     """Softmax cross-entropy over pixels; a drop-in for PaddleSeg's, which crashes on Paddle 3.
 
+    In Paddle 3.3 a second backward pass through the same graph (``retain_graph``) ends the process.
+
     Args:
         weight: One weight a class, or None.
         ignore_index: Label of the pixels that have no loss.
-        top_k_percent_pixels: Share of the pixels, those with the highest loss, that count.
+        top_k_percent_pixels: Share of the pixels, those with the highest loss, that count; 0.1 for
+            10%. At least one does.
         avg_non_ignore: What the sum is divided by: the (weighted) number of pixels that are not
             ignored, or, when False, the number of all pixels, as in the paper's training.
-        data_format: ``"NCHW"`` or ``"NHWC"``, the logits' layout.
+        data_format: ``"NCHW"``, as SegFormer's are, or ``"NHWC"``, the logits' layout.
+
+    Raises:
+        ValueError: ``data_format`` is neither of the two, or ``top_k_percent_pixels`` not above 0.
 
     Attributes:
         share: Factor of the loss. Of a part of a batch whose parts' losses are averaged, its
@@ -38,6 +44,13 @@ class CrossEntropyLoss(nn.Layer):
         data_format: str = "NCHW",
     ) -> None:
         super().__init__()
+        if data_format not in ("NCHW", "NHWC"):
+            raise ValueError(f"data_format is {data_format!r}; it must be NCHW or NHWC.")
+        if not top_k_percent_pixels > 0:
+            raise ValueError(
+                f"top_k_percent_pixels is {top_k_percent_pixels!r}; it must be above 0, and 1 for "
+                "all pixels."
+            )
         self.weight = None if weight is None else paddle.to_tensor(weight, dtype="float32")
         self.ignore_index = ignore_index
         self.top_k_percent_pixels = top_k_percent_pixels
@@ -57,8 +70,8 @@ class CrossEntropyLoss(nn.Layer):
     def forward(self, logit, label, semantic_weights=None):
         """The mean loss.
 
-        Maps of logits that are not of the label's size are resized to it, a part of an image at a
-        time (all at once where only the hardest pixels count), so that a model need not do it.
+        NCHW maps of logits that are not of the label's size are resized to it, a part of an image
+        at a time (all at once where only the hardest pixels count), so that a model need not do it.
 
         Args:
             logit: Float tensor ``[N, C, h, w]``, or ``[N, h, w, C]`` when the format is NHWC; or
@@ -71,11 +84,17 @@ class CrossEntropyLoss(nn.Layer):
             Tensor without dimensions, float32 (float64 of float64 logits).
 
         Raises:
-            ValueError: The number of class weights is not the number of classes.
+            ValueError: The number of class weights is not the number of classes, or NHWC logits
+                are not of the label's size.
             ValueError, IndexError: A label is neither a class nor ``ignore_index``; the latter
                 with class weights, or where only the hardest pixels count.
         """
         if self.data_format != "NCHW":
+            if logit.shape[1:-1] != label.shape[1:]:
+                raise ValueError(
+                    f"CrossEntropyLoss takes NHWC logits of the label's size, not {logit.shape} "
+                    f"for labels {label.shape}; SegFormer's are NCHW."
+                )
             logit = logit.transpose([0, logit.ndim - 1, *range(1, logit.ndim - 1)])
         if self.weight is not None and len(self.weight) != logit.shape[1]:
             raise ValueError(
@@ -114,5 +133,6 @@ class CrossEntropyLoss(nn.Layer):
         losses = F.cross_entropy(logit, label, reduction="none").flatten() * weights.flatten()
         if self.top_k_percent_pixels >= 1:
             return losses.sum(), divisors
-        losses, indices = paddle.topk(losses, int(self.top_k_percent_pixels * losses.size))
+        count = max(1, int(self.top_k_percent_pixels * losses.size))
+        losses, indices = paddle.topk(losses, count)
         return losses.sum(), divisors.flatten().gather(indices)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 import math
+import numbers
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -51,6 +52,10 @@ class MixVisionTransformer(nn.Layer):
         num_classes: Unused.
 
     ``feat_channels`` holds the channels of the four feature maps.
+
+    Raises:
+        ValueError: A list has not one entry a stage, a stage's channels are no multiple of its
+            heads, or ``qk_scale`` is no number.
     """
 
     def __init__(
@@ -74,6 +79,15 @@ class MixVisionTransformer(nn.Layer):
         num_classes: object = None,
     ) -> None:
         super().__init__()
+        _check_stages(
+            embed_dims=embed_dims,
+            depths=depths,
+            num_heads=num_heads,
+            mlp_ratios=mlp_ratios,
+            sr_ratios=sr_ratios,
+        )
+        if not isinstance(qk_scale, (numbers.Real, type(None))):
+            raise ValueError(f"qk_scale is {qk_scale!r}; it must be a number, or None.")
         self.feat_channels = list(embed_dims)
         self.recompute = recompute
         conv_epsilon = CONV_EPSILON if norm_epsilon is None else norm_epsilon
@@ -286,6 +300,18 @@ def to_tokens(x):
 def to_map(x, h, w):
     """Tokens ``[N, h * w, C]`` to map ``[N, C, h, w]``."""
     return x.transpose([0, 2, 1]).reshape([0, 0, h, w])
+
+
+def _check_stages(**lists):
+    for name, entries in lists.items():
+        if np.shape(entries) != (4,):
+            raise ValueError(f"{name} is {entries!r}; it must be a list of 4, one for each stage.")
+    for channels, heads in zip(lists["embed_dims"], lists["num_heads"]):
+        if heads < 1 or channels % heads:
+            raise ValueError(
+                f"num_heads does not fit embed_dims: {channels} channels are not a multiple of "
+                f"{heads} heads."
+            )
 
 
 def init_weights(layer):

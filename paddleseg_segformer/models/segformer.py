@@ -27,6 +27,8 @@ STAGE_PROJECTIONS = ("linear", "conv_bn_relu")
 class SegFormer(nn.Layer):
     """SegFormer for semantic segmentation.
 
+    In Paddle 3.3 a second backward pass through the same graph (``retain_graph``) ends the process.
+
     Args:
         num_classes: Number of classes.
         backbone: A layer with ``feat_channels`` that returns four maps at strides 4, 8, 16, 32.

@@ -23,7 +23,8 @@ def resize_bilinear(x, size, align_corners=False):
     """Resize maps bilinearly.
 
     On the CPU the resize is written as two matrix products, one for each axis: the same linear
-    map as the operator's, with a gradient that is several times cheaper.
+    map as the operator's, with a gradient that is several times cheaper. In Paddle 3.3 a second
+    backward pass through the same graph (``retain_graph``) ends the process.
 
     Args:
         x: Float tensor ``[N, C, h, w]``.

@@ -39,6 +39,7 @@ def download(url):
         return target
     partial = folder / f"{name}.{os.getpid()}.partial"  # several processes may fetch
     for attempt in range(TRIES):
+        time.sleep(attempt)
         try:
             folder.mkdir(parents=True, exist_ok=True)
             _fetch(url, partial)
@@ -50,7 +51,6 @@ def download(url):
                 isinstance(error, urllib.error.HTTPError) and error.code < 500
             ):
                 break
-            time.sleep(attempt)
         finally:
             if partial.exists():
                 partial.unlink()

@@ -2,12 +2,13 @@
 
 import tarfile
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 from safetensors import SafetensorError, deserialize
 
-from ..errors import InputError
+from ..errors import InputError, one_line
 from .pickles import bfloat16_to_float32, unpickle, unpickle_torch
 
 # Names of the weights in a folder: PaddleSeg's, of which the first counts, and Hugging Face's.
@@ -35,24 +36,52 @@ def read_checkpoint(path):
         path: A file, or a Hugging Face model folder.
 
     Returns:
-        A dictionary of NumPy arrays by name; nested ``state_dict`` or ``model`` is unwrapped.
+        A dictionary of NumPy arrays by name; a nested ``state_dict``, ``model_state_dict`` or
+        ``model`` is unwrapped.
 
     Raises:
         InputError: The path is missing, is no checkpoint, is damaged, or asks to run code.
     """
-    state = _read(_file_of(Path(path)))
-    for wrapper in ("state_dict", "model"):
-        if isinstance(state.get(wrapper), dict):
+    return tensors_of(_read(_file_of(Path(path))), path)
+
+
+def tensors_of(state, source):
+    """The tensors in a dictionary that a framework would save.
+
+    Args:
+        state: Arrays, or tensors of Paddle or PyTorch, by name, perhaps nested and beside others.
+        source: Where it came from, for messages.
+
+    Returns:
+        As ``read_checkpoint``.
+
+    Raises:
+        InputError: There are none, or one has no NumPy type.
+    """
+    for wrapper in ("state_dict", "model_state_dict", "model"):
+        if isinstance(state.get(wrapper), Mapping):
             state = state[wrapper]
     tensors = {}
     for name, value in state.items():
         if isinstance(value, list) and len(value) == 2:  # nested, Paddle names each tensor again
             value = value[1]
-        if isinstance(value, np.ndarray):
-            tensors[str(name).removeprefix("module.")] = value
+        if hasattr(value, "__array__"):
+            try:
+                tensors[str(name).removeprefix("module.")] = _array(value)
+            except (TypeError, ValueError, RuntimeError) as error:
+                raise InputError(f"{source}: {name} is no array ({one_line(error)}).") from error
     if not tensors:
-        raise InputError(f"{path}: holds no tensors.")
+        keys = ", ".join(str(key) for key in list(state)[:3]) or "none"
+        raise InputError(f"{source}: holds no tensors; its first keys are {keys}.")
     return tensors
+
+
+def _array(value):
+    if hasattr(value, "detach"):  # Paddle's or PyTorch's
+        value = value.detach().cpu()
+        if str(value.dtype) == "torch.bfloat16":
+            value = value.float()
+    return np.asarray(value)
 
 
 def read_dictionary(path):

@@ -17,7 +17,7 @@ from ..folders import StrPath
 from . import huggingface, mmseg, nvlabs, paddleseg, paddlevit
 from .architecture import Architecture, tell_architecture
 from .download import download, is_url
-from .files import read_checkpoint
+from .files import read_checkpoint, tensors_of
 from .naming import BACKBONE
 from .pickles import bfloat16_to_float32
 
@@ -82,7 +82,13 @@ def read_weights(source: Source, names: Container[str] = ()) -> Checkpoint:
         InputError: It cannot be read, or is no SegFormer.
     """
     if isinstance(source, Mapping):
-        name, state = "the given arrays", {key: np.asarray(v) for key, v in source.items()}
+        name = "the given arrays"
+        state = tensors_of(source, name)
+    elif not isinstance(source, (str, os.PathLike)):
+        raise InputError(
+            f"The weights are given as {type(source).__name__}; give a path, a URL or a dictionary "
+            "of arrays."
+        )
     else:
         name = os.fspath(source)
         state = read_checkpoint(download(name) if is_url(name) else name)
@@ -129,8 +135,9 @@ def load_weights(model: nn.Layer, source: Source, strict: bool = True) -> Loaded
         model: The layer to load into.
         source: Path of a file (``.pdparams``, a ``.tar.gz`` of one, ``.safetensors``, ``.pth``,
             ``.bin``) or of a Hugging Face model folder, a URL of such a file, or a dictionary of
-            arrays; of PaddleSeg, NVlabs, Hugging Face, mmsegmentation or PaddleViT. A backbone
-            loads into a whole model too, and a whole model into a backbone.
+            arrays or of PyTorch's or Paddle's tensors; of PaddleSeg, NVlabs, Hugging Face,
+            mmsegmentation or PaddleViT. A backbone loads into a whole model too, and a whole model
+            into a backbone.
         strict: Whether tensors that are missing or unexpected are an error. A whole model's head
             may always be missing from a backbone, and a classifier for another number of classes.
 
@@ -160,7 +167,15 @@ def load_weights(model: nn.Layer, source: Source, strict: bool = True) -> Loaded
     if not fitting or (strict and (misfits or unexpected)):
         raise InputError(_misfit(checkpoint, tell_architecture(target), misfits, unexpected))
     for name, value in fitting.items():
-        target[name].set_value(paddle.to_tensor(value, dtype=target[name].dtype))
+        fitting[name] = tensor = paddle.to_tensor(value, dtype=target[name].dtype)
+        if paddle.is_floating_point(tensor) and not paddle.isfinite(tensor).all():
+            dtype = str(target[name].dtype).rpartition(".")[2]
+            raise InputError(
+                f"{checkpoint.source}: {name} has numbers beyond the range of the model's {dtype}; "
+                "use another checkpoint, or a model of a wider type."
+            )
+    for name, value in fitting.items():
+        target[name].set_value(value)
     _warn_of_epsilon(model, checkpoint)
     if other_classes:
         logger.warning(

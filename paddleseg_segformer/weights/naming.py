@@ -16,6 +16,13 @@ BATCH_NORM = (
 )
 
 
+def key_value_shape(state):
+    """Of the first key-value projection in the names of the paper's code; zeros without one."""
+    name = "block1.0.attn.kv.weight"
+    key_value = state.get(name, state.get(BACKBONE + name))
+    return (0, 0) if key_value is None else key_value.shape
+
+
 def of_stages(*rules):
     """Rules for each of the four stages: {} is its number, from 0 in their name, from 1 in ours."""
     return tuple((theirs.format(i), ours.format(i + 1)) for i in range(4) for theirs, ours in rules)

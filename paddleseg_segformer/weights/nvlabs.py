@@ -1,6 +1,6 @@
 """The paper's own checkpoints, in PyTorch: whole models, and backbones trained on ImageNet."""
 
-from .naming import BATCH_NORM, IMAGENET_CLASSIFIER, rename, transpose_linears
+from .naming import BATCH_NORM, IMAGENET_CLASSIFIER, key_value_shape, rename, transpose_linears
 
 NAME = "nvlabs"
 EPSILON = None  # the paper's mix
@@ -15,8 +15,8 @@ _RULES = (
 
 def recognises(state):
     """Whether a key-value projection is there in PyTorch's layout, one above the other."""
-    key_value = state.get("block1.0.attn.kv.weight", state.get("backbone.block1.0.attn.kv.weight"))
-    return key_value is not None and key_value.shape[0] > key_value.shape[1]
+    rows, columns = key_value_shape(state)
+    return rows > columns
 
 
 def convert(state):

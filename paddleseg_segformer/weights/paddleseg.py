@@ -1,6 +1,6 @@
 """PaddleSeg's SegFormer, and ours: the names and layout that everything else is turned into."""
 
-from .naming import BACKBONE, IMAGENET_CLASSIFIER, rename
+from .naming import BACKBONE, IMAGENET_CLASSIFIER, key_value_shape, rename
 
 NAME = "paddleseg"
 EPSILON = None  # the paper's mix
@@ -11,8 +11,8 @@ def recognises(state):
 
     NVlabs's ImageNet files have the same names in PyTorch's layout.
     """
-    key_value = state.get("block1.0.attn.kv.weight", state.get("backbone.block1.0.attn.kv.weight"))
-    return key_value is not None and key_value.shape[0] < key_value.shape[1]
+    rows, columns = key_value_shape(state)
+    return rows < columns
 
 
 def convert(state):

@@ -261,6 +261,7 @@ _TORCH = {
     ("torch", "device"): _Inert(),
     **{("torch", name): name for name in _STORAGES},
     **{("torch", f"{kind}{bits}"): _Inert() for kind in ("float", "int") for bits in (16, 32, 64)},
+    **{("torch", name): _Inert() for name in ("bfloat16", "bool", "uint8", "int8")},
 }
 
 

@@ -40,9 +40,11 @@ def images(folder):
     return [str(folder / f"{height}.png") for height, _ in SIZES]
 
 
+@pytest.mark.parametrize("align_corners", [False, True])
 @pytest.mark.parametrize("stage_projection", ["linear", "conv_bn_relu"])
-def test_the_folded_head_is_the_same_function(stage_projection):
+def test_the_folded_head_is_the_same_function(stage_projection, align_corners):
     model = small_model(stage_projection=stage_projection)
+    model.align_corners = align_corners
     folded = FoldedSegFormer(model)
     folded.eval()
     image = paddle.randn([2, 3, 75, 90])

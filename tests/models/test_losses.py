@@ -46,16 +46,45 @@ def test_class_weights(avg_non_ignore):
     assert actual == pytest.approx((losses * weights).sum() / divisor, rel=1e-5)
 
 
-def test_hardest_pixels():
+@pytest.mark.parametrize("share, count", [(0.25, 15), (1e-4, 1)])
+def test_hardest_pixels(share, count):
+    """At least one."""
     losses, _ = pixel_losses(labels=LABELS % 4)
-    hardest = np.sort(losses.ravel())[::-1][: losses.size // 4]
-    actual = loss_of(labels=LABELS % 4, top_k_percent_pixels=0.25)
+    hardest = np.sort(losses.ravel())[::-1][:count]
+    actual = loss_of(labels=LABELS % 4, top_k_percent_pixels=share)
     assert actual == pytest.approx(hardest.mean(), rel=1e-5)
+
+
+@pytest.mark.parametrize("share", [1.0, 0.25])
+def test_weights_of_pixels(share):
+    """They weigh the losses, not the divisor, and say which are the hardest."""
+    losses, valid = pixel_losses()
+    pixel_weights = rng.random(LABELS.shape).astype("float32")
+    inputs = map(paddle.to_tensor, (LOGITS, LABELS, pixel_weights))
+    actual = float(CrossEntropyLoss(top_k_percent_pixels=share)(*inputs))
+    order = np.argsort(-(losses * pixel_weights).ravel())[: int(share * losses.size)]
+    expected = (losses * pixel_weights).ravel()[order].sum() / valid.ravel()[order].sum()
+    assert actual == pytest.approx(expected, rel=1e-5)
 
 
 def test_channels_last():
     actual = loss_of(logits=np.moveaxis(LOGITS, 1, -1).copy(), data_format="NHWC")
     assert actual == pytest.approx(loss_of(), rel=1e-6)
+
+
+def test_channels_first_in_the_others_place_are_refused():
+    with pytest.raises(ValueError, match=r"NHWC logits.*\[2, 4, 5, 6\].*\[2, 5, 6\]"):
+        loss_of(data_format="NHWC")
+
+
+@pytest.mark.parametrize(
+    "option, value",
+    [("data_format", "NCWH"), ("data_format", None)]
+    + [("top_k_percent_pixels", value) for value in (0, -0.1, float("nan"))],
+)
+def test_wrong_options_are_named(option, value):
+    with pytest.raises(ValueError, match=f"{option} is {value!r}; it must be"):
+        CrossEntropyLoss(**{option: value})
 
 
 def test_all_ignored_is_zero_with_zero_gradient():

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import paddle
 import pytest
+from small_models import randomise
 
 import paddleseg_segformer as ps
 from paddleseg_segformer.config import build, load_config
@@ -22,6 +23,27 @@ def test_config_builds_the_papers_model(size):
     (model,) = build(load_config(path, ["model.backbone.pretrained=null"]), "model")
     count = sum(math.prod(p.shape) for p in model.parameters() if not p.stop_gradient)
     assert round(count / 1e6, 1) == PARAMETERS[size]
+
+
+@pytest.mark.parametrize(
+    "option, value, wrong",
+    [
+        *((name, [1] * 5, "it must be a list of 4") for name in ("depths", "sr_ratios")),
+        ("mlp_ratios", 4, "it must be a list of 4"),
+        ("embed_dims", [64, 128, 320], "it must be a list of 4"),
+        ("num_heads", [1, 2, 5], "it must be a list of 4"),
+        ("num_heads", [1, 2, 6, 8], "not a multiple of 6 heads"),
+        ("num_heads", [1, 2, 0, 8], "not a multiple of 0 heads"),
+        ("qk_scale", "big", "it must be a number"),
+    ],
+)
+def test_wrong_arguments_are_named(option, value, wrong):
+    with pytest.raises(ValueError, match=f"{option}.*{wrong}"):
+        ps.MixVisionTransformer(**{option: value})
+    config = load_config(CONFIGS / "segformer_mit-b0_512x512_160k_ade20k.yaml")
+    config.dic["model"]["backbone"] = {"type": "MixVisionTransformer", option: value}
+    with pytest.raises(ps.InputError, match=f"MixVisionTransformer: .*{option}.*{wrong}"):
+        build(config, "model")
 
 
 @pytest.mark.parametrize("height, width", [(512, 512), (500, 333), (64, 1024), (32, 33)])
@@ -98,6 +120,44 @@ def test_recompute_changes_no_gradient(frozen):
         close = {"rtol": 1e-5, "atol": 1e-6 * np.abs(gradient).max()}
         np.testing.assert_allclose(gradients[1][name], gradient, **close, err_msg=name)
     assert any(gradient.any() for gradient in gradients[0].values())
+
+
+@pytest.mark.parametrize("qkv_bias", [True, False])
+@pytest.mark.parametrize("qk_scale", [None, 0.7])
+def test_attention_is_the_papers_formula(qkv_bias, qk_scale):
+    """Equation 1 in NumPy, head by head, with keys and values of all tokens."""
+    paddle.seed(0)
+    encoder = ps.MixVisionTransformer_B0(qkv_bias=qkv_bias, qk_scale=qk_scale)
+    randomise(encoder)
+    attention = encoder.block4[0].attn
+    names = {name.split(".")[-2] for name in attention.state_dict() if name.endswith("bias")}
+    assert names == ({"q", "kv", "proj"} if qkv_bias else {"proj"})
+    x = np.random.default_rng(0).normal(size=[6, 256])
+
+    def linear(layer):
+        bias = 0 if layer.bias is None else layer.bias.numpy()
+        return lambda x: x @ layer.weight.numpy().astype("float64") + bias
+
+    q, (k, v) = linear(attention.q)(x), np.split(linear(attention.kv)(x), 2, axis=1)
+    heads = []
+    for i in range(8):
+        part = slice(32 * i, 32 * (i + 1))
+        scores = np.exp(q[:, part] @ k[:, part].T * (qk_scale or 32**-0.5))
+        heads.append(scores / scores.sum(1, keepdims=True) @ v[:, part])
+    expected = linear(attention.proj)(np.concatenate(heads, axis=1))
+    actual = attention(paddle.to_tensor(x[None].astype("float32")), 2, 3).numpy()[0]
+    np.testing.assert_allclose(actual, expected, atol=1e-5)
+
+
+def test_attention_weights_are_dropped_in_training_alone():
+    """Equal keys give each value the same weight; of the kept ones it is 1 / (1 - rate) larger."""
+    paddle.seed(0)
+    attention = ps.MixVisionTransformer_B0(attn_drop_rate=0.75).block1[0].attn
+    q, v = paddle.randn([1, 40, 1, 32]), paddle.eye(32)[None, :, None]
+    for training, weights in ((True, {0, 4}), (False, {1})):
+        attention.train() if training else attention.eval()
+        mixed = attention._attend(q, paddle.ones([1, 32, 1, 32]), v).numpy() * 32
+        assert set(np.unique(mixed.round(3)).tolist()) == weights
 
 
 @pytest.mark.parametrize("chunk", [1, 40, 10**6])

@@ -228,9 +228,10 @@ def test_bfloat16_of_paddle(tmp_path):
         np.testing.assert_array_equal(value.numpy(), state[name].astype("float32").numpy())
 
 
-def test_nested_paddle_state(tmp_path):
+@pytest.mark.parametrize("wrapper", ["state_dict", "model_state_dict", "model"])
+def test_nested_paddle_state(tmp_path, wrapper):
     tensors = {name: paddle.to_tensor(value) for name, value in TENSORS.items()}
-    paddle.save({"state_dict": tensors, "epoch": 3}, str(tmp_path / "m.pdparams"))
+    paddle.save({wrapper: tensors, "epoch": 3}, str(tmp_path / "m.pdparams"))
     same(read_checkpoint(tmp_path / "m.pdparams"))
 
 
@@ -241,7 +242,9 @@ def test_real_torch(tmp_path):
     state = {**layer.state_dict(), "view": view, "p": layer.weight, "i": torch.tensor(3)}
     for kind in ("double", "float", "half", "long", "int", "short", "char", "byte", "bool"):
         state[kind] = getattr(torch.arange(-2, 3), kind)()
-    meta = {"size": torch.Size([2]), "device": torch.device("cpu"), "type": torch.float16}
+    meta = {"size": torch.Size([2]), "device": torch.device("cpu")}
+    names = ("float16", "bfloat16", "bool", "uint8", "int8", "int64")
+    meta["types"] = [getattr(torch, name) for name in names]
     torch.save({"meta": meta, "state_dict": state}, tmp_path / "model.pth")
     actual = read_checkpoint(tmp_path / "model.pth")
     for name, value in state.items():
@@ -289,7 +292,10 @@ BAD = {
     "code": (paddle_malice, "asks to run posix.system"),
     "torch code": (torch_malice, "asks to run posix.system"),
     "list": (lambda path: path.write_bytes(pickle.dumps([1])), "holds a list"),
-    "no tensors": (lambda path: path.write_bytes(pickle.dumps({"epoch": 1})), "holds no tensors"),
+    "no tensors": (
+        lambda path: path.write_bytes(pickle.dumps({"epoch": 1, "net": {}})),
+        "holds no tensors; its first keys are epoch, net.",
+    ),
     "truncated paddle": (truncated(save_paddle), "damaged"),
     "truncated torch": (truncated(lambda path: FakeTorch(path, TENSORS)), "no checkpoint"),
     "truncated safetensors": (truncated(lambda path: save_file(TENSORS, path)), "damaged"),
@@ -358,12 +364,16 @@ def test_download_is_retried_checked_and_cached(served, tmp_path):
 def test_what_may_pass_is_tried_again(
     status, content, requests, message, served, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(download_module.time, "sleep", lambda seconds: None)
+    waits = []
+    monkeypatch.setattr(
+        download_module.time, "sleep", lambda seconds: waits.append((Server.requests, seconds))
+    )
     monkeypatch.setattr(Server, "status", status)
     monkeypatch.setattr(Server, "content", content)
     with pytest.raises(ps.InputError, match=f"could not be fetched .*{message}"):
         download_module.download(served)
     assert Server.requests == requests
+    assert [wait for wait in waits if wait[1]] == [(n, n) for n in range(1, requests)]
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]
 
 

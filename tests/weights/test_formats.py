@@ -154,6 +154,12 @@ def test_missing_and_unexpected_tensors():
     assert result.missing == gone and result.unexpected == ["backbone.extra.weight"]
 
 
+def test_nothing_that_fits_is_an_error_even_so():
+    model = manager.MODELS.components_dict["BiSeNetV2"](num_classes=2)
+    with pytest.raises(ps.InputError, match=r"no place for, patch_embed1\.proj\.weight"):
+        ps.load_weights(model, arrays(random_model("B0", "linear")), strict=False)
+
+
 def test_half_precision_becomes_float32():
     source, target = random_model("B0", "linear", seed=1), random_model("B0", "linear")
     ps.load_weights(target, {k: v.astype("float16") for k, v in arrays(source).items()})
@@ -186,6 +192,50 @@ def test_a_bfloat16_number_of_paddle():
     assert read_weights(state).state["scale"] == -3
 
 
+@pytest.mark.parametrize("wrap", [dict, lambda state: {"state_dict": state, "epoch": 3}])
+@pytest.mark.parametrize("prefix", ["", "module."])
+def test_a_dictionary_is_unwrapped_as_a_file_is(prefix, wrap):
+    source, target = ps.MixVisionTransformer_B0(), ps.MixVisionTransformer_B0()
+    state = {prefix + name: value for name, value in arrays(source).items()}
+    assert not ps.load_weights(target, wrap({**state, "steps": 3, "note": "ours"})).unexpected
+    for name, value in arrays(source).items():
+        np.testing.assert_array_equal(arrays(target)[name], value, err_msg=name)
+
+
+def test_tensors_of_frameworks():
+    """Those that PyTorch trains, and bfloat16, which NumPy does not have."""
+    torch = pytest.importorskip("torch", reason="PyTorch is not installed")
+    source, target = ps.MixVisionTransformer_B0(), ps.MixVisionTransformer_B0()
+    for kind in (torch.float32, torch.bfloat16):
+        state = {
+            name: torch.tensor(value, dtype=kind, requires_grad=True)
+            for name, value in arrays(source).items()
+        }
+        ps.load_weights(target, state)
+        for name, value in state.items():
+            expected = value.detach().float().numpy()
+            np.testing.assert_array_equal(arrays(target)[name], expected, err_msg=name)
+    ps.load_weights(target, source.state_dict())
+    np.testing.assert_array_equal(target.norm1.weight.numpy(), source.norm1.weight.numpy())
+
+
+@pytest.mark.parametrize(
+    "source, message",
+    [
+        (None, "given as NoneType; give a path"),
+        (False, "given as bool"),
+        ([np.ones(2)], "given as list"),
+        ({}, "holds no tensors; its first keys are none"),
+        ({"a": [[1], [1, 2]]}, "holds no tensors; its first keys are a"),
+        ({0: np.ones(2)}, "first tensors are 0"),
+        ({"a": np.array(["text"])}, "a holds no numbers"),
+    ],
+)
+def test_what_holds_no_weights_is_told(source, message):
+    with pytest.raises(ps.InputError, match=message):
+        ps.load_weights(ps.MixVisionTransformer_B0(), source)
+
+
 def test_foreign_model_is_named():
     with pytest.raises(ps.InputError, match=r"is no SegFormer.*layer1\.0\.conv1\.weight"):
         read_weights({"layer1.0.conv1.weight": np.ones([2, 2])})
@@ -196,6 +246,29 @@ def test_nan_is_named():
     state["backbone.norm1.bias"] = np.full([32], np.nan, "float32")
     with pytest.raises(ps.InputError, match=r"backbone\.norm1\.bias has NaN"):
         ps.load_weights(random_model("B0", "linear"), state)
+
+
+@pytest.mark.parametrize(
+    "dtype, number", [("float16", 1e5), ("bfloat16", 1e39), ("float32", 1e300)]
+)
+def test_a_number_beyond_the_models_type_is_named(dtype, number):
+    target = ps.MixVisionTransformer_B0()
+    target.to(dtype=dtype)
+    before = target.norm1.bias.astype("float32").numpy()
+    state = {name: value + 1.0 for name, value in arrays(ps.MixVisionTransformer_B0()).items()}
+    state["norm4.bias"] = np.full([256], number)
+    message = rf"norm4\.bias has numbers beyond the range of the model's {dtype}"
+    with pytest.raises(ps.InputError, match=message):
+        ps.load_weights(target, state)
+    np.testing.assert_array_equal(target.norm1.bias.astype("float32").numpy(), before)
+
+
+@pytest.mark.parametrize("dtype", ["bool", "uint8", "int64"])
+def test_numbers_that_are_no_floats_load_too(dtype):
+    model = paddle.nn.Layer()
+    model.register_buffer("mask", paddle.zeros([3], dtype))
+    ps.load_weights(model, {"mask": np.array([0, 1, 1], dtype)})
+    assert model.mask.tolist() == [0, 1, 1]
 
 
 def test_half_a_classifier_is_missing_tensors():
