@@ -29,6 +29,7 @@ from .segmenter import load_model
 
 OPSET = 17  # the first with LayerNormalization
 SMALLEST = 32  # pixels a side
+FILES = {"paddle": ["model.json", "model.pdiparams", DESCRIPTION], "onnx": ["model.onnx"]}
 # Without Paddle2ONNX's optimizer, which fetches packages when it is first used, and takes the
 # minutes that it is known for: the runtimes fold constants themselves.
 CONVERT = (
@@ -54,7 +55,8 @@ def export(
     Args:
         model_path: As ``source`` of ``find_product``.
         save_dir: Folder to write to: ``model.json``, ``model.pdiparams`` and ``deploy.yaml``, or
-            ``model.onnx``, which holds the last one's text as metadata.
+            ``model.onnx``, which holds the last one's text as metadata. An earlier export there,
+            of either format, is replaced.
         image_path: The image.
         config: As in ``find_product``.
         format: ``"paddle"`` or ``"onnx"``.
@@ -93,7 +95,7 @@ def export(
         write_paddle(graph, shape, folder)
         if format == "onnx":
             convert_to_onnx(folder, description, half)
-            runtime, files = OnnxRuntime(folder / "model.onnx"), ["model.onnx"]
+            runtime = OnnxRuntime(folder / "model.onnx")
         else:
             (folder / DESCRIPTION).write_text(description, encoding="utf-8")
             try:
@@ -103,7 +105,6 @@ def export(
                     f"--save_dir {save_dir}: the graph cannot be read again, as if the disk were "
                     "full; nothing was written."
                 ) from error
-            files = ["model.json", "model.pdiparams", DESCRIPTION]
         images = [image]
         if any_size:  # and not that alone at which the graph was written down
             images.append(np.ascontiguousarray(image[:, :, : image.shape[2] // 2 + SMALLEST]))
@@ -113,8 +114,10 @@ def export(
                 f"The graph agrees with the model on only {agreement:.2%} of the pixels of "
                 f"{image_path}; nothing was written."
             )
-        for name in files:
+        for name in FILES[format]:
             os.replace(folder / name, Path(save_dir) / name)
+    for name in FILES["onnx" if format == "paddle" else "paddle"]:  # which is of another model
+        (Path(save_dir) / name).unlink(missing_ok=True)
     return agreement
 
 

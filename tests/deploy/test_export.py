@@ -137,6 +137,21 @@ def test_half_a_graph_is_no_graph(folder, tmp_path):
         Predictor(tmp_path)
 
 
+@pytest.mark.parametrize("forms", [("paddle", "onnx"), ("onnx", "paddle")])
+def test_a_folder_holds_the_last_export_alone(forms, folder, tmp_path):
+    """Of whichever format; what is no export stays."""
+    pytest.importorskip("paddle2onnx")
+    pytest.importorskip("onnxruntime")
+    (tmp_path / "notes.txt").touch()
+    other = save(small_model(classes=3), tmp_path / "other.pdparams")
+    for weights, form in zip((other, folder / "model.pdparams"), forms):
+        export(weights, tmp_path, images(folder)[0], format=form)
+    assert len(Predictor(tmp_path).classes) == 5
+    written = {"paddle": {"deploy.yaml", "model.json", "model.pdiparams"}, "onnx": {"model.onnx"}}
+    found = {path.name for path in tmp_path.iterdir()}
+    assert found == {"notes.txt", "other.pdparams"} | written[forms[1]]
+
+
 def test_the_description_is_paddlesegs(folder, tmp_path):
     export(folder / "model.pdparams", tmp_path, images(folder)[0], input_shape=(1, 3, 64, 96))
     deploy = yaml.safe_load((tmp_path / "deploy.yaml").read_text())["Deploy"]
