@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import os
 import subprocess
@@ -22,6 +23,7 @@ from ..config import build
 from ..data.images import read_image
 from ..errors import InputError, RunError
 from ..folders import StrPath, check_folder
+from ..runtime import set_device, tune_cpu
 from .graph import Graph
 from .product import DESCRIPTION, METADATA, config_of, find_product
 from .runtimes import OnnxRuntime, PaddleInference
@@ -39,6 +41,19 @@ CONVERT = (
 AGREEMENT = 0.999  # share of pixels; rounding decides the others
 
 
+@contextlib.contextmanager
+def _on_cpu():
+    """Within, Paddle works on the CPU; afterwards where it did before."""
+    tune_cpu()
+    device = paddle.get_device()
+    set_device("cpu")
+    try:
+        yield
+    finally:
+        paddle.set_device(device)
+
+
+@_on_cpu()
 def export(
     model_path: StrPath,
     save_dir: StrPath,
@@ -50,7 +65,7 @@ def export(
     with_normalize: bool = False,
     half: bool = False,
 ) -> float:
-    """Export a model, and compare its graph with it on an image.
+    """Export a model, on the CPU, and compare its graph with it on an image.
 
     Args:
         model_path: As ``source`` of ``find_product``.

@@ -216,6 +216,21 @@ def multiply_accumulates(graph):
     return int(total)
 
 
+def test_a_model_is_exported_on_the_tuned_cpu(folder, tmp_path, monkeypatch):
+    """Wherever the caller works, and goes on to work."""
+    module, device, seen = sys.modules["paddleseg_segformer.deploy.export"], ["gpu:0"], []
+    monkeypatch.setattr(paddle, "get_device", lambda: device[-1])
+    monkeypatch.setattr(paddle, "set_device", device.append)
+    monkeypatch.setattr(module, "tune_cpu", lambda: seen.append("tuned"))
+    load = module.load_model
+    monkeypatch.setattr(module, "load_model", lambda *a: seen.append(device[-1]) or load(*a))
+    export(folder / "model.pdparams", tmp_path, images(folder)[0])
+    assert seen == ["tuned", "cpu"] and device[-1] == "gpu:0"
+    with pytest.raises(InputError, match="absent"):
+        export(tmp_path / "absent.pdparams", tmp_path, images(folder)[0])
+    assert device[-1] == "gpu:0"
+
+
 def test_wrong_input_is_named_and_leaves_nothing(folder, tmp_path):
     weights, image = folder / "model.pdparams", images(folder)[0]
     with pytest.raises(InputError, match="--half: is for --format onnx"):
