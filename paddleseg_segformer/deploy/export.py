@@ -23,6 +23,7 @@ from ..config import build
 from ..data.images import read_image
 from ..errors import InputError, RunError
 from ..folders import StrPath, check_folder
+from ..models import SMALLEST
 from ..runtime import set_device, tune_cpu
 from .graph import Graph
 from .product import DESCRIPTION, METADATA, config_of, find_product
@@ -30,7 +31,6 @@ from .runtimes import OnnxRuntime, PaddleInference
 from .segmenter import load_model
 
 OPSET = 17  # the first with LayerNormalization
-SMALLEST = 32  # pixels a side
 FILES = {"paddle": ["model.json", "model.pdiparams", DESCRIPTION], "onnx": ["model.onnx"]}
 # Without Paddle2ONNX's optimizer, which fetches packages when it is first used, and takes the
 # minutes that it is known for: the runtimes fold constants themselves.
