@@ -25,6 +25,7 @@ VIDEO_ENDINGS = {".mp4", ".avi", ".mov", ".mkv", ".webm"}
 # PaddleSeg's names for the folders of its two kinds of picture; the others are ours.
 OVERLAYS, COLOUR_MAPS = "added_prediction", "pseudo_color_prediction"
 LABEL_MAPS, PROBABILITIES = "label_map", "probabilities"
+KINDS = (OVERLAYS, COLOUR_MAPS, LABEL_MAPS, PROBABILITIES)
 
 
 def find_images(path):
@@ -103,7 +104,7 @@ def predict(
 
     Args:
         model_path: As ``source`` of ``Predictor``.
-        image_path: As in ``find_images``.
+        image_path: As in ``find_images``; what lies in ``save_dir``'s own folders is left out.
         save_dir: Folder for ``added_prediction``, ``pseudo_color_prediction`` and ``label_map``;
             in each, images keep their names and subfolders, as PNG. Of a video, the first two are
             videos, and there is no label map.
@@ -120,8 +121,13 @@ def predict(
     """
     root, names = find_images(image_path)
     save_dir = Path(save_dir)
-    if root.resolve() in save_dir.resolve().parents:  # pictures of an earlier time are no input
-        names = [n for n in names if save_dir.resolve() not in (root / n).resolve().parents]
+    own = {(save_dir / kind).resolve() for kind in KINDS}  # of an earlier time, and no input
+    names = [name for name in names if own.isdisjoint((root / name).resolve().parents)]
+    if not names:
+        raise InputError(
+            f"{image_path}: holds only pictures that predict wrote to --save_dir {save_dir}; name "
+            "the images, or another folder."
+        )
     check_folder(save_dir)
     targets = list(_targets(names).items())
     predictor, problems = Predictor(model_path, **options), []

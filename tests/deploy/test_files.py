@@ -78,11 +78,16 @@ def test_what_a_graph_does_not_take_is_named_and_the_rest_goes_on(folder, tmp_pa
     assert (tmp_path / "out/label_map/whole.png").is_file()
 
 
-def test_pictures_of_an_earlier_time_are_no_input(folder, tmp_path):
+@pytest.mark.parametrize("save_dir", ["result", "."])
+def test_pictures_of_an_earlier_time_are_no_input(save_dir, folder, tmp_path):
     (tmp_path / "b.png").write_bytes((folder / "photos/b.png").read_bytes())
+    save_dir = tmp_path / save_dir
     for _ in range(2):
-        found = predict(folder / "model.pdparams", tmp_path, tmp_path / "result", device="cpu")
-        assert found == (1, [])
+        assert predict(folder / "model.pdparams", tmp_path, save_dir, device="cpu") == (1, [])
+    picture = save_dir / "label_map/b.png"
+    for nothing_else in (picture, picture.parent):
+        with pytest.raises(InputError, match=r"only pictures that .* wrote to --save_dir"):
+            predict(folder / "model.pdparams", nothing_else, save_dir, device="cpu")
 
 
 def test_no_picture_is_written_over_another(folder, tmp_path):
