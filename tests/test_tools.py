@@ -125,7 +125,7 @@ def test_termination_saves_and_exits_143(scenes, tmp_path):
 
 
 VIEWS = {
-    "whole": [],
+    "whole": ["--num_workers", 0],
     "scales": ["--aug_eval", "--scales", 0.5, 1.0, "--flip_horizontal"],
     "windows": ["--is_slide", "--crop_size", 64, 64, "--stride", 48, 48],
 }

@@ -47,7 +47,7 @@ def validate(
     Args:
         config: PaddleSeg's ``Config``.
         model_path: Weights of the whole model; see ``load_weights``.
-        num_workers: Threads that read images while the model works.
+        num_workers: Threads that read images while the model works; 0 is one, too.
         json_path: File to write every figure to; see ``Scores.figures``.
         report_dir: Folder for a page about them; see ``write_report``.
         options: Override keys of the configuration's ``test_config``; see ``Protocol``.
@@ -144,7 +144,7 @@ def evaluate(
         model: A PaddleSeg model; its training mode is restored afterwards.
         dataset: A PaddleSeg data set in validation mode.
         protocol: ``deploy.Protocol``.
-        num_workers: Threads that read images while the model works.
+        num_workers: Threads that read images while the model works; 0 is one, too.
         observe: None, or what to call after each image that this process works on, with its
             number in the data set, labels and predictions ``[H, W]``, and confusion matrix.
 
@@ -181,6 +181,7 @@ def evaluate(
 
 def _read_ahead(dataset, indices, segmenter, num_workers):
     """Yield (index, labels, views) in order, the next images being read meanwhile."""
+    num_workers = num_workers or 1
     with ThreadPoolExecutor(num_workers) as pool:
         waiting = []
         for index in indices:

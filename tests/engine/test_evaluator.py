@@ -141,6 +141,12 @@ def test_figures(trained, tmp_path):
     assert len(list(tmp_path.iterdir())) == 2
 
 
+def test_no_reading_threads_are_one(trained):
+    """As PaddleSeg's default value asks for."""
+    scores = [validate(*trained, num_workers=workers).confusion for workers in (0, 1)]
+    np.testing.assert_array_equal(*scores)
+
+
 def test_no_file_takes_a_devices_place(trained, tmp_path):
     (tmp_path / "null").symlink_to("/dev/null")
     validate(*trained, json_path=tmp_path / "null")
