@@ -251,6 +251,23 @@ def test_foreign_model(scenes, tmp_path):
     assert wrong.returncode == 2 and str(model) in wrong.stderr
 
 
+def test_foreign_models_data_can_be_timed(scenes, tmp_path):
+    config = tmp_path / "config.yaml"
+    config.write_text(
+        f"_base_: {CONFIG}\n"
+        "model: {_inherited_: false, type: FCN, num_classes: 150, backbone_indices: [3],\n"
+        "  channels: 8, backbone: {type: MixVisionTransformer_B0, in_channels: 3}}\n"
+    )
+    few = ("--samples", 2, "--rounds", 1, "--json", tmp_path / "report.json")
+    more = options(scenes, "optimizer.custom_cfg=null")
+    done = tool("benchmark", "data", "--config", config, *few, *more)
+    assert done.returncode == 0, done.stderr
+    (row,) = json.loads((tmp_path / "report.json").read_text())["rows"]
+    assert row["images_per_second"] == pytest.approx(2 / row["seconds"])
+    done = tool("benchmark", "train", "--config", config, *few, "--against", "paddleseg", *more)
+    assert done.returncode == 2 and "model.embedding_dim: is missing" in done.stderr
+
+
 BAD = {
     "no config": (("--config", "nowhere.yaml"), "nowhere.yaml"),
     "no data": (("--config", CONFIG, "--opts", "train_dataset.dataset_root=absent"), "absent"),
