@@ -268,6 +268,18 @@ def test_foreign_models_data_can_be_timed(scenes, tmp_path):
     assert done.returncode == 2 and "model.embedding_dim: is missing" in done.stderr
 
 
+def test_plotted_models_have_their_own_names(tmp_path):
+    """In whichever order some of them come; an SVG file has its texts as comments."""
+    files = [tmp_path / f"{name}.json" for name in ("B3", "B1")]
+    for file in files:
+        rows = [{"name": "ours", "gmacs": 20.0}]
+        file.write_text(json.dumps({"spec": {"backbone": file.stem}, "rows": rows}))
+    done = tool("plot_benchmark", "models", *files, "--output", tmp_path / "models.svg")
+    assert done.returncode == 0, done.stderr
+    drawn = (tmp_path / "models.svg").read_text()
+    assert re.findall(r"<!-- (B\d) -->", drawn) == ["B1", "B3"]
+
+
 BAD = {
     "no config": (("--config", "nowhere.yaml"), "nowhere.yaml"),
     "no data": (("--config", CONFIG, "--opts", "train_dataset.dataset_root=absent"), "absent"),
