@@ -268,6 +268,34 @@ def test_foreign_models_data_can_be_timed(scenes, tmp_path):
     assert done.returncode == 2 and "model.embedding_dim: is missing" in done.stderr
 
 
+DEVICE = """
+import sys
+sys.path.insert(0, "tools")
+import contend
+class Fake:  # holds 100 bytes of a GPU before its run, and had more until then
+    held, peak = 100, 900
+    def __init__(self, spec): pass
+    def eval(self): return lambda: None
+    def synchronize(self): pass
+    def held_memory(self):
+        self.peak = 350  # from here on
+        return self.held
+    def peak_memory(self): return self.peak
+contend.CONTENDERS["ours"] = Fake
+spec = dict(contender="ours", job="eval", size=[32, 32], batch_size=1, classes=2)
+sys.argv = ["contend.py", contend.json.dumps(spec)]
+contend.main()
+"""
+
+
+def test_a_gpus_memory_is_counted_from_what_was_held(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-c", DEVICE], input="go\n", capture_output=True, text=True, cwd=ROOT
+    )
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout.splitlines()[-1]) == {"peak_memory": 250}
+
+
 def test_plotted_models_have_their_own_names(tmp_path):
     """In whichever order some of them come; an SVG file has its texts as comments."""
     files = [tmp_path / f"{name}.json" for name in ("B3", "B1")]
