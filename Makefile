@@ -60,7 +60,8 @@ docs: $(VENV)/ready-test
 kills: $(VENV)/ready-test
 	KILLS=30 $(RUN) -m pytest tests/engine/test_trainer.py -k killed
 
-# Two thousand iterations and ten thousand predictions, and whether memory grows; half an hour.
+# Two thousand iterations and ten thousand predictions, and whether memory grows; half an hour. Needs
+# the quick start's data and model: make quickstart comes first.
 soak: $(VENV)/ready
 	$(RUN) tools/soak.py
 

@@ -17,6 +17,7 @@ REQUIRES = [
     "pandas<3",  # VisualDL's page
     "pillow",
     "jinja2",  # the report's page
+    "matplotlib>=3.5",  # the curves of a run
     "pyyaml",
     "safetensors>=0.6",  # which Paddle needs, too
     "tqdm",

@@ -158,7 +158,8 @@ def set_device(name: str | None = None) -> str:
 
     if name is None:
         name = "gpu" if has_gpu() else "cpu"
-    if name.split(":")[0] == "gpu" and not has_gpu():
+    kind, colon, index = name.partition(":")
+    if kind == "gpu" and not has_gpu():
         reason = (
             "no GPU is visible"
             if paddle.is_compiled_with_cuda()
@@ -168,6 +169,10 @@ def set_device(name: str | None = None) -> str:
             f"--device {name}: {reason}; install paddlepaddle-gpu on a machine with a GPU, "
             "or use --device cpu."
         )
+    if kind == "gpu" and colon:  # of one that is not there, Paddle ends the process
+        last = paddle.device.cuda.device_count() - 1
+        if not index.isdecimal() or int(index) > last:
+            raise ValueError(f"--device {name}: is not there; take one of gpu:0 to gpu:{last}.")
     try:
         paddle.set_device(name)
     except (ValueError, RuntimeError) as error:

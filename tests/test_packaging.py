@@ -1,6 +1,8 @@
 """The wheel: what it holds, and that it works where there is no checkout."""
 
+import ast
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -87,6 +89,28 @@ def test_wheel_holds_the_package_its_configs_and_tools(wheel):
     expected |= {p.as_posix() for p in own if "__pycache__" not in p.parts}
     assert {name for name in names if ".dist-info/" not in name} == expected
     assert package + "py.typed" in names
+
+
+# What packages are called where they come from, if not as they are imported.
+DISTRIBUTIONS = {"PIL": "pillow", "cv2": "opencv-python", "yaml": "pyyaml", "werkzeug": "flask"}
+
+
+@pytest.mark.skipif(sys.version_info < (3, 10), reason="needs Python 3.10's list of its modules")
+def test_the_wheel_asks_for_what_it_imports(wheel):
+    """But for Paddle, which is there by another name as a GPU build."""
+    imported = set()
+    with zipfile.ZipFile(wheel) as archive:
+        names = archive.namelist()
+        for name in (name for name in names if name.endswith(".py")):
+            for node in ast.walk(ast.parse(archive.read(name))):
+                if isinstance(node, ast.Import):
+                    imported |= {alias.name.split(".")[0] for alias in node.names}
+                elif isinstance(node, ast.ImportFrom) and node.level == 0:
+                    imported.add(node.module.split(".")[0])
+        (metadata,) = (archive.read(name).decode() for name in names if name.endswith("/METADATA"))
+    asked = set(re.findall(r"^Requires-Dist: ([\w-]+)", metadata, re.MULTILINE))
+    imported -= {*sys.stdlib_module_names, "paddle", "paddleseg_segformer"}
+    assert {DISTRIBUTIONS.get(name, name) for name in imported} <= asked
 
 
 def test_sdist_makes_the_same_wheel(wheel, source, tmp_path):

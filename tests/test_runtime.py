@@ -3,7 +3,10 @@
 import subprocess
 import sys
 
+import paddle
 import pytest
+
+from paddleseg_segformer import runtime
 
 PROGRAMS = {
     "order, errors and gradients": """
@@ -61,3 +64,17 @@ def test_without_tuning_there_is_one_thread():
     program = "from paddleseg_segformer import runtime; print(runtime.parallel_map(abs, [-1, 2]))"
     result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert result.stdout.strip() == "[1, 2]", result.stderr
+
+
+@pytest.mark.parametrize("index", ["2", "7", "-1", ""])
+def test_a_gpu_that_is_not_there(index, monkeypatch):
+    """On a machine with two; Paddle would end the process."""
+    monkeypatch.setattr(paddle, "is_compiled_with_cuda", lambda: True)
+    monkeypatch.setattr(paddle.device.cuda, "device_count", lambda: 2)
+    taken = []
+    monkeypatch.setattr(paddle, "set_device", taken.append)
+    for name in ("gpu", "gpu:0", "gpu:1"):
+        assert runtime.set_device(name) == name
+    with pytest.raises(ValueError, match=f"--device gpu:{index}: .* gpu:0 to gpu:1"):
+        runtime.set_device(f"gpu:{index}")
+    assert taken == ["gpu", "gpu:0", "gpu:1"]

@@ -125,7 +125,7 @@ def test_termination_saves_and_exits_143(scenes, tmp_path):
 
 
 VIEWS = {
-    "whole": [],
+    "whole": ["--num_workers", 0],
     "scales": ["--aug_eval", "--scales", 0.5, 1.0, "--flip_horizontal"],
     "windows": ["--is_slide", "--crop_size", 64, 64, "--stride", 48, 48],
 }
@@ -211,8 +211,6 @@ def test_prediction(run, scenes, tmp_path):
     overlay = cv2.imread(str(tmp_path / "added_prediction" / name))
     assert labels.shape == (96, 96) and labels.max() < 150
     np.testing.assert_allclose(overlay, (image + colours) / 2, atol=1)
-    sky = labels == 2  # RGB 6, 230, 230 in ADE20K's palette
-    assert not sky.any() or (colours[sky] == (230, 230, 6)).all()
     np.testing.assert_array_equal(np.asarray(label_image.convert("RGB")), colours[:, :, ::-1])
     assert len(list(tmp_path.rglob("*.png"))) == 9 * 3
 
@@ -249,6 +247,63 @@ def test_foreign_model(scenes, tmp_path):
     assert done.returncode == 0, done.stderr
     wrong = tool("val", "--config", CONFIG, "--model_path", model, *options(scenes))
     assert wrong.returncode == 2 and str(model) in wrong.stderr
+
+
+def test_foreign_models_data_can_be_timed(scenes, tmp_path):
+    config = tmp_path / "config.yaml"
+    config.write_text(
+        f"_base_: {CONFIG}\n"
+        "model: {_inherited_: false, type: FCN, num_classes: 150, backbone_indices: [3],\n"
+        "  channels: 8, backbone: {type: MixVisionTransformer_B0, in_channels: 3}}\n"
+    )
+    few = ("--samples", 2, "--rounds", 1, "--json", tmp_path / "report.json")
+    more = options(scenes, "optimizer.custom_cfg=null")
+    done = tool("benchmark", "data", "--config", config, *few, *more)
+    assert done.returncode == 0, done.stderr
+    (row,) = json.loads((tmp_path / "report.json").read_text())["rows"]
+    assert row["images_per_second"] == pytest.approx(2 / row["seconds"])
+    done = tool("benchmark", "train", "--config", config, *few, "--against", "paddleseg", *more)
+    assert done.returncode == 2 and "model.embedding_dim: is missing" in done.stderr
+
+
+DEVICE = """
+import sys
+sys.path.insert(0, "tools")
+import contend
+class Fake:  # holds 100 bytes of a GPU before its run, and had more until then
+    held, peak = 100, 900
+    def __init__(self, spec): pass
+    def eval(self): return lambda: None
+    def synchronize(self): pass
+    def held_memory(self):
+        self.peak = 350  # from here on
+        return self.held
+    def peak_memory(self): return self.peak
+contend.CONTENDERS["ours"] = Fake
+spec = dict(contender="ours", job="eval", size=[32, 32], batch_size=1, classes=2)
+sys.argv = ["contend.py", contend.json.dumps(spec)]
+contend.main()
+"""
+
+
+def test_a_gpus_memory_is_counted_from_what_was_held(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-c", DEVICE], input="go\n", capture_output=True, text=True, cwd=ROOT
+    )
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout.splitlines()[-1]) == {"peak_memory": 250}
+
+
+def test_plotted_models_have_their_own_names(tmp_path):
+    """In whichever order some of them come; an SVG file has its texts as comments."""
+    files = [tmp_path / f"{name}.json" for name in ("B3", "B1")]
+    for file in files:
+        rows = [{"name": "ours", "gmacs": 20.0}]
+        file.write_text(json.dumps({"spec": {"backbone": file.stem}, "rows": rows}))
+    done = tool("plot_benchmark", "models", *files, "--output", tmp_path / "models.svg")
+    assert done.returncode == 0, done.stderr
+    drawn = (tmp_path / "models.svg").read_text()
+    assert re.findall(r"<!-- (B\d) -->", drawn) == ["B1", "B3"]
 
 
 BAD = {

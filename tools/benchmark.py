@@ -177,7 +177,7 @@ def main():
         "size": args.size,
         "batch_size": args.batch_size or defaults.get(args.job, 1),
         "classes": model["num_classes"],
-        "width": model["embedding_dim"],
+        "width": model.get("embedding_dim"),
         "backbone": model["backbone"]["type"].rsplit("_", 1)[-1],
         "device": args.device,
         "precision": args.precision,
@@ -190,6 +190,10 @@ def main():
             raise InputError(f"--against {name}: is for infer alone.")
     if args.against and model.get("stage_projection", "linear") != "linear":
         raise InputError(f"{args.config}: the others have no stage_projection but the paper's.")
+    if args.against and spec["width"] is None:
+        raise InputError(
+            f"{args.config}: model.embedding_dim: is missing; --against compares SegFormers alone."
+        )
     if args.precision != "fp32" and not runtime.has_gpu():
         raise InputError(f"--precision {args.precision}: needs a GPU; on a CPU use fp32.")
     if args.json:

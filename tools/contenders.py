@@ -51,9 +51,14 @@ class Ours:
         if self.paddle.get_device() != "cpu":
             self.paddle.device.synchronize()
 
-    def peak_memory(self):
+    def held_memory(self):
+        """Bytes of the GPU's memory before the runs, whose peak counts from here; None on a CPU."""
         if self.paddle.get_device() == "cpu":
             return None
+        self.paddle.device.cuda.reset_max_memory_allocated()
+        return self.paddle.device.cuda.memory_allocated()
+
+    def peak_memory(self):
         return self.paddle.device.cuda.max_memory_allocated()
 
     def macs(self):
@@ -285,8 +290,14 @@ class HuggingFace:
         if self.device != "cpu":
             self.torch.cuda.synchronize()
 
+    def held_memory(self):
+        if self.device == "cpu":
+            return None
+        self.torch.cuda.reset_peak_memory_stats()
+        return self.torch.cuda.memory_allocated()
+
     def peak_memory(self):
-        return None if self.device == "cpu" else self.torch.cuda.max_memory_allocated()
+        return self.torch.cuda.max_memory_allocated()
 
     def macs(self):
         from torch.utils.flop_counter import FlopCounterMode

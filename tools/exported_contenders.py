@@ -11,6 +11,9 @@ class Exported:
 
     runtime = "onnxruntime"
 
+    def held_memory(self):
+        return None  # graphs run on the CPU
+
     def infer(self):
         from paddleseg_segformer.deploy import RUNTIMES
         from paddleseg_segformer.deploy.export import convert_to_onnx, write_paddle

@@ -63,8 +63,9 @@ def main():
         points = {name: [(y, x) for x, y in pairs] for name, pairs in points.items()}
         draw(axes, points, "GMACs of a 512 x 512 image, counted", "mIoU, published")
         axes.set_ylim(36, 52)
-        for (x, y), size in zip(points["ours"], PUBLISHED):
-            axes.annotate(size, (x, y), textcoords="offset points", xytext=(-14, 4))
+        sizes = {miou: size for size, miou in PUBLISHED.items()}
+        for x, y in points["ours"]:
+            axes.annotate(sizes[y], (x, y), textcoords="offset points", xytext=(-14, 4))
     figure.tight_layout()
     figure.savefig(args.output, dpi=120)
 

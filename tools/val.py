@@ -3,6 +3,11 @@
 from paddleseg_segformer.engine import cli, validate
 
 
+def threads(text):
+    """The type of --num_workers, for which PaddleSeg's users know 0."""
+    return 0 if text == "0" else cli.positive(text)
+
+
 def parse_args():
     parser = cli.config_parser(
         __doc__,
@@ -19,7 +24,7 @@ def parse_args():
         metavar="DIR",
         help="write a page about it, report.html, with the worst and the best images",
     )
-    parser.add_argument("--num_workers", type=cli.positive, default=2, help="reading threads")
+    parser.add_argument("--num_workers", type=threads, default=2, help="reading threads")
     cli.add_protocol_flags(parser, "--aug_eval")
     return parser.parse_args()
 

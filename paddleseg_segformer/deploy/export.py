@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import os
 import subprocess
@@ -22,13 +23,15 @@ from ..config import build
 from ..data.images import read_image
 from ..errors import InputError, RunError
 from ..folders import StrPath, check_folder
+from ..models import SMALLEST
+from ..runtime import set_device, tune_cpu
 from .graph import Graph
 from .product import DESCRIPTION, METADATA, config_of, find_product
 from .runtimes import OnnxRuntime, PaddleInference
 from .segmenter import load_model
 
 OPSET = 17  # the first with LayerNormalization
-SMALLEST = 32  # pixels a side
+FILES = {"paddle": ["model.json", "model.pdiparams", DESCRIPTION], "onnx": ["model.onnx"]}
 # Without Paddle2ONNX's optimizer, which fetches packages when it is first used, and takes the
 # minutes that it is known for: the runtimes fold constants themselves.
 CONVERT = (
@@ -38,6 +41,19 @@ CONVERT = (
 AGREEMENT = 0.999  # share of pixels; rounding decides the others
 
 
+@contextlib.contextmanager
+def _on_cpu():
+    """Within, Paddle works on the CPU; afterwards where it did before."""
+    tune_cpu()
+    device = paddle.get_device()
+    set_device("cpu")
+    try:
+        yield
+    finally:
+        paddle.set_device(device)
+
+
+@_on_cpu()
 def export(
     model_path: StrPath,
     save_dir: StrPath,
@@ -49,12 +65,13 @@ def export(
     with_normalize: bool = False,
     half: bool = False,
 ) -> float:
-    """Export a model, and compare its graph with it on an image.
+    """Export a model, on the CPU, and compare its graph with it on an image.
 
     Args:
         model_path: As ``source`` of ``find_product``.
         save_dir: Folder to write to: ``model.json``, ``model.pdiparams`` and ``deploy.yaml``, or
-            ``model.onnx``, which holds the last one's text as metadata.
+            ``model.onnx``, which holds the last one's text as metadata. An earlier export there,
+            of either format, is replaced.
         image_path: The image.
         config: As in ``find_product``.
         format: ``"paddle"`` or ``"onnx"``.
@@ -93,7 +110,7 @@ def export(
         write_paddle(graph, shape, folder)
         if format == "onnx":
             convert_to_onnx(folder, description, half)
-            runtime, files = OnnxRuntime(folder / "model.onnx"), ["model.onnx"]
+            runtime = OnnxRuntime(folder / "model.onnx")
         else:
             (folder / DESCRIPTION).write_text(description, encoding="utf-8")
             try:
@@ -103,7 +120,6 @@ def export(
                     f"--save_dir {save_dir}: the graph cannot be read again, as if the disk were "
                     "full; nothing was written."
                 ) from error
-            files = ["model.json", "model.pdiparams", DESCRIPTION]
         images = [image]
         if any_size:  # and not that alone at which the graph was written down
             images.append(np.ascontiguousarray(image[:, :, : image.shape[2] // 2 + SMALLEST]))
@@ -113,8 +129,10 @@ def export(
                 f"The graph agrees with the model on only {agreement:.2%} of the pixels of "
                 f"{image_path}; nothing was written."
             )
-        for name in files:
+        for name in FILES[format]:
             os.replace(folder / name, Path(save_dir) / name)
+    for name in FILES["onnx" if format == "paddle" else "paddle"]:  # which is of another model
+        (Path(save_dir) / name).unlink(missing_ok=True)
     return agreement
 
 

@@ -14,7 +14,7 @@ import numpy as np
 from tqdm import tqdm
 
 from ..data.images import read_image
-from ..errors import InputError
+from ..errors import InputError, RunError
 from ..folders import StrPath, check_folder, writing
 from ..runtime import parallelism
 from .predictor import Predictor
@@ -25,6 +25,7 @@ VIDEO_ENDINGS = {".mp4", ".avi", ".mov", ".mkv", ".webm"}
 # PaddleSeg's names for the folders of its two kinds of picture; the others are ours.
 OVERLAYS, COLOUR_MAPS = "added_prediction", "pseudo_color_prediction"
 LABEL_MAPS, PROBABILITIES = "label_map", "probabilities"
+KINDS = (OVERLAYS, COLOUR_MAPS, LABEL_MAPS, PROBABILITIES)
 
 
 def find_images(path):
@@ -103,7 +104,7 @@ def predict(
 
     Args:
         model_path: As ``source`` of ``Predictor``.
-        image_path: As in ``find_images``.
+        image_path: As in ``find_images``; what lies in ``save_dir``'s own folders is left out.
         save_dir: Folder for ``added_prediction``, ``pseudo_color_prediction`` and ``label_map``;
             in each, images keep their names and subfolders, as PNG. Of a video, the first two are
             videos, and there is no label map.
@@ -116,11 +117,17 @@ def predict(
 
     Raises:
         InputError: There is no image, or the model cannot be used, or nothing can be written.
+        RunError: A picture or video cannot be written after all.
     """
     root, names = find_images(image_path)
     save_dir = Path(save_dir)
-    if root.resolve() in save_dir.resolve().parents:  # pictures of an earlier time are no input
-        names = [n for n in names if save_dir.resolve() not in (root / n).resolve().parents]
+    own = {(save_dir / kind).resolve() for kind in KINDS}  # of an earlier time, and no input
+    names = [name for name in names if own.isdisjoint((root / name).resolve().parents)]
+    if not names:
+        raise InputError(
+            f"{image_path}: holds only pictures that predict wrote to --save_dir {save_dir}; name "
+            "the images, or another folder."
+        )
     check_folder(save_dir)
     targets = list(_targets(names).items())
     predictor, problems = Predictor(model_path, **options), []
@@ -178,24 +185,47 @@ def _predict_video(predictor, path, target, save_dir):
     if not capture.isOpened() or 0 in size:
         raise InputError(f"{path}: cannot be read as a video.")
     rate, frames = capture.get(cv2.CAP_PROP_FPS) or 25, capture.get(cv2.CAP_PROP_FRAME_COUNT)
+    partials = {}
+    for folder in (OVERLAYS, COLOUR_MAPS):
+        final = save_dir / folder / target.with_name(target.name + ".mp4")
+        partials[final.with_name(final.name + ".partial.mp4")] = final
     with contextlib.ExitStack() as stack:
         stack.callback(capture.release)
         writers = []
-        for folder in (OVERLAYS, COLOUR_MAPS):
-            name = save_dir / folder / target.with_name(target.name + ".mp4")
-            with writing(name):
+        for partial, final in partials.items():
+            with writing(partial):
                 code = cv2.VideoWriter_fourcc(*"mp4v")
-                writers.append(cv2.VideoWriter(str(name), code, rate, size))
+                writers.append(cv2.VideoWriter(str(partial), code, rate, size))
+            stack.callback(partial.unlink, missing_ok=True)
             stack.callback(writers[-1].release)
             if not writers[-1].isOpened():
-                raise InputError(f"--save_dir: {name} cannot be written as a video.")
+                raise InputError(f"--save_dir: {final} cannot be written as a video.")
         bar = tqdm(total=int(frames), desc=path.name, unit="frame", leave=False, disable=None)
         stack.callback(bar.close)
+        count = 0
         for _ in iter(capture.grab, False):
             found = predictor(capture.retrieve()[1][:, :, ::-1])
             for writer, picture in zip(writers, (found.overlay(), found.colour_map())):
                 writer.write(np.asarray(picture)[:, :, ::-1])
             bar.update()
+            count += 1
+        if count == 0:
+            raise InputError(f"{path}: cannot be read as a video.")
+        for writer, (partial, final) in zip(writers, partials.items()):
+            writer.release()
+            if _count_frames(partial) != count:  # OpenCV tells nothing of a full disk
+                raise RunError(f"--save_dir: {final} cannot be written, as if the disk were full.")
+        for partial, final in partials.items():
+            with writing(final):
+                partial.replace(final)
+
+
+def _count_frames(path):
+    """A video's frames as its file says; 0 where it cannot be read."""
+    capture = cv2.VideoCapture(str(path))
+    count = int(capture.get(cv2.CAP_PROP_FRAME_COUNT))
+    capture.release()
+    return count
 
 
 def _save(path, picture):

@@ -70,7 +70,7 @@ def find_product(source: StrPath, config: Config | StrPath | None = None) -> Pro
         if not isinstance(config, Config):
             config = load_config(config)
         return Product(config, str(path), *_names_and_colours(config))
-    if path.is_dir() and (path / "model.onnx").is_file() and not (path / DESCRIPTION).is_file():
+    if path.is_dir() and (path / "model.onnx").is_file():
         path = path / "model.onnx"
     if path.suffix == ".onnx":
         return _of_description(path, _read_metadata(path))

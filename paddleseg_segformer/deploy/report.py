@@ -2,6 +2,7 @@
 
 import base64
 import io
+import re
 from datetime import datetime
 from pathlib import Path
 from typing import NamedTuple
@@ -17,6 +18,7 @@ from ..folders import write_whole
 from .visualise import colour_table
 
 PAGE = "report.html"
+PICTURE = re.compile(r"(worst|best)_[0-9]+_(photo\.jpg|prediction\.png|truth\.png)")
 WIDTH = 640  # pixels of a picture, at most
 UNLABELLED = 255
 MOST_PAIRS = 15
@@ -87,8 +89,9 @@ def write_report(folder, figures, worst, best, palette, about):
         date=datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z"),
     )
     try:
-        for old in (p for kind in galleries for p in Path(folder).glob(f"{kind}_[0-9]*_*.*")):
-            old.unlink()  # of an earlier page, which may have shown more
+        for old in Path(folder).iterdir():
+            if PICTURE.fullmatch(old.name):  # of an earlier page, which may have shown more
+                old.unlink()
         for name, content in contents.items():
             write_whole(Path(folder) / name, content)
     except OSError as error:

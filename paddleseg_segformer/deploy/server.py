@@ -27,11 +27,11 @@ from werkzeug.exceptions import HTTPException
 
 from ..data.images import decode_image
 from ..errors import InputError
+from ..models import SMALLEST
 
 logger = logging.getLogger("paddleseg_segformer")
 
 FORMATS = ("JPEG", "PNG", "WebP", "BMP", "TIFF", "GIF")
-SMALLEST = 32  # pixels a side: SegFormer halves them five times
 
 # Waitress holds an upload before the application sees it. Of one that is too large it takes this
 # many times the limit, so that the sender hears why; a still larger one it cuts off.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import tempfile
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
@@ -20,8 +21,8 @@ from ..config import build, settings
 from ..data import class_names, palette
 from ..deploy import Protocol, Segmenter, load_model
 from ..deploy.report import write_report
-from ..errors import InputError
-from ..folders import StrPath, check_folder, writing
+from ..errors import InputError, RunError
+from ..folders import StrPath, check_folder, write_whole
 from ..runtime import parallelism
 from . import distributed
 from .extremes import Extremes
@@ -46,7 +47,7 @@ def validate(
     Args:
         config: PaddleSeg's ``Config``.
         model_path: Weights of the whole model; see ``load_weights``.
-        num_workers: Threads that read images while the model works.
+        num_workers: Threads that read images while the model works; 0 is one, too.
         json_path: File to write every figure to; see ``Scores.figures``.
         report_dir: Folder for a page about them; see ``write_report``.
         options: Override keys of the configuration's ``test_config``; see ``Protocol``.
@@ -60,7 +61,7 @@ def validate(
     """
     if "val_dataset" not in config.dic:
         raise InputError("val_dataset: is missing in the config, so there is nothing to score on.")
-    if json_path is not None:
+    if json_path is not None and distributed.rank() == 0:
         check_writable(json_path)
     if report_dir is not None:
         check_folder(report_dir, "--report")
@@ -75,9 +76,7 @@ def validate(
     logger.info("[EVAL] Classes that occur:\n%s", scores.table())
     figures = {"images": len(dataset), "protocol": asdict(protocol), **scores.figures()}
     if json_path is not None and distributed.rank() == 0:
-        text = json.dumps(figures, indent=1, allow_nan=False)
-        with writing(Path(json_path), "--json"):
-            Path(json_path).write_text(text + "\n", encoding="utf-8")
+        _write_figures(Path(json_path), figures)
     if report_dir is not None:
         shown = extremes.worst_and_best()
         if distributed.rank() == 0:
@@ -100,19 +99,34 @@ def _describe(config, model_path):
     }
 
 
+def _write_figures(path, figures):
+    content = (json.dumps(figures, indent=1, allow_nan=False) + "\n").encode()
+    try:
+        if path.exists() and not path.is_file():  # a device or a pipe, whose place no file takes
+            path.write_bytes(content)
+        else:
+            write_whole(path.resolve(), content)
+    except OSError as error:
+        raise RunError(f"--json {path}: cannot be written ({error.strerror}).") from error
+
+
 def check_writable(path):
     """Refuse a ``--json`` file that could not be written: before hours of work, not after them."""
+    path = Path(path)
     is_new = not os.path.lexists(path)
     try:
         with open(path, "a"):
             pass
+        if path.is_file():  # in whose place another comes, from beside it
+            with tempfile.TemporaryFile(dir=path.resolve().parent):
+                pass
     except OSError as error:
         raise InputError(
             f"--json {path}: cannot be written ({error.strerror}); name a file in an existing "
             "folder."
         ) from error
     if is_new:
-        os.remove(path)
+        path.unlink(missing_ok=True)
 
 
 def evaluate(
@@ -130,7 +144,7 @@ def evaluate(
         model: A PaddleSeg model; its training mode is restored afterwards.
         dataset: A PaddleSeg data set in validation mode.
         protocol: ``deploy.Protocol``.
-        num_workers: Threads that read images while the model works.
+        num_workers: Threads that read images while the model works; 0 is one, too.
         observe: None, or what to call after each image that this process works on, with its
             number in the data set, labels and predictions ``[H, W]``, and confusion matrix.
 
@@ -167,6 +181,7 @@ def evaluate(
 
 def _read_ahead(dataset, indices, segmenter, num_workers):
     """Yield (index, labels, views) in order, the next images being read meanwhile."""
+    num_workers = num_workers or 1
     with ThreadPoolExecutor(num_workers) as pool:
         waiting = []
         for index in indices:

@@ -7,12 +7,12 @@ import shutil
 import numpy as np
 
 from ..errors import InputError
+from ..models import SMALLEST
 from .checkpoint import folders
 from .loader import read_sample
 from .log import logger
 
 TRIED = 16  # samples of each set
-SMALLEST = 32  # pixels, the stride of the model's last stage
 
 
 def check_datasets(train_dataset, val_dataset=None, one_size=True, tolerant=False):

@@ -3,6 +3,7 @@
 from .folded import FoldedSegFormer
 from .losses import CrossEntropyLoss
 from .mix_transformer import (
+    SMALLEST,
     MixVisionTransformer,
     MixVisionTransformer_B0,
     MixVisionTransformer_B1,
@@ -14,6 +15,7 @@ from .mix_transformer import (
 from .segformer import SegFormer
 
 __all__ = [
+    "SMALLEST",
     "CrossEntropyLoss",
     "FoldedSegFormer",
     "MixVisionTransformer",

@@ -21,6 +21,8 @@ from ..weights import SIZES, Source, load_pretrained
 # the convolutions of patch embedding and sequence reduction.
 BLOCK_EPSILON, CONV_EPSILON = 1e-6, 1e-5
 
+SMALLEST = 32  # pixels a side of an image: the last stage's stride
+
 # Attention scores that are computed at once where no gradient is wanted, a sample and head.
 CHUNK = 1 << 20
 

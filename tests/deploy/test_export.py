@@ -153,6 +153,21 @@ def test_half_a_graph_is_no_graph(folder, tmp_path):
         Predictor(tmp_path)
 
 
+@pytest.mark.parametrize("forms", [("paddle", "onnx"), ("onnx", "paddle")])
+def test_a_folder_holds_the_last_export_alone(forms, folder, tmp_path):
+    """Of whichever format; what is no export stays."""
+    pytest.importorskip("paddle2onnx")
+    pytest.importorskip("onnxruntime")
+    (tmp_path / "notes.txt").touch()
+    other = save(small_model(classes=3), tmp_path / "other.pdparams")
+    for weights, form in zip((other, folder / "model.pdparams"), forms):
+        export(weights, tmp_path, images(folder)[0], format=form)
+    assert len(Predictor(tmp_path).classes) == 5
+    written = {"paddle": {"deploy.yaml", "model.json", "model.pdiparams"}, "onnx": {"model.onnx"}}
+    found = {path.name for path in tmp_path.iterdir()}
+    assert found == {"notes.txt", "other.pdparams"} | written[forms[1]]
+
+
 def test_the_description_is_paddlesegs(folder, tmp_path):
     export(folder / "model.pdparams", tmp_path, images(folder)[0], input_shape=(1, 3, 64, 96))
     deploy = yaml.safe_load((tmp_path / "deploy.yaml").read_text())["Deploy"]
@@ -215,6 +230,21 @@ def multiply_accumulates(graph):
         elif node.op_type in ("MatMul", "Gemm"):
             total += np.prod(shapes[node.output[0]]) * shapes[node.input[0]][-1]
     return int(total)
+
+
+def test_a_model_is_exported_on_the_tuned_cpu(folder, tmp_path, monkeypatch):
+    """Wherever the caller works, and goes on to work."""
+    module, device, seen = sys.modules["paddleseg_segformer.deploy.export"], ["gpu:0"], []
+    monkeypatch.setattr(paddle, "get_device", lambda: device[-1])
+    monkeypatch.setattr(paddle, "set_device", device.append)
+    monkeypatch.setattr(module, "tune_cpu", lambda: seen.append("tuned"))
+    load = module.load_model
+    monkeypatch.setattr(module, "load_model", lambda *a: seen.append(device[-1]) or load(*a))
+    export(folder / "model.pdparams", tmp_path, images(folder)[0])
+    assert seen == ["tuned", "cpu"] and device[-1] == "gpu:0"
+    with pytest.raises(InputError, match="absent"):
+        export(tmp_path / "absent.pdparams", tmp_path, images(folder)[0])
+    assert device[-1] == "gpu:0"
 
 
 def test_wrong_input_is_named_and_leaves_nothing(folder, tmp_path):

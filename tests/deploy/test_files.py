@@ -1,5 +1,7 @@
 """Files to files: folders, patterns, lists, videos; a broken one does not stop the others."""
 
+import resource
+
 import cv2
 import numpy as np
 import pytest
@@ -8,7 +10,7 @@ from small_models import save, small_model
 
 from paddleseg_segformer.deploy import Predictor, export, predict
 from paddleseg_segformer.deploy.files import find_images
-from paddleseg_segformer.errors import InputError
+from paddleseg_segformer.errors import InputError, RunError
 
 
 @pytest.fixture(scope="module")
@@ -76,11 +78,16 @@ def test_what_a_graph_does_not_take_is_named_and_the_rest_goes_on(folder, tmp_pa
     assert (tmp_path / "out/label_map/whole.png").is_file()
 
 
-def test_pictures_of_an_earlier_time_are_no_input(folder, tmp_path):
+@pytest.mark.parametrize("save_dir", ["result", "."])
+def test_pictures_of_an_earlier_time_are_no_input(save_dir, folder, tmp_path):
     (tmp_path / "b.png").write_bytes((folder / "photos/b.png").read_bytes())
+    save_dir = tmp_path / save_dir
     for _ in range(2):
-        found = predict(folder / "model.pdparams", tmp_path, tmp_path / "result", device="cpu")
-        assert found == (1, [])
+        assert predict(folder / "model.pdparams", tmp_path, save_dir, device="cpu") == (1, [])
+    picture = save_dir / "label_map/b.png"
+    for nothing_else in (picture, picture.parent):
+        with pytest.raises(InputError, match=r"only pictures that .* wrote to --save_dir"):
+            predict(folder / "model.pdparams", nothing_else, save_dir, device="cpu")
 
 
 def test_no_picture_is_written_over_another(folder, tmp_path):
@@ -114,14 +121,19 @@ def test_patterns_and_lists(folder, tmp_path):
             find_images(nothing)
 
 
-def test_a_video(folder, tmp_path):
-    """As many frames, each the overlay of its own prediction, but for what the codec loses."""
-    path, size = str(tmp_path / "video.mp4"), (96, 64)
-    writer = cv2.VideoWriter(path, cv2.VideoWriter_fourcc(*"mp4v"), 10, size)
-    frames = [np.full([64, 96, 3], 40 * i, "uint8") for i in range(1, 6)]
+def write_video(path, frames):
+    size = frames[0].shape[1::-1]
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"mp4v"), 10, size)
     for frame in frames:
         writer.write(frame)
     writer.release()
+
+
+def test_a_video(folder, tmp_path):
+    """As many frames, each the overlay of its own prediction, but for what the codec loses."""
+    path = tmp_path / "video.mp4"
+    frames = [np.full([64, 96, 3], 40 * i, "uint8") for i in range(1, 6)]
+    write_video(path, frames)
     count, problems = predict(folder / "model.pdparams", path, tmp_path / "out", device="cpu")
     assert (count, problems) == (1, [])
     assert written(tmp_path / "out") == {
@@ -138,3 +150,48 @@ def test_a_video(folder, tmp_path):
     (tmp_path / "text.mp4").write_text("no video")
     count, problems = predict(folder / "model.pdparams", tmp_path / "text.mp4", tmp_path / "out2")
     assert count == 0 and "text.mp4: cannot be read as a video" in problems[0]
+
+
+@pytest.fixture
+def remade(folder, tmp_path):
+    """A function that segments a video anew, and the two files as an earlier time left them."""
+    rng = np.random.default_rng(0)
+    write_video(tmp_path / "v.mp4", list(rng.integers(0, 255, [20, 64, 96, 3], dtype="uint8")))
+    kinds = ("added_prediction", "pseudo_color_prediction")
+    earlier = [tmp_path / f"out/{kind}/v.mp4" for kind in kinds]
+    for path in earlier:
+        path.parent.mkdir(parents=True)
+        path.write_text("whole")
+    options = {"device": "cpu", "image_path": tmp_path / "v.mp4", "save_dir": tmp_path / "out"}
+    return lambda: predict(folder / "model.pdparams", **options), earlier
+
+
+def test_a_video_that_does_not_fit_on_the_disk(remade, tmp_path):
+    """For which a limit of the size of files stands in."""
+    segment, earlier = remade
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, limits[1]))
+    try:
+        with pytest.raises(RunError, match=r"--save_dir: .*v\.mp4 cannot be written"):
+            segment()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert [path.read_text() for path in earlier] == ["whole"] * 2
+    assert len(written(tmp_path / "out")) == 2
+
+
+def test_a_video_that_is_not_finished_is_not_there(remade, tmp_path, monkeypatch):
+    segment, earlier = remade
+    calls = iter(range(3))  # of which there is one for each frame
+
+    def fail(prediction):
+        if next(calls) == 2:
+            assert [path.read_text() for path in earlier] == ["whole"] * 2
+            raise KeyboardInterrupt
+        return prediction.image
+
+    monkeypatch.setattr("paddleseg_segformer.deploy.predictor.Prediction.overlay", fail)
+    with pytest.raises(KeyboardInterrupt):
+        segment()
+    assert [path.read_text() for path in earlier] == ["whole"] * 2
+    assert len(written(tmp_path / "out")) == 2

@@ -166,14 +166,28 @@ def test_large_maps_are_shrunk():
     assert small[::80, 0].tolist() == [0, 1, 2, 3]
 
 
-def test_a_report_that_cannot_be_written_leaves_the_old_one(tmp_path):
-    (tmp_path / "report.html").write_text("old")
-    (tmp_path / "report.html.partial").mkdir()
+def write_empty_report(folder):
     empty = {"images": 0, "protocol": WHOLE, "classes": [], "confusion": np.zeros([0, 0], int)}
     figures = {**empty, "miou": None, "accuracy": 0.0, "mean_accuracy": None}
     about = dict.fromkeys(("model", "data", "weights", "device", "config"), "")
+    write_report(folder, figures, [], [], PALETTE, about)
+
+
+def test_the_pictures_of_an_earlier_page_go_and_nothing_else(tmp_path):
+    """It may have shown more images."""
+    own = [f"{k}_{n}_{name}" for k in ("worst", "best") for n in (1, 12) for name in FILES]
+    others = ["best_3_models.xlsx", "worst_1_photo.jpg.orig", "best_2024_run_photo.jpg", "a.png"]
+    for name in (*own, *others):
+        (tmp_path / name).touch()
+    write_empty_report(tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {"report.html", *others}
+
+
+def test_a_report_that_cannot_be_written_leaves_the_old_one(tmp_path):
+    (tmp_path / "report.html").write_text("old")
+    (tmp_path / "report.html.partial").mkdir()
     with pytest.raises(RunError, match="--report"):
-        write_report(tmp_path, figures, [], [], PALETTE, about)
+        write_empty_report(tmp_path)
     assert (tmp_path / "report.html").read_text() == "old"
 
 

@@ -1,5 +1,8 @@
 """The evaluation against an implementation that shares nothing with ours but the network."""
 
+import json
+import resource
+
 import cv2
 import numpy as np
 import paddle
@@ -10,10 +13,13 @@ from PIL import Image
 from shared import SHARED, needs_shared
 
 import paddleseg_segformer as ps
+from paddleseg_segformer.config import build, load_config
+from paddleseg_segformer.data.scenes import write_scenes
 from paddleseg_segformer.deploy import Protocol, Segmenter
-from paddleseg_segformer.engine import evaluate
+from paddleseg_segformer.engine import distributed, evaluate, validate
+from paddleseg_segformer.errors import RunError
 
-pytestmark = needs_shared
+CONFIG = "configs/quickstart.yaml"
 ROOT = SHARED / "data/camvid_small"
 MEAN, STD = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
 SCALES = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)
@@ -82,6 +88,7 @@ def confusion_of(predictions, labels):
     return matrix
 
 
+@needs_shared
 def test_single_scale_is_identical(model, dataset):
     """Every pixel counted alike, but for those whose two best classes differ by rounding alone."""
     expected, ties = 0, 0
@@ -102,6 +109,7 @@ def test_single_scale_is_identical(model, dataset):
     assert scores.miou == pytest.approx(expected_iou.mean(), abs=1e-4)
 
 
+@needs_shared
 def test_multi_scale_and_flip(model, dataset):
     """Pixel by pixel, the ignored ones too."""
     protocol = Protocol(scales=SCALES, flip_horizontal=True)
@@ -110,3 +118,54 @@ def test_multi_scale_and_flip(model, dataset):
         actual = segmenter([segmenter.views(cv2.imread(image))])[0].numpy()
         expected = expected_probabilities(model, image, SCALES, (False, True)).argmax(axis=0)
         assert (actual == expected).mean() >= 0.999
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A configuration with two drawn images to score on, and weights for it."""
+    root = tmp_path_factory.mktemp("scenes")
+    write_scenes(root, train=1, val=2, size=(96, 96))
+    roots = [f"{split}_dataset.dataset_root={root}" for split in ("train", "val")]
+    config = load_config(CONFIG, roots)
+    paddle.save(build(config, "model")[0].state_dict(), str(root / "model.pdparams"))
+    return config, root / "model.pdparams"
+
+
+def test_figures(trained, tmp_path):
+    """The scores', where a link leads."""
+    (tmp_path / "link.json").symlink_to(tmp_path / "figures.json")
+    scores = validate(*trained, json_path=tmp_path / "link.json")
+    assert (tmp_path / "link.json").is_symlink()
+    figures = json.loads((tmp_path / "figures.json").read_text())
+    assert figures["images"] == 2 and figures["confusion"] == scores.confusion.tolist()
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_no_reading_threads_are_one(trained):
+    """As PaddleSeg's default value asks for."""
+    scores = [validate(*trained, num_workers=workers).confusion for workers in (0, 1)]
+    np.testing.assert_array_equal(*scores)
+
+
+def test_no_file_takes_a_devices_place(trained, tmp_path):
+    (tmp_path / "null").symlink_to("/dev/null")
+    validate(*trained, json_path=tmp_path / "null")
+    assert (tmp_path / "null").is_symlink() and (tmp_path / "null").is_char_device()
+
+
+def test_figures_that_do_not_fit_on_the_disk_leave_the_old_ones(trained, tmp_path):
+    """For which a limit of the size of files stands in."""
+    (tmp_path / "figures.json").write_text("old")
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, limits[1]))
+    try:
+        with pytest.raises(RunError, match=r"--json .*figures\.json: cannot be written"):
+            validate(*trained, json_path=tmp_path / "figures.json")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert [path.read_text() for path in tmp_path.iterdir()] == ["old"]
+
+
+def test_the_first_process_alone_sees_to_the_figures(trained, tmp_path, monkeypatch):
+    monkeypatch.setattr(distributed, "rank", lambda: 1)
+    validate(*trained, json_path=tmp_path / "absent/figures.json")
