@@ -91,7 +91,10 @@ class OneAtATime:
         """
         try:
             with self._lock:
-                return np.array(self._graph(images))
+                output = np.array(self._graph(images))
+            if output.size == 0:  # OpenVINO's on one thread, where others raise
+                raise ValueError("nothing comes out of it")
+            return output
         except Exception as error:  # each runtime has errors of its own
             height, width = images.shape[2:]
             reason = one_line(error)[:200]

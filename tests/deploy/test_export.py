@@ -17,6 +17,7 @@ from small_models import save, small_model
 
 from paddleseg_segformer import MixVisionTransformer_B0, SegFormer
 from paddleseg_segformer.deploy import Predictor, export
+from paddleseg_segformer.deploy.runtimes import OneAtATime
 from paddleseg_segformer.errors import InputError
 from paddleseg_segformer.models import FoldedSegFormer
 
@@ -137,6 +138,12 @@ def test_paddle_inference_leaves_paddle_its_threads(folder, tmp_path):
     assert threads() == before
     Predictor(tmp_path, runtime_name="paddle")(images(folder)[0])
     assert threads() == before
+
+
+def test_a_graph_that_returns_nothing_does_not_take_the_image():
+    graph = OneAtATime(lambda images: np.zeros([0, 8, 8]))
+    with pytest.raises(InputError, match="does not take an image of 3x2 "):
+        graph(np.zeros([1, 3, 2, 3], "float32"))
 
 
 @pytest.mark.parametrize("shape", [(1, 3, 0, 0), (1, 3, -1, 64), (1, 1, 64, 64), (4, 3, 64, 64)])
