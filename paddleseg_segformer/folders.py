@@ -38,21 +38,46 @@ def claim(folder: StrPath, flag: str = "--save_dir") -> Iterator[None]:
     Raises:
         InputError: Another process has.
     """
-    with contextlib.ExitStack() as stack:
-        if os.name == "posix":
-            import fcntl
-
-            with contextlib.suppress(OSError):  # a file system without locks
-                lock = stack.enter_context(open(Path(folder) / ".lock", "wb"))
-                try:
-                    # Unlike flock's, no lock that data workers would inherit, and outlive us with.
-                    fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                except (BlockingIOError, PermissionError):
-                    raise InputError(
-                        f"{flag} {folder}: another run is writing to it; end that one, or name "
-                        "another folder."
-                    ) from None
+    path, descriptor = Path(folder) / ".lock", None
+    if os.name == "posix":
+        try:
+            descriptor = _lock(path)
+        except BlockingIOError:
+            raise InputError(
+                f"{flag} {folder}: another run is writing to it; end that one, or name another "
+                "folder."
+            ) from None
+        except OSError:  # a file system without locks
+            pass
+    try:
         yield
+    finally:
+        if descriptor is not None:
+            with contextlib.suppress(OSError):
+                path.unlink()  # while it is locked
+            os.close(descriptor)
+
+
+def _lock(path):
+    """The descriptor of the file, locked.
+
+    Raises:
+        BlockingIOError: Another process has locked it.
+    """
+    import fcntl
+
+    while True:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT)
+        try:
+            # Unlike flock's, no lock that data workers would inherit, and outlive us with.
+            fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            with contextlib.suppress(FileNotFoundError):
+                if os.path.samestat(os.stat(path), os.fstat(descriptor)):
+                    return descriptor
+        except OSError:
+            os.close(descriptor)
+            raise
+        os.close(descriptor)  # its owner of before has just removed it
 
 
 def shipped(name: str) -> Path:

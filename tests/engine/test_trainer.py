@@ -317,6 +317,7 @@ def test_two_runs_do_not_write_to_one_folder(config, scenes, tmp_path):
         process.communicate()
     config.dic["iters"] = checkpoint.verify(checkpoint.folders(tmp_path)[-1])["iteration"] + 1
     run(config, tmp_path, resume=True)
+    assert not (tmp_path / ".lock").exists()
 
 
 def test_a_signal_does_not_tear_the_best_model(config, tmp_path, monkeypatch):
