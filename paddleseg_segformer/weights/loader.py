@@ -167,7 +167,8 @@ def load_weights(model: nn.Layer, source: Source, strict: bool = True) -> Loaded
     if not fitting or (strict and (misfits or unexpected)):
         raise InputError(_misfit(checkpoint, tell_architecture(target), misfits, unexpected))
     for name, value in fitting.items():
-        fitting[name] = tensor = paddle.to_tensor(value, dtype=target[name].dtype)
+        with np.errstate(over="ignore"):  # which is told below
+            fitting[name] = tensor = paddle.to_tensor(value, dtype=target[name].dtype)
         if paddle.is_floating_point(tensor) and not paddle.isfinite(tensor).all():
             dtype = str(target[name].dtype).rpartition(".")[2]
             raise InputError(
