@@ -57,7 +57,7 @@ def convert_colour_masks(root, coloured, target, ignore_others=False, force=Fals
         labels[others] = IGNORED
         written = target / path.relative_to(folder).with_suffix(".png")
         written.parent.mkdir(parents=True, exist_ok=True)
-        picture = Image.fromarray(labels.astype("uint8"), mode="P")
+        picture = Image.fromarray(labels.astype("uint8"))
         picture.putpalette(palette.tobytes())
         picture.save(written)
     return len(masks)

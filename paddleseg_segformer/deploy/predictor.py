@@ -54,7 +54,7 @@ class Prediction:
 
     def label_image(self) -> Image.Image:
         """The class indices as a Pillow image of mode P, which viewers show in colours."""
-        picture = Image.fromarray(self.label_map, mode="P")
+        picture = Image.fromarray(self.label_map)
         picture.putpalette(self.palette.tobytes())
         return picture
 
