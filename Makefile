@@ -86,9 +86,10 @@ wheel: $(VENV)/ready
 clean:
 	rm -rf $(VENV) data/scenes $(QUICKSTART) build dist site
 
+# With the pip that comes with Python 3.9, today's setuptools cannot install -e.
 $(VENV)/ready: requirements.txt setup.py
 	$(PYTHON) -m venv $(VENV)
-	$(VENV)/bin/pip install -q "pip>=21.3"  # Python 3.9's own cannot install -e with today's setuptools
+	$(VENV)/bin/pip install -q "pip>=21.3"
 	$(VENV)/bin/pip install -q -r requirements.txt -e .
 	touch $@
 
