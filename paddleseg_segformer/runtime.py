@@ -76,8 +76,7 @@ def tune_cpu() -> None:
     else:
         processes_here = int(os.environ.get("PADDLE_LOCAL_SIZE", 1))
         _threads = max(1, available_cpus() // processes_here)
-    # Also where OMP_NUM_THREADS says as much: some of Paddle's operators ask Paddle alone, and sum
-    # in another order on another number of threads.
+    # Also where OMP_NUM_THREADS said as much: somebody's run of Paddle Inference leaves Paddle one.
     paddle.base.core.set_num_threads(_threads)
     if _pool is None:
         _pool = ThreadPoolExecutor(_threads, "operators", _use_one_thread)
