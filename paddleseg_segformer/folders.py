@@ -32,7 +32,7 @@ def check_folder(folder: StrPath, flag: str = "--save_dir") -> None:
 
 
 @contextlib.contextmanager
-def claim(folder: StrPath, flag: str = "--save_dir") -> Iterator[None]:
+def claim(folder: StrPath) -> Iterator[None]:
     """Within, no other process on this machine can claim the folder; one that is killed loses it.
 
     Raises:
@@ -44,8 +44,8 @@ def claim(folder: StrPath, flag: str = "--save_dir") -> Iterator[None]:
             descriptor = _lock(path)
         except BlockingIOError:
             raise InputError(
-                f"{flag} {folder}: another run is writing to it; end that one, or name another "
-                "folder."
+                f"--save_dir {folder}: another run is writing to it; end that one, or name "
+                "another folder."
             ) from None
         except OSError:  # a file system without locks
             pass

@@ -304,8 +304,7 @@ def test_a_new_run_does_not_take_the_folder_of_another(config, whole, tmp_path):
 
 def test_two_runs_do_not_write_to_one_folder(config, scenes, tmp_path):
     """A killed one leaves it at once, though data workers may outlive it by a moment."""
-    endless = ("--iters", 10000, "--num_workers", 2)
-    process = start([*command(scenes, tmp_path)[:4], *endless, *command(scenes, tmp_path)[6:]])
+    process = start(command(scenes, tmp_path, "--iters", 10000, "--num_workers", 2))
     try:
         deadline = time.monotonic() + 120
         while not checkpoint.folders(tmp_path) and time.monotonic() < deadline:
