@@ -211,12 +211,13 @@ def _read_ahead(read, sampler, num_workers):
             "--num_workers; --resume goes on from the last checkpoint."
         ) from None
     finally:
-        workers = list(
-            (pool._processes or {}).values()
-        )  # public only as Python 3.14's kill_workers
-        pool.shutdown(wait=False, cancel_futures=True)
-        for worker in workers:
-            worker.kill()  # one that hangs would keep this process from ending
+        # Public only as Python 3.14's kill_workers. One that hangs would keep this process from
+        # ending; one that ends while it sends a batch leaves its reader waiting for the rest, until
+        # the last end to write to, this process's own, is closed.
+        for worker in pool._processes.values():
+            worker.kill()
+        pool._result_queue._writer.close()
+        pool.shutdown()
 
 
 _reader = None  # of a worker

@@ -4,6 +4,7 @@ import multiprocessing
 import os
 import random
 import signal
+import threading
 import time
 from itertools import chain
 
@@ -150,6 +151,23 @@ def test_a_lost_worker_is_an_error_and_leaves_no_process(case, monkeypatch):
     while multiprocessing.active_children() and time.monotonic() < deadline:
         time.sleep(0.1)
     assert not multiprocessing.active_children()
+
+
+class Large(Random):
+    """A set of which a batch takes far longer to send than to make."""
+
+    def __getitem__(self, index):
+        return {"img": np.zeros([3, 3000, 3000], dtype="float32")}
+
+
+def test_workers_ended_as_they_send_leave_no_thread_behind():
+    """One that waited for the rest of a batch would keep the process from ending."""
+    before = set(threading.enumerate())
+    found = train_batches(SampleReader(Large(), 0, False), TrainSampler(5, 2, 1, 0, 9, 0), 2)
+    next(found)
+    assert set(threading.enumerate()) > before
+    found.close()
+    assert not [thread for thread in set(threading.enumerate()) - before if not thread.daemon]
 
 
 class Labelled(Random):
