@@ -1,12 +1,15 @@
 """The stream of batches: each sample once an epoch, from any start, for any number of processes."""
 
+import mmap
 import multiprocessing
 import os
+import pickle
 import random
 import signal
 import threading
 import time
 from itertools import chain
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -80,7 +83,23 @@ def images(found):
     return np.stack([batch.arrays["img"].numpy() for batch in found])
 
 
-def test_augmentation_is_the_same_for_any_number_of_workers():
+def refuse(*args):
+    raise OSError("Cannot allocate memory")
+
+
+# What of the loader is not as it is elsewhere.
+WAYS = {
+    "shared memory": {},
+    "too large for it": {"SHARED": 1},
+    "none to be had": {"mmap": SimpleNamespace(mmap=refuse, PAGESIZE=mmap.PAGESIZE)},
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_augmentation_is_the_same_for_any_number_of_workers(way, monkeypatch):
+    """Whichever way their batches come, of which there are more than places for them."""
+    for name, value in WAYS[way].items():
+        monkeypatch.setattr(loader, name, value)
     alone = images(batches(num_workers=0))
     np.testing.assert_array_equal(alone, images(batches(num_workers=2)))
     assert alone.shape == (8, 2, 3)
@@ -160,14 +179,32 @@ class Large(Random):
         return {"img": np.zeros([3, 3000, 3000], dtype="float32")}
 
 
-def test_workers_ended_as_they_send_leave_no_thread_behind():
+def test_workers_ended_as_they_send_leave_no_thread_behind(monkeypatch):
     """One that waited for the rest of a batch would keep the process from ending."""
+    monkeypatch.setattr(loader, "SHARED", 1)  # so that they send it through a pipe
     before = set(threading.enumerate())
     found = train_batches(SampleReader(Large(), 0, False), TrainSampler(5, 2, 1, 0, 9, 0), 2)
     next(found)
     assert set(threading.enumerate()) > before
     found.close()
     assert not [thread for thread in set(threading.enumerate()) - before if not thread.daemon]
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="only forked workers share memory")
+def test_arrays_do_not_pass_through_the_pipe(monkeypatch):
+    """Whose bytes one thread reads, for all workers."""
+    answers = []
+
+    def note(future, *args):
+        answers.append(result(future, *args))
+        return answers[-1]
+
+    result = loader.futures.Future.result
+    monkeypatch.setattr(loader.futures.Future, "result", note)
+    read = SampleReader(Large(), 0, False)
+    found = list(train_batches(read, TrainSampler(5, 1, 1, 0, 1, 0), 1))
+    assert found[0].arrays["img"].shape == [1, 3, 3000, 3000]
+    assert len(pickle.dumps(answers)) < 10_000
 
 
 class Labelled(Random):
