@@ -1,5 +1,7 @@
 """One process of several: rank, world size, sums over all of them."""
 
+import os
+
 import numpy as np
 import paddle
 from paddle import distributed
@@ -8,6 +10,8 @@ from paddle import distributed
 def start():
     """Join the other processes, where ``paddle.distributed.launch`` started several."""
     if world_size() > 1 and not distributed.is_initialized():
+        if paddle.get_device() == "cpu":  # without it, a GPU build of Paddle would take its GPUs
+            os.environ.setdefault("PADDLE_DISTRI_BACKEND", "gloo")
         distributed.init_parallel_env()
 
 

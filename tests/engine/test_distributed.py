@@ -9,9 +9,12 @@ import time
 from pathlib import Path
 
 import numpy as np
+import paddle
 import pytest
+from paddle.distributed import parallel
 
 from paddleseg_segformer.data.scenes import write_scenes
+from paddleseg_segformer.engine import distributed
 from paddleseg_segformer.engine.record import read_lines
 from paddleseg_segformer.weights import read_dictionary
 
@@ -37,6 +40,23 @@ def start(scenes, save_dir, launcher, *more, script="fixed_statistics"):
     environment = {**os.environ, "PADDLE_LOG_DIR": str(save_dir / "log"), "PYTHONPATH": str(ROOT)}
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
     return subprocess.Popen(list(map(str, arguments)), cwd=ROOT, env=environment, **pipes)
+
+
+def test_with_a_gpu_build_of_paddle_too_the_cpu_is_the_cpu(monkeypatch):
+    """By itself Paddle takes a GPU then, whatever device was set before."""
+    monkeypatch.setattr(paddle.base.core, "is_compiled_with_cuda", lambda: True)
+    monkeypatch.setattr(distributed, "world_size", lambda: 2)
+    places = []
+
+    def join():
+        backend = os.environ.get("PADDLE_DISTRI_BACKEND", "auto")
+        places.append("cpu" if parallel._is_cpuonly(backend) else "gpu")
+
+    monkeypatch.setattr(paddle.distributed, "init_parallel_env", join)
+    with monkeypatch.context() as environment:
+        environment.setattr(os, "environ", dict(os.environ))
+        distributed.start()
+    assert places == ["cpu"]
 
 
 @pytest.mark.parametrize("more", [(), ("--freeze_backbone",)], ids=["whole", "frozen"])
