@@ -79,6 +79,43 @@ def states(step):
     return [*step.model.state_dict().values(), *step.ema_model.state_dict().values()]
 
 
+def scaling(monkeypatch):
+    """A stepper with fp16's loss scale, which Paddle has for a GPU alone."""
+    step = stepper(CrossEntropyLoss())
+    with monkeypatch.context() as pretence:
+        pretence.setattr(paddle.base.core.Place, "is_gpu_place", lambda place: True)
+        step.scaler = paddle.amp.GradScaler()
+    assert step.scaler.is_enable()
+    return step
+
+
+def test_the_loss_scale_follows_overflows_and_is_resumed(monkeypatch):
+    plain, step = stepper(CrossEntropyLoss()), scaling(monkeypatch)
+    for i in (1, 2):
+        expected, actual = plain([batch(i)], i), step([batch(i)], i)
+        np.testing.assert_allclose(actual.losses, expected.losses, rtol=1e-5)
+        np.testing.assert_allclose(actual.norm, expected.norm, rtol=1e-4)  # of unscaled gradients
+
+    def overflow(*arguments):
+        losses = backward(*arguments)
+        parameter.grad = paddle.full(parameter.shape, float("inf"))
+        return losses
+
+    backward, parameter = step._backward, step.model.parameters()[0]
+    before = [value.numpy().copy() for value in step.model.state_dict().values()]
+    scale = step.scaler_state()["scale"]
+    with monkeypatch.context() as spoilt:
+        spoilt.setattr(step, "_backward", overflow)
+        outcome = step([batch(3)], 3)
+    assert outcome.skipped is None and step.scaler_state()["scale"] == scale / 2
+    for value, expected in zip(step.model.state_dict().values(), before):
+        np.testing.assert_array_equal(value.numpy(), expected)
+    resumed = scaling(monkeypatch)
+    resumed.set_scaler_state(step.scaler_state())
+    assert resumed.scaler_state() == step.scaler_state()
+    assert np.isfinite(step([batch(4)], 4).norm)
+
+
 def test_a_step_that_is_not_finite_changes_nothing():
     step = stepper(CrossEntropyLoss(), fixed_statistics=False)
     step([batch(1)], 1)
