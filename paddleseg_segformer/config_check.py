@@ -19,7 +19,11 @@ from .schedule import WarmupPolynomialDecay
 SECTIONS = ("model", "train_dataset", "optimizer", "lr_scheduler", "loss")
 OPTIONAL_SECTIONS = ("val_dataset", "test_config", "distill_loss")
 # Older versions of PaddleSeg read export, and their files are still about.
-KEYS = {*SECTIONS, *OPTIONAL_SECTIONS, "batch_size", "iters", "to_static_training", "export"}
+UNREAD = {
+    "to_static_training": "training is dynamic",
+    "export": "an export prepares images as val_dataset does",
+}
+KEYS = {*SECTIONS, *OPTIONAL_SECTIONS, "batch_size", "iters", *UNREAD}
 SCHEDULE_NUMBERS = {"learning_rate", "power", "end_lr", "warmup_iters", "warmup_start_lr"}
 
 KINDS = ("MODELS", "BACKBONES", "DATASETS", "TRANSFORMS", "LOSSES", "OPTIMIZERS")
@@ -54,8 +58,9 @@ def check_config(tree):
         if near:
             raise InputError(f"{key}: unknown key; did you mean {near}?")
         logging.getLogger(__name__).warning("%s: unknown key of the config; nothing reads it", key)
-    if tree.get("to_static_training"):
-        logging.getLogger(__name__).warning("to_static_training: is not read; training is dynamic")
+    for key in UNREAD:
+        if tree.get(key):
+            logging.getLogger(__name__).warning("%s: is not read; %s", key, UNREAD[key])
     for key in (*SECTIONS, "iters", "batch_size"):
         if key not in tree:
             raise InputError(f"{key}: is missing; add it, or a _base_ that has it.")

@@ -221,7 +221,6 @@ RIGHT = {
         """,
     "everything else at the top": """
         to_static_training: false
-        export: {transforms: [{type: Resize, target_size: 512}]}
         test_config: {is_slide: true, crop_size: [512, 512], stride: [341, 341]}
         """,
 }
@@ -266,6 +265,12 @@ def test_our_configs_pass(request, caplog):
         load_config(path)
     records = [r for r in caplog.records if r.name.startswith("paddleseg_segformer")]
     assert not records
+
+
+def test_what_an_export_would_not_do_is_told(path, caplog):
+    with caplog.at_level(logging.WARNING):
+        load_config(path, ["export={transforms: [{type: Resize, target_size: [64, 64]}]}"])
+    assert "export: is not read; an export prepares images as val_dataset does" in caplog.text
 
 
 def test_keys_like_no_other_get_a_warning(path, caplog):
