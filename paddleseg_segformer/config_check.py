@@ -28,7 +28,9 @@ SCHEDULE_NUMBERS = {"learning_rate", "power", "end_lr", "warmup_iters", "warmup_
 
 KINDS = ("MODELS", "BACKBONES", "DATASETS", "TRANSFORMS", "LOSSES", "OPTIMIZERS")
 COMPONENTS = ChainMap(*(getattr(manager, kind).components_dict for kind in KINDS))
+OPTIMIZERS = manager.OPTIMIZERS.components_dict
 SCHEDULES = {name: getattr(lr, name) for name in lr.__all__}
+del SCHEDULES["ReduceOnPlateau"]  # steps by a figure, as a loss, which PaddleSeg's builder has not
 SCHEDULES["WarmupPolynomialDecay"] = WarmupPolynomialDecay
 # PaddleSeg's builder makes these of them; SGD only where it has a momentum, else it takes less.
 RENAMED = {"adam": "Adam", "sgd": "Momentum", "SGD": "Momentum"}
@@ -64,9 +66,11 @@ def check_config(tree):
     for key in (*SECTIONS, "iters", "batch_size"):
         if key not in tree:
             raise InputError(f"{key}: is missing; add it, or a _base_ that has it.")
-    for key in ("model", "train_dataset", "val_dataset", "optimizer"):
+    for key in ("model", "train_dataset", "val_dataset"):
         if tree.get(key) is not None:
             _check_component(key, tree[key])
+    if "optimizer" in tree:
+        _check_component("optimizer", tree["optimizer"], OPTIMIZERS)
     if "lr_scheduler" in tree:
         warmup = {"warmup_iters": None, "warmup_start_lr": None}  # the builder's, of any schedule
         _check_component("lr_scheduler", tree["lr_scheduler"], SCHEDULES, warmup)
@@ -162,6 +166,8 @@ def _check_component(path, options, known=COMPONENTS, more=None):
     if component is None:
         near = _nearest(name, known, 0.6)
         question = f"; did you mean {near}?" if near else "."
+        if not near and known is not COMPONENTS:  # which are hundreds
+            question = f"; known are {', '.join(sorted(known))}."
         raise InputError(f"{path}.type: there is no component {name}{question}")
     arguments, takes_any = _arguments(component)
     arguments.update(more or {}, type=None)
