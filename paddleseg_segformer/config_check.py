@@ -55,6 +55,10 @@ def check_config(tree):
         InputError: Something is wrong; the sentence begins with its dotted key.
     """
     _check_sections(tree)
+    if "Deploy" in tree:
+        raise InputError(
+            "Deploy: describes an exported model; give its folder as --model_path, and no --config."
+        )
     for key in sorted(tree.keys() - KEYS, key=str):
         near = _nearest(key, KEYS, 0.8)
         if near:

@@ -29,6 +29,7 @@ WRONG = [
     # Keys of the file
     ("optimzer={}", "optimzer: unknown key; did you mean optimizer?"),
     ("Val_Datasets={}", "Val_Datasets: unknown key; did you mean val_dataset?"),
+    ("Deploy={}", "Deploy: describes an exported model; give its folder as --model_path, and no "),
     # Components
     (
         "model.type=SegFromer",
