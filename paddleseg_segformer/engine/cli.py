@@ -22,6 +22,8 @@ PADDLESEG = {
     "--data_format": "leave it out; the models take NCHW",
     "--enable_mkldnn": "leave it out; on a CPU, OpenVINO runs what --format onnx exports",
     "--for_fd": "leave it out; the files are model.json, model.pdiparams and deploy.yaml",
+    "--format": "leave it out; images and masks are known by their endings",
+    "--label_class": "write the classes into labels.txt of the dataset_root",
     "--profiler_options": "tools/benchmark.py measures a step",
     "--repeats": "leave it out; --iters alone says how long a run is",
     "--use_multilabel": "leave it out; a pixel has one class here",
