@@ -19,12 +19,18 @@ from .schedule import WarmupPolynomialDecay
 SECTIONS = ("model", "train_dataset", "optimizer", "lr_scheduler", "loss")
 OPTIONAL_SECTIONS = ("val_dataset", "test_config", "distill_loss")
 # Older versions of PaddleSeg read export, and their files are still about.
-KEYS = {*SECTIONS, *OPTIONAL_SECTIONS, "batch_size", "iters", "to_static_training", "export"}
+UNREAD = {
+    "to_static_training": "training is dynamic",
+    "export": "an export prepares images as val_dataset does",
+}
+KEYS = {*SECTIONS, *OPTIONAL_SECTIONS, "batch_size", "iters", *UNREAD}
 SCHEDULE_NUMBERS = {"learning_rate", "power", "end_lr", "warmup_iters", "warmup_start_lr"}
 
 KINDS = ("MODELS", "BACKBONES", "DATASETS", "TRANSFORMS", "LOSSES", "OPTIMIZERS")
 COMPONENTS = ChainMap(*(getattr(manager, kind).components_dict for kind in KINDS))
+OPTIMIZERS = manager.OPTIMIZERS.components_dict
 SCHEDULES = {name: getattr(lr, name) for name in lr.__all__}
+del SCHEDULES["ReduceOnPlateau"]  # steps by a figure, as a loss, which PaddleSeg's builder has not
 SCHEDULES["WarmupPolynomialDecay"] = WarmupPolynomialDecay
 # PaddleSeg's builder makes these of them; SGD only where it has a momentum, else it takes less.
 RENAMED = {"adam": "Adam", "sgd": "Momentum", "SGD": "Momentum"}
@@ -49,19 +55,26 @@ def check_config(tree):
         InputError: Something is wrong; the sentence begins with its dotted key.
     """
     _check_sections(tree)
+    if "Deploy" in tree:
+        raise InputError(
+            "Deploy: describes an exported model; give its folder as --model_path, and no --config."
+        )
     for key in sorted(tree.keys() - KEYS, key=str):
         near = _nearest(key, KEYS, 0.8)
         if near:
             raise InputError(f"{key}: unknown key; did you mean {near}?")
         logging.getLogger(__name__).warning("%s: unknown key of the config; nothing reads it", key)
-    if tree.get("to_static_training"):
-        logging.getLogger(__name__).warning("to_static_training: is not read; training is dynamic")
+    for key in UNREAD:
+        if tree.get(key):
+            logging.getLogger(__name__).warning("%s: is not read; %s", key, UNREAD[key])
     for key in (*SECTIONS, "iters", "batch_size"):
         if key not in tree:
             raise InputError(f"{key}: is missing; add it, or a _base_ that has it.")
-    for key in ("model", "train_dataset", "val_dataset", "optimizer"):
+    for key in ("model", "train_dataset", "val_dataset"):
         if tree.get(key) is not None:
             _check_component(key, tree[key])
+    if "optimizer" in tree:
+        _check_component("optimizer", tree["optimizer"], OPTIMIZERS)
     if "lr_scheduler" in tree:
         warmup = {"warmup_iters": None, "warmup_start_lr": None}  # the builder's, of any schedule
         _check_component("lr_scheduler", tree["lr_scheduler"], SCHEDULES, warmup)
@@ -157,6 +170,8 @@ def _check_component(path, options, known=COMPONENTS, more=None):
     if component is None:
         near = _nearest(name, known, 0.6)
         question = f"; did you mean {near}?" if near else "."
+        if not near and known is not COMPONENTS:  # which are hundreds
+            question = f"; known are {', '.join(sorted(known))}."
         raise InputError(f"{path}.type: there is no component {name}{question}")
     arguments, takes_any = _arguments(component)
     arguments.update(more or {}, type=None)

@@ -21,4 +21,6 @@ class RunError(Exception):
 
 def one_line(error):
     """An error's message on one line; its type's name where it has none."""
+    if isinstance(error, KeyError):  # whose message is the key alone
+        return f"{error} is missing"
     return " ".join(str(error).split()) or type(error).__name__

@@ -139,6 +139,13 @@ def test_a_power_that_would_divide_by_nothing_at_the_end(path):
         build(load_config(path, [option]), "lr_scheduler")
 
 
+def test_a_key_that_only_building_misses(path):
+    """Paddle's warm-up ends at ``learning_rate``, which ``PiecewiseDecay`` has not."""
+    piecewise = "{type: PiecewiseDecay, boundaries: [1], values: [1, 0.1], warmup_iters: 5, "
+    with pytest.raises(ps.InputError, match="'learning_rate' is missing"):
+        build(load_config(path, [f"lr_scheduler={piecewise}warmup_start_lr: 0}}"]), "lr_scheduler")
+
+
 def test_transforms_with_wrong_arguments(path):
     option = "train_dataset.transforms=[{type: RandomCategoryCrop, crop_size: [8, 8], tries: 0}]"
     with pytest.raises(ps.InputError, match=r"^RandomCategoryCrop: cannot be built: tries must be"):

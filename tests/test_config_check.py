@@ -29,6 +29,7 @@ WRONG = [
     # Keys of the file
     ("optimzer={}", "optimzer: unknown key; did you mean optimizer?"),
     ("Val_Datasets={}", "Val_Datasets: unknown key; did you mean val_dataset?"),
+    ("Deploy={}", "Deploy: describes an exported model; give its folder as --model_path, and no "),
     # Components
     (
         "model.type=SegFromer",
@@ -36,8 +37,10 @@ WRONG = [
     ),
     ("model.type=segformer", "did you mean SegFormer?"),
     ("model.type=[SegFormer]", "model.type: there is no component ['SegFormer']"),
-    ("optimizer.type=Qqqq", "optimizer.type: there is no component Qqqq."),
-    ("lr_scheduler.type=SegFormer", "lr_scheduler.type: there is no component SegFormer."),
+    ("optimizer.type=RMSProp", "optimizer.type: there is no component RMSProp; known are "),
+    ("lr_scheduler.type=poly", "lr_scheduler.type: there is no component poly; known are "),
+    ("lr_scheduler.type=SegFormer", "lr_scheduler.type: there is no component SegFormer; known"),
+    ("lr_scheduler.type=ReduceOnPlateau", "there is no component ReduceOnPlateau; known are "),
     ("lr_scheduler.type=PolyDecay", "did you mean PolynomialDecay?"),
     ("model.backbone.type=ResNet50_v", "model.backbone.type: there is no component ResNet50_v;"),
     ("train_dataset={tpye: Dataset}", "train_dataset: must be a section with a type, not"),
@@ -221,7 +224,6 @@ RIGHT = {
         """,
     "everything else at the top": """
         to_static_training: false
-        export: {transforms: [{type: Resize, target_size: 512}]}
         test_config: {is_slide: true, crop_size: [512, 512], stride: [341, 341]}
         """,
 }
@@ -266,6 +268,12 @@ def test_our_configs_pass(request, caplog):
         load_config(path)
     records = [r for r in caplog.records if r.name.startswith("paddleseg_segformer")]
     assert not records
+
+
+def test_what_an_export_would_not_do_is_told(path, caplog):
+    with caplog.at_level(logging.WARNING):
+        load_config(path, ["export={transforms: [{type: Resize, target_size: [64, 64]}]}"])
+    assert "export: is not read; an export prepares images as val_dataset does" in caplog.text
 
 
 def test_keys_like_no_other_get_a_warning(path, caplog):

@@ -316,6 +316,7 @@ BAD = {
     "wrong type": (("--config", CONFIG, "--opts", "iters=many"), "iters must be"),
     "bad option": (("--config", CONFIG, "--opts", "iters"), "--opts iters"),
     "no such flag": (("--config", CONFIG, "--itres", "3"), "--itres"),
+    "a flag of PaddleSeg": (("--config", CONFIG, "--repeats=2"), "--repeats is PaddleSeg's: "),
 }
 
 

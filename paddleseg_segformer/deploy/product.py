@@ -25,6 +25,7 @@ from ..weights import read_weights
 logger = logging.getLogger(__name__)
 
 MANIFEST, DESCRIPTION = "manifest.json", "deploy.yaml"
+EXPORTED = (".yaml", ".json", ".pdmodel", ".pdiparams")  # what PaddleSeg's users point at
 # What an ONNX file's metadata calls the same description.
 METADATA = "deploy"
 IMAGENET = {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
@@ -55,7 +56,7 @@ def find_product(source: StrPath, config: Config | StrPath | None = None) -> Pro
 
     Args:
         source: A checkpoint's file or folder (of a run of this project, or any published one that
-            ``load_weights`` reads), a folder with ``deploy.yaml``, or an ONNX file.
+            ``load_weights`` reads), a folder with ``deploy.yaml`` or a file of it, or an ONNX file.
         config: PaddleSeg's ``Config`` or the path of one, where the source is to be taken as its
             weights; None looks beside the source, or into it.
 
@@ -70,6 +71,8 @@ def find_product(source: StrPath, config: Config | StrPath | None = None) -> Pro
         if not isinstance(config, Config):
             config = load_config(config)
         return Product(config, str(path), *_names_and_colours(config))
+    if path.suffix in EXPORTED and (path.parent / DESCRIPTION).is_file():
+        path = path.parent
     if path.is_dir() and (path / "model.onnx").is_file():
         path = path / "model.onnx"
     if path.suffix == ".onnx":

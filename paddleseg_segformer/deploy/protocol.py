@@ -11,6 +11,7 @@ from paddleseg.cvlibs import Config
 from ..errors import InputError
 
 PAPER_SCALES = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)
+FLIPS = ("flip_horizontal", "flip_vertical")
 LEAST_SCALE, MOST_SCALE = 0.01, 100  # beyond is a slip, and the last thing that a machine does
 
 
@@ -56,7 +57,7 @@ class Protocol:
         """What a configuration's ``test_config`` describes, its keys overridden by ``options``.
 
         The keys are PaddleSeg's: scales and flips count only with ``aug_eval``, ``crop_size`` and
-        ``stride`` only with ``is_slide``. ``aug_eval`` without scales means the paper's
+        ``stride`` only with ``is_slide``. ``aug_eval`` without scales and flips means the paper's
         multi-scale test: six scales, each also mirrored.
         """
         options = {**config.test_config, **options}
@@ -66,10 +67,10 @@ class Protocol:
                 raise InputError(f"test_config.{key}: unknown key; known are {', '.join(known)}.")
         protocol = {}
         if options.get("aug_eval"):
-            scales = options.get("scales")
-            protocol["scales"] = PAPER_SCALES if scales is None else _numbers("scales", scales)
-            protocol["flip_horizontal"] = options.get("flip_horizontal", scales is None)
-            protocol["flip_vertical"] = options.get("flip_vertical", False)
+            given = {key: options.get(key) for key in ("scales", *FLIPS)}
+            given = {key: value for key, value in given.items() if value is not None}
+            protocol = given or {"scales": PAPER_SCALES, "flip_horizontal": True}
+            protocol["scales"] = _numbers("scales", protocol.get("scales", 1.0))
         if options.get("is_slide"):
             for key in ("crop_size", "stride"):
                 if options.get(key) is None:

@@ -141,22 +141,23 @@ def newest(save_dir):
         return None
     _clean_up(save_dir)
     run, origin = read_run(save_dir)
-    damaged = 0
+    damaged = None
     for folder in reversed(folders(save_dir)):
         try:
             manifest = verify(folder)
         except DamagedError as error:
             logger.warning("%s is damaged (%s): going back to the one before", folder, error)
-            damaged += 1
+            damaged = damaged or folder
             continue
         if run in (None, manifest["run"]):
             return folder, manifest
     if origin is not None and origin.is_dir():
         return origin, open_checkpoint(origin)
-    if damaged:
+    if damaged is not None:
         raise InputError(
-            f"--resume: {save_dir} has no whole checkpoint, {damaged} are damaged; "
-            "restore one, or remove them to start anew."
+            f"--resume: {save_dir} has no whole checkpoint of this program; restore one, or train "
+            f"into another folder, with model.pretrained={damaged / MODEL} to start from its "
+            "weights."
         )
     return None
 
@@ -271,8 +272,9 @@ def _is_whole(folder):
 
 
 def folders_of_runs(save_dir):
-    """The folders ``iter_N`` that this program wrote, by N."""
-    return [folder for folder in folders(save_dir) if (folder / MANIFEST).is_file()]
+    """The folders that hold a run's weights, PaddleSeg's too: ``best_model``, ``iter_N`` by N."""
+    found = [Path(save_dir) / "best_model", *folders(save_dir)]
+    return [f for f in found if (f / MANIFEST).is_file() or (f / MODEL).is_file()]
 
 
 def folders(save_dir):

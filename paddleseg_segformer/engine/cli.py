@@ -1,6 +1,7 @@
 """What the command-line tools share: common flags, start-up, exit codes."""
 
 import argparse
+import re
 import sys
 
 import paddle
@@ -12,6 +13,23 @@ from ..errors import InputError, RunError
 from .log import logger, setup_logging
 
 EXIT_INPUT, EXIT_FAILED = 2, 1
+# Flags of PaddleSeg's tools that ours have no use for, and what to do instead.
+PADDLESEG = {
+    "--auc_roc": "leave it out; mIoU, accuracy and each class's IoU are given",
+    "--benchmark": "tools/benchmark.py measures",
+    "--cpu_threads": "set OMP_NUM_THREADS; otherwise all cores work",
+    "--custom_color": "give each class its colour in labels.txt of the dataset_root",
+    "--data_format": "leave it out; the models take NCHW",
+    "--enable_mkldnn": "leave it out; on a CPU, OpenVINO runs what --format onnx exports",
+    "--for_fd": "leave it out; the files are model.json, model.pdiparams and deploy.yaml",
+    "--format": "leave it out; images and masks are known by their endings",
+    "--label_class": "write the classes into labels.txt of the dataset_root",
+    "--profiler_options": "tools/benchmark.py measures a step",
+    "--repeats": "leave it out; --iters alone says how long a run is",
+    "--use_multilabel": "leave it out; a pixel has one class here",
+    "--use_trt": "leave it out; predict.py's --runtime has the choice",
+    "--with_argmax": "leave it out; the export's --output_op is known",
+}
 
 
 def positive(text):
@@ -24,7 +42,7 @@ def positive(text):
 
 def plain_parser(description, example):
     """An argument parser that shows the command as it was typed; ``example`` is what follows it."""
-    return argparse.ArgumentParser(
+    return _Parser(
         prog=f"python {sys.argv[0]}",
         description=description,
         epilog=f"example:\n  %(prog)s {example}",
@@ -158,6 +176,15 @@ def run(main):
         sys.exit(EXIT_FAILED)
     except KeyboardInterrupt:
         sys.exit(130)
+
+
+class _Parser(argparse.ArgumentParser):
+    """Says what to do instead of a flag that PaddleSeg's tools have and ours have not."""
+
+    def error(self, message):
+        words = re.split("[ =]", message)
+        told = [f"; {f} is PaddleSeg's: {PADDLESEG[f]}" for f in PADDLESEG if f in words]
+        super().error(message + "".join(told))
 
 
 class _Help(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):

@@ -67,6 +67,8 @@ def validate(
         check_folder(report_dir, "--report")
     distributed.start()
     protocol = Protocol.of_config(config, **options)
+    if protocol != Protocol():
+        logger.info("[EVAL] Each image is seen as %s", protocol)
     about = _describe(config, model_path)
     (dataset,) = build(config, "val_dataset")
     extremes = Extremes(dataset) if report_dir is not None else None

@@ -9,7 +9,7 @@ import paddle
 from paddleseg.core.train import loss_computation
 from paddleseg.utils import update_ema_model
 
-from ..errors import InputError
+from ..errors import InputError, one_line
 from ..models import CrossEntropyLoss, SegFormer
 from . import distributed
 from .log import logger
@@ -93,7 +93,7 @@ class Stepper:
             ``Outcome``.
 
         Raises:
-            InputError: There are not as many losses as the model has outputs.
+            InputError: The losses are not for this model, or not as many as it has outputs.
         """
         self.model.train()
         if self.frozen_backbone:
@@ -162,16 +162,27 @@ class Stepper:
 
     def _compute_losses(self, outputs, part):
         """The weighted losses of a model's outputs, as PaddleSeg's training defines them."""
-        if hasattr(self.model, "loss_computation"):
-            return self.model.loss_computation(outputs, self.losses, part)
-        if len(outputs) != len(self.losses["types"]):
+        of_model = getattr(self.model, "loss_computation", None)
+        types = self.losses["types"]
+        if of_model is None and len(outputs) != len(types):
             raise InputError(
-                f"loss.coef: has {len(self.losses['types'])} entries, but the model has "
-                f"{len(outputs)} outputs; give one for each."
+                f"loss.coef: has {len(types)} entries, but the model has {len(outputs)} outputs; "
+                "give one for each."
             )
-        labels = part["label"].astype("int64")
-        edges = part["edge"].astype("int64") if "edge" in part else None
-        return loss_computation(outputs, labels, edges, self.losses)
+        try:
+            if of_model is not None:
+                return of_model(outputs, self.losses, part)
+            labels = part["label"].astype("int64")
+            edges = part["edge"].astype("int64") if "edge" in part else None
+            return loss_computation(outputs, labels, edges, self.losses)
+        except (AssertionError, IndexError, TypeError, ValueError) as error:
+            if not all(type(loss).__module__.startswith("paddle") for loss in types):
+                raise  # one of the user's own, who needs the traceback
+            names = ", ".join(dict.fromkeys(type(loss).__name__ for loss in types))
+            raise InputError(
+                f"loss.types: {names} cannot be computed of what {type(self.model).__name__} and "
+                f"the labels give: {one_line(error)}"
+            ) from error
 
     def _judge(self, losses, norm, images):
         """Whether all processes may use what came of a step; ``losses`` is ``[parts, losses]``."""

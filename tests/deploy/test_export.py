@@ -175,6 +175,14 @@ def test_a_folder_holds_the_last_export_alone(forms, folder, tmp_path):
     assert found == {"notes.txt", "other.pdparams"} | written[forms[1]]
 
 
+def test_any_file_of_an_export_stands_for_it(folder, tmp_path):
+    image = images(folder)[0]
+    export(folder / "model.pdparams", tmp_path, image)
+    expected = Predictor(tmp_path)(image).label_map
+    for name in ("deploy.yaml", "model.json", "model.pdiparams"):
+        np.testing.assert_array_equal(Predictor(tmp_path / name)(image).label_map, expected)
+
+
 def test_the_description_is_paddlesegs(folder, tmp_path):
     export(folder / "model.pdparams", tmp_path, images(folder)[0], input_shape=(1, 3, 64, 96))
     deploy = yaml.safe_load((tmp_path / "deploy.yaml").read_text())["Deploy"]

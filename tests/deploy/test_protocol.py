@@ -18,6 +18,8 @@ def test_options_are_paddlesegs():
     assert Protocol.of_config(Config(aug_eval=True)) == paper
     assert Protocol.of_config(Config(scales=[0.5, 2], flip_horizontal=True)) == Protocol()
     assert Protocol.of_config(Config(), aug_eval=True, scales=2) == Protocol(scales=(2,))
+    mirrored = {"aug_eval": True, "flip_horizontal": True}  # which to PaddleSeg is one scale
+    assert Protocol.of_config(Config(), **mirrored) == Protocol(flip_horizontal=True)
     config = Config(is_slide=True, crop_size=[64, 32], stride=[48, 24])
     assert Protocol.of_config(config) == Protocol(crop_size=(64, 32), stride=(48, 24))
     assert Protocol(flip_horizontal=True, flip_vertical=True).flips == [[], [3], [2], [3, 2]]

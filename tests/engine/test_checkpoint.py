@@ -163,6 +163,14 @@ def test_strangers_are_refused(tmp_path):
         checkpoint.open_checkpoint(tmp_path / "iter_1")
 
 
+def test_paddleseg_s_checkpoints_cannot_be_resumed_but_started_from(tmp_path):
+    for name in ("iter_1", "iter_2"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "model.pdparams").write_bytes(b"")
+    with pytest.raises(InputError, match=r"another folder, with model.pretrained=.*iter_2"):
+        checkpoint.newest(tmp_path)
+
+
 def test_the_manifest_is_json_that_others_can_read(tmp_path):
     write(tmp_path, 1)
     manifest = json.loads((tmp_path / "iter_1" / checkpoint.MANIFEST).read_text())

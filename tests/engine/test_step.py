@@ -5,11 +5,13 @@ import copy
 import numpy as np
 import paddle
 import pytest
+from paddleseg.cvlibs import manager
 from paddleseg.models import STDC1, PPLiteSeg
 
 from paddleseg_segformer import CrossEntropyLoss, MixVisionTransformer_B0, SegFormer
 from paddleseg_segformer.engine.options import TrainOptions
 from paddleseg_segformer.engine.step import Stepper, memory_advice, seed_generators
+from paddleseg_segformer.errors import InputError
 
 CLASSES = 5
 
@@ -145,6 +147,24 @@ def test_a_step_that_fails_leaves_nothing_behind():
         step([batch(1)], 1)
     for value, earlier in zip(states(step), before):
         np.testing.assert_array_equal(value.numpy(), earlier)
+
+
+@pytest.mark.parametrize(
+    "loss, reason",
+    [("FocalLoss", "channel of logit should be 2"), ("KLLoss", "list index out of range")],
+)
+def test_a_loss_that_is_not_for_this_model_is_told(loss, reason):
+    with pytest.raises(InputError, match=f"loss.types: {loss} cannot be .* SegFormer.*{reason}"):
+        stepper(manager.LOSSES[loss]())([batch(1)], 1)
+
+
+def test_a_loss_of_one_s_own_keeps_its_traceback():
+    class Broken(paddle.nn.Layer):
+        def forward(self, logit, label):
+            return logit["seg"]
+
+    with pytest.raises((IndexError, KeyError, TypeError, ValueError)):
+        stepper(Broken())([batch(1)], 1)
 
 
 @pytest.mark.parametrize("accumulate, culprits", [(1, [0, 1, 2, 3]), (2, [2, 3])])

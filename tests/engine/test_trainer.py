@@ -302,6 +302,16 @@ def test_a_new_run_does_not_take_the_folder_of_another(config, whole, tmp_path):
         run(config, tmp_path / "run")
 
 
+@pytest.mark.parametrize("name", ["iter_8", "best_model"])
+def test_what_paddleseg_has_trained_is_not_overwritten(name, config, tmp_path):
+    (tmp_path / name).mkdir()
+    weights = tmp_path / name / "model.pdparams"
+    weights.write_bytes(b"of weeks")
+    with pytest.raises(InputError, match=f"holds {name} of an earlier run; .*another folder"):
+        run(config, tmp_path, do_eval=True)
+    assert weights.read_bytes() == b"of weeks"
+
+
 def test_two_runs_do_not_write_to_one_folder(config, scenes, tmp_path):
     """A killed one leaves it at once, though data workers may outlive it by a moment."""
     process = start(command(scenes, tmp_path, "--iters", 10000, "--num_workers", 2))
