@@ -74,6 +74,7 @@ def check_config(tree):
         if not _are_numbers(loss.get("coef", [])):
             raise InputError(f"{key}.coef: must be a list of numbers, not {loss['coef']!r}.")
         _check_losses(f"{key}.types", loss.get("types", []), tree)
+    _check_ignored(tree)
     _check_channels(tree)
 
 
@@ -119,6 +120,16 @@ def _check_losses(path, losses, tree):
                 f"{at}.weight: has {len(weight)} entries for {classes} classes; give one for each."
             )
         _check_losses(f"{at}.losses", loss.get("losses"), tree)
+
+
+def _check_ignored(tree):
+    """What the validation set ignores: of a Dataset, PaddleSeg's rule lets the loss do so, too."""
+    own = (tree.get("val_dataset") or {}).get("ignore_index")
+    ignored = _of_train_dataset(tree, "ignore_index")
+    if tree["train_dataset"]["type"] == "Dataset" and own not in (None, ignored):
+        raise InputError(
+            f"val_dataset.ignore_index: is {own}, but train_dataset's is {ignored}; make them one."
+        )
 
 
 def _check_channels(tree):
