@@ -129,8 +129,9 @@ class Trainer:
         if self.val_dataset is not None:  # what fails after hours of training fails now
             evaluate(model, preflight.first_sample(self.val_dataset), self.protocol)
         saves = math.ceil(self.config.iters / options.save_interval)
+        saved = checkpoint.count_saved(self.save_dir) if options.resume else 0
         preflight.check_space(
-            self.save_dir, model, saves, options.keep_checkpoint_max, options.use_ema
+            self.save_dir, model, saves, saved, options.keep_checkpoint_max, options.use_ema
         )
 
     @property
