@@ -129,6 +129,8 @@ def export(
                 f"The graph agrees with the model on only {agreement:.2%} of the pixels of "
                 f"{image_path}; nothing was written."
             )
+        if format == "paddle":  # without it the others are no export; it comes last
+            (Path(save_dir) / DESCRIPTION).unlink(missing_ok=True)
         for name in FILES[format]:
             os.replace(folder / name, Path(save_dir) / name)
     for name in FILES["onnx" if format == "paddle" else "paddle"]:  # which is of another model
