@@ -1,10 +1,13 @@
 """One step of training: parts equal the whole, and what is not finite changes nothing."""
 
 import copy
+from functools import partial
+from types import SimpleNamespace
 
 import numpy as np
 import paddle
 import pytest
+from paddle.amp import grad_scaler
 from paddleseg.models import STDC1, PPLiteSeg
 
 from paddleseg_segformer import CrossEntropyLoss, MixVisionTransformer_B0, SegFormer
@@ -108,6 +111,45 @@ def test_a_step_that_fails_leaves_nothing_behind():
         step([batch(1)], 1)
     for value, earlier in zip(states(step), before):
         np.testing.assert_array_equal(value.numpy(), earlier)
+
+
+def scaled(monkeypatch, loss):
+    """A stepper with the loss scale of half precision, which Paddle has on GPUs alone."""
+    place = SimpleNamespace(_expected_place=SimpleNamespace(is_gpu_place=lambda: True))
+    monkeypatch.setattr(grad_scaler, "_dygraph_tracer", lambda: place)
+    step = stepper(loss)
+    step.scaler = paddle.amp.GradScaler(init_loss_scaling=1024.0)
+    step.amp["dtype"] = "float16"  # which is not enabled
+    return step
+
+
+def test_a_loss_scale_changes_no_step(monkeypatch):
+    step, alone = (make(CrossEntropyLoss()) for make in (partial(scaled, monkeypatch), stepper))
+    for i in (1, 2):
+        assert step([batch(i)], i).norm == pytest.approx(alone([batch(i)], i).norm, rel=1e-5)
+    for value, expected in zip(states(step), states(alone)):
+        np.testing.assert_allclose(value.numpy(), expected.numpy(), rtol=1e-4, atol=1e-6)
+    assert step.scaler_state()["incr_count"] == 2
+
+
+def test_an_overflow_lowers_the_loss_scale_once(monkeypatch):
+    """Not again with the next step, whose gradient is finite though its loss is not."""
+
+    class Loss(paddle.nn.Layer):
+        def forward(self, logit, label):
+            if self.case == "no finite gradient":
+                return paddle.sqrt(logit * 0).mean()
+            return logit.mean() + (np.inf if self.case == "no finite loss" else 0.0)
+
+    loss = Loss()
+    step = scaled(monkeypatch, loss)
+    outcomes, scales = [], []
+    for i, loss.case in enumerate(["no finite gradient", "no finite loss", "sound"], 1):
+        outcomes.append(step([batch(i)], i))
+        scales.append(step.scaler_state()["scale"])
+    assert [outcome.skipped for outcome in outcomes] == [None, "a loss is inf", None]
+    assert [np.isfinite(outcome.norm) for outcome in outcomes] == [False, True, True]
+    assert scales == [512, 512, 512] and step.scaler_state()["incr_count"] == 1
 
 
 @pytest.mark.parametrize("accumulate, culprits", [(1, [0, 1, 2, 3]), (2, [2, 3])])
