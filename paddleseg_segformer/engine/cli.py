@@ -24,7 +24,7 @@ def positive(text):
 
 def plain_parser(description, example):
     """An argument parser that shows the command as it was typed; ``example`` is what follows it."""
-    return argparse.ArgumentParser(
+    return _Parser(
         prog=f"python {sys.argv[0]}",
         description=description,
         epilog=f"example:\n  %(prog)s {example}",
@@ -158,6 +158,12 @@ def run(main):
         sys.exit(EXIT_FAILED)
     except KeyboardInterrupt:
         sys.exit(130)
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message):
+        """In a sentence, where argparse would print the usage first, which may fill a screen."""
+        raise InputError(f"{message}; see --help.")
 
 
 class _Help(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
