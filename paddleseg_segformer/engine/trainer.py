@@ -205,7 +205,7 @@ class Trainer:
 
     def _at_save_point(self):
         at_interval = self.iteration % self.options.save_interval == 0
-        return self.iteration > 0 and (at_interval or self.iteration == self.config.iters)
+        return self.iteration > 0 and (at_interval or self._at_the_end())
 
     def _batches(self):
         """The parts of each step to come, a list of ``Batch``."""
