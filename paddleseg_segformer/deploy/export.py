@@ -71,7 +71,7 @@ def export(
         model_path: As ``source`` of ``find_product``.
         save_dir: Folder to write to: ``model.json``, ``model.pdiparams`` and ``deploy.yaml``, or
             ``model.onnx``, which holds the last one's text as metadata. An earlier export there,
-            of either format, is replaced.
+            of either format, is replaced; a kill leaves the one, the other or none.
         image_path: The image.
         config: As in ``find_product``.
         format: ``"paddle"`` or ``"onnx"``.
