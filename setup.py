@@ -1,4 +1,4 @@
-"""Packaging; the version stands in ``paddleseg_segformer/__init__.py`` alone."""
+"""Packaging; the package's ``__init__.py`` has the version, its ``__main__.py`` the tools."""
 
 import re
 import subprocess
@@ -8,7 +8,10 @@ from pathlib import Path
 from setuptools import find_packages, setup
 
 here = Path(__file__).parent
-init = (here / "paddleseg_segformer" / "__init__.py").read_text(encoding="utf-8")
+init, main = (
+    (here / "paddleseg_segformer" / name).read_text(encoding="utf-8")
+    for name in ("__init__.py", "__main__.py")
+)
 
 REQUIRES = [
     "paddleseg==2.8.0",
@@ -24,9 +27,7 @@ REQUIRES = [
     "visualdl>=2.5",
 ]
 
-# Those of ``python -m paddleseg_segformer``; the others serve development.
-TOOLS = ["train", "val", "predict", "export", "serve", "split_dataset_list", "masks_from_colours"]
-TOOLS += ["check_dataset", "convert", "make_scenes"]
+tools = re.findall(r'"(\w+)"', re.search(r"COMMANDS = \(([^)]+)\)", main).group(1))
 
 # pip builds in an environment of its own; -I makes Python look into the user's instead.
 FIND_GPU_BUILD = "import importlib.metadata as m; m.version('paddlepaddle-gpu')"
@@ -71,7 +72,7 @@ setup(
         "paddleseg_segformer.configs": "configs",
         "paddleseg_segformer.tools": "tools",
     },
-    py_modules=[f"paddleseg_segformer.tools.{name}" for name in TOOLS],
+    py_modules=[f"paddleseg_segformer.tools.{name}" for name in tools],
     package_data={
         "paddleseg_segformer": ["py.typed"],
         "paddleseg_segformer.configs": ["**/*.yaml"],

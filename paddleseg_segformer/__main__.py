@@ -8,8 +8,19 @@ from .engine import cli
 from .errors import InputError
 from .folders import shipped
 
-COMMANDS = ("train", "val", "predict", "export", "serve")
-COMMANDS += ("split_dataset_list", "masks_from_colours", "check_dataset", "convert", "make_scenes")
+# setup.py reads the names from here; the other tools serve development.
+COMMANDS = (
+    "train",
+    "val",
+    "predict",
+    "export",
+    "serve",
+    "split_dataset_list",
+    "masks_from_colours",
+    "check_dataset",
+    "convert",
+    "make_scenes",
+)
 
 
 def overview():

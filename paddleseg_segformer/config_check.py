@@ -87,6 +87,7 @@ def check_config(tree):
         if not _are_numbers(loss.get("coef", [])):
             raise InputError(f"{key}.coef: must be a list of numbers, not {loss['coef']!r}.")
         _check_losses(f"{key}.types", loss.get("types", []), tree)
+    _check_ignored(tree)
     _check_channels(tree)
 
 
@@ -96,17 +97,17 @@ def _check_sections(tree):
         if not (isinstance(value, dict) or (value is None and key in OPTIONAL_SECTIONS)):
             raise InputError(f"{key} must be a section, not {value!r}.")
     for key in ("iters", "batch_size"):
-        if not _is_whole(tree.get(key, 1)):
+        if not is_whole(tree.get(key, 1)):
             raise InputError(f"{key} must be a whole number above 0, not {tree[key]!r}.")
     for key in SCHEDULE_NUMBERS & tree.get("lr_scheduler", {}).keys():
         value = tree["lr_scheduler"][key]
-        if not (value is None or (_is_number(value) and math.isfinite(value))):
+        if not (value is None or (is_number(value) and math.isfinite(value))):
             raise InputError(f"lr_scheduler.{key} must be a number, not {value!r}.")
     # A Dataset's labels have 8 bits, and 255 is ignored. A model may have more classes, for those
     # of PSSLDataset, which takes no num_classes, have not.
     for key, most in (("model", None), ("train_dataset", 255), ("val_dataset", 255)):
         value = (tree.get(key) or {}).get("num_classes", 2)
-        if not _is_whole(value) or value == 1 or (most and value > most):
+        if not is_whole(value) or value == 1 or (most and value > most):
             wanted = f"from 2 to {most}" if most else "above 1"
             raise InputError(
                 f"{key}.num_classes: must be a whole number {wanted} as the background is a class, "
@@ -134,12 +135,22 @@ def _check_losses(path, losses, tree):
         _check_losses(f"{at}.losses", loss.get("losses"), tree)
 
 
+def _check_ignored(tree):
+    """What the validation set ignores: of a Dataset, PaddleSeg's rule lets the loss do so, too."""
+    own = (tree.get("val_dataset") or {}).get("ignore_index")
+    ignored = _of_train_dataset(tree, "ignore_index")
+    if tree["train_dataset"]["type"] == "Dataset" and own not in (None, ignored):
+        raise InputError(
+            f"val_dataset.ignore_index: is {own}, but train_dataset's is {ignored}; make them one."
+        )
+
+
 def _check_channels(tree):
     key, section = "model.in_channels", tree["model"]
     if _is_component(section.get("backbone")):
         key, section = "model.backbone.in_channels", section["backbone"]
     wanted, channels = section.get("in_channels"), _of_train_dataset(tree, "img_channels")
-    if _is_number(wanted) and channels not in (wanted, None):
+    if is_number(wanted) and channels not in (wanted, None):
         raise InputError(
             f"{key}: is {wanted}, but train_dataset's images have {channels} channels; make them "
             "the same."
@@ -152,7 +163,7 @@ def _of_train_dataset(tree, key):
     component = COMPONENTS[str(options["type"])]
     default = _arguments(component)[0].get(key, getattr(component, key.upper(), None))
     value = options.get(key, default)
-    return value if _is_number(value) else None
+    return value if is_number(value) else None
 
 
 def _check_components(path, items):
@@ -219,8 +230,8 @@ def _wanted(value, default):
         return None
     if isinstance(default, bool):
         return None if value in (0, 1) else "true or false"
-    if _is_number(default):  # ScalePadding has im_padding_value=127.5 and takes one per channel
-        return None if _is_number(value) or _are_numbers(value) else "a number"
+    if is_number(default):  # ScalePadding has im_padding_value=127.5 and takes one per channel
+        return None if is_number(value) or _are_numbers(value) else "a number"
     if isinstance(default, str) and default not in ("auto", "none"):  # which stand for anything
         # LovaszSoftmaxLoss has classes="present" and takes a list of them.
         return None if isinstance(value, (str, list)) else "text"
@@ -240,11 +251,11 @@ def _wanted_by_name(key, value, default):
         return "at least 0 and below 1"
     if key in SIZES and not (_are_numbers(numbers) and all(n > 0 for n in numbers)):
         return "above 0"
-    if key in ("embed_dims", "depths") and not all(map(_is_whole, numbers)):
+    if key in ("embed_dims", "depths") and not all(map(is_whole, numbers)):
         return "a list of whole numbers above 0"
-    if key == "embedding_dim" and not _is_whole(value):
+    if key == "embedding_dim" and not is_whole(value):
         return "a whole number above 0"
-    if key == "norm_epsilon" and not (_is_number(value) and value > 0):
+    if key == "norm_epsilon" and not (is_number(value) and value > 0):
         return "a number above 0"
     if key == "backbone" and not _is_component(value):
         return "a section with a type"
@@ -261,13 +272,15 @@ def _is_component(value):
     return isinstance(value, dict) and "type" in value
 
 
-def _is_number(value):
+def is_number(value):
+    """Whether this is a number, which YAML's true and false are not."""
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 def _are_numbers(value):
-    return isinstance(value, (list, tuple)) and all(map(_is_number, value))
+    return isinstance(value, (list, tuple)) and all(map(is_number, value))
 
 
-def _is_whole(value):
-    return isinstance(value, int) and not isinstance(value, bool) and value > 0
+def is_whole(value):
+    """Whether this counts something: a whole number above 0."""
+    return is_number(value) and isinstance(value, int) and value > 0

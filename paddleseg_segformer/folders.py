@@ -31,6 +31,26 @@ def check_folder(folder: StrPath, flag: str = "--save_dir") -> None:
         ) from error
 
 
+def check_file(path: StrPath, flag: str) -> None:
+    """Make the folder of the file that a flag names, and try the file: it stays as it is.
+
+    Raises:
+        InputError: The folder cannot be made, or the file not be written.
+    """
+    is_new = not os.path.lexists(path)
+    if is_new or os.path.isfile(path):  # in whose place another comes, from beside it
+        check_folder(Path(path).resolve().parent, flag)
+    try:
+        with open(path, "a"):
+            pass
+    except OSError as error:
+        raise InputError(
+            f"{flag} {path}: cannot be written ({error.strerror}); name another file."
+        ) from error
+    if is_new:
+        Path(path).unlink(missing_ok=True)
+
+
 @contextlib.contextmanager
 def claim(folder: StrPath) -> Iterator[None]:
     """Within, no other process on this machine can claim the folder; one that is killed loses it.

@@ -106,6 +106,11 @@ WRONG = [
         "loss.types[0].losses[1].ignore_index: is 3, but",
     ),
     (
+        "val_dataset={type: Dataset, dataset_root: ., mode: val, transforms: [], num_classes: 3, "
+        "ignore_index: 0}",
+        "val_dataset.ignore_index: is 0, but train_dataset's is 255; make them one.",
+    ),
+    (
         "loss.types=[{type: CrossEntropyLoss, weight: [1, 2]}]",
         "loss.types[0].weight: has 2 entries for 3 classes; give one for each.",
     ),
@@ -207,6 +212,8 @@ RIGHT = {
     "what data and losses agree on": """
         train_dataset: {type: Dataset, dataset_root: ., mode: train, num_classes: 3,
           img_channels: 1, ignore_index: 9, transforms: []}
+        val_dataset: {type: Dataset, dataset_root: ., mode: val, num_classes: 3,
+          ignore_index: 9, transforms: []}
         model:
           type: SegFormer
           embedding_dim: 8

@@ -6,6 +6,9 @@ from pathlib import Path
 
 import pytest
 
+import paddleseg_segformer as ps
+from paddleseg_segformer.config_check import COMPONENTS
+
 PACKAGE = Path(__file__).parents[1] / "paddleseg_segformer"
 
 # From the ground up; a room may import from its own floor and those before it.
@@ -33,3 +36,9 @@ def test_imports_go_downwards(path):
 def test_what_a_room_offers_is_there(path):
     room = importlib.import_module(".".join(path.parent.relative_to(PACKAGE.parent).parts))
     assert all(hasattr(room, name) for name in getattr(room, "__all__", ()))
+
+
+def test_configs_build_what_the_package_offers():
+    """And not PaddleSeg's of the same name."""
+    names = set(ps.__all__) - {"InputError", "load_weights", "runtime"}
+    assert {name for name in names if COMPONENTS[name] is not getattr(ps, name)} == set()

@@ -256,12 +256,15 @@ def test_foreign_models_data_can_be_timed(scenes, tmp_path):
         "model: {_inherited_: false, type: FCN, num_classes: 150, backbone_indices: [3],\n"
         "  channels: 8, backbone: {type: MixVisionTransformer_B0, in_channels: 3}}\n"
     )
+    (tmp_path / "earlier.json").write_text("old")
+    os.link(tmp_path / "earlier.json", tmp_path / "report.json")
     few = ("--samples", 2, "--rounds", 1, "--json", tmp_path / "report.json")
     more = options(scenes, "optimizer.custom_cfg=null")
     done = tool("benchmark", "data", "--config", config, *few, *more)
     assert done.returncode == 0, done.stderr
     (row,) = json.loads((tmp_path / "report.json").read_text())["rows"]
     assert row["images_per_second"] == pytest.approx(2 / row["seconds"])
+    assert (tmp_path / "earlier.json").read_text() == "old"  # the new file has replaced it
     done = tool("benchmark", "train", "--config", config, *few, "--against", "paddleseg", *more)
     assert done.returncode == 2 and "model.embedding_dim: is missing" in done.stderr
 

@@ -16,8 +16,9 @@ from pathlib import Path
 from paddleseg_segformer import runtime
 from paddleseg_segformer.config import load_config
 from paddleseg_segformer.engine import cli
-from paddleseg_segformer.engine.evaluator import check_writable
+from paddleseg_segformer.engine.evaluator import write_figures
 from paddleseg_segformer.errors import InputError
+from paddleseg_segformer.folders import check_file
 
 JOBS = {
     "train": "a training step: forward, loss, backward, AdamW",
@@ -197,14 +198,14 @@ def main():
     if args.precision != "fp32" and not runtime.has_gpu():
         raise InputError(f"--precision {args.precision}: needs a GPU; on a CPU use fp32.")
     if args.json:
-        check_writable(args.json)
+        check_file(args.json, "--json")
     processes, agreement = measure(["ours", *args.against], spec, args.rounds, args.threads)
     rows = [figures(process, spec, agreement) for process in processes]
     print(f"{args.job}, {args.config}, {_machine()}")
     print(table(rows))
     if args.json:
         report = {"machine": _machine(), "spec": spec, "rows": rows}
-        Path(args.json).write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+        write_figures(Path(args.json), report)
 
 
 def _machine():

@@ -15,6 +15,7 @@ import cv2
 import numpy as np
 from paddleseg import transforms as paddleseg
 
+from ..config_check import is_number, is_whole
 from ..errors import InputError
 
 # PaddleSeg's transforms, and ours, that alone determine the image's size, and the attributes in
@@ -93,7 +94,7 @@ class RandomCategoryCrop:
         tries: int = 10,
         ignore_index: int = 255,
     ) -> None:
-        self.crop_size = _pair("crop_size", crop_size, _is_whole, "two whole numbers above 0")
+        self.crop_size = _pair("crop_size", crop_size, is_whole, "two whole numbers above 0")
         if not (_is_positive(category_max_ratio) and category_max_ratio <= 1):
             raise ValueError(
                 f"category_max_ratio must be above 0 and at most 1, not {category_max_ratio!r}"
@@ -295,19 +296,15 @@ def _bytes(transform, image):
 
 
 def _is_positive(value):
-    return isinstance(value, (int, float)) and value > 0
+    return is_number(value) and value > 0
 
 
 def _is_factor(value):
-    return isinstance(value, (int, float)) and value >= 0
-
-
-def _is_whole(value):
-    return isinstance(value, int) and value > 0
+    return is_number(value) and value >= 0
 
 
 def _whole(name, value):
-    if not _is_whole(value):
+    if not is_whole(value):
         raise ValueError(f"{name} must be a whole number above 0, not {value!r}")
     return value
 

@@ -71,7 +71,7 @@ def export(
         model_path: As ``source`` of ``find_product``.
         save_dir: Folder to write to: ``model.json``, ``model.pdiparams`` and ``deploy.yaml``, or
             ``model.onnx``, which holds the last one's text as metadata. An earlier export there,
-            of either format, is replaced.
+            of either format, is replaced; a kill leaves the one, the other or none.
         image_path: The image.
         config: As in ``find_product``.
         format: ``"paddle"`` or ``"onnx"``.
@@ -129,6 +129,8 @@ def export(
                 f"The graph agrees with the model on only {agreement:.2%} of the pixels of "
                 f"{image_path}; nothing was written."
             )
+        if format == "paddle":  # without it the others are no export; it comes last
+            (Path(save_dir) / DESCRIPTION).unlink(missing_ok=True)
         for name in FILES[format]:
             os.replace(folder / name, Path(save_dir) / name)
     for name in FILES["onnx" if format == "paddle" else "paddle"]:  # which is of another model

@@ -131,9 +131,9 @@ def predict(
     check_folder(save_dir)
     targets = list(_targets(names).items())
     predictor, problems = Predictor(model_path, **options), []
-    if probabilities and not predictor.gives_probabilities:
-        raise InputError("--probabilities: needs a graph exported with --output_op none.")
-    step = parallelism()
+    if probabilities:
+        predictor.check_probabilities()
+    step = 1 if probabilities else parallelism()  # those of several images would fill the memory
     with tqdm(total=len(targets), desc="predict", unit="image", disable=None) as bar:
         for start in range(0, len(targets), step):
             chunk = targets[start : start + step]
@@ -153,7 +153,7 @@ def _predict_chunk(predictor, root, chunk, save_dir, probabilities):
                 images[name] = read_image(root / name)[:, :, ::-1]
         except InputError as error:
             problems.append(str(error))
-    for name, found in zip(images, _segment(predictor, list(images.values()))):
+    for name, found in zip(images, _segment(predictor, list(images.values()), probabilities)):
         if isinstance(found, InputError):
             problems.append(f"{root / name}: {found}")
             continue
@@ -164,18 +164,18 @@ def _predict_chunk(predictor, root, chunk, save_dir, probabilities):
         if probabilities:
             path = save_dir / PROBABILITIES / target.with_suffix(".npz")
             with writing(path):
-                np.savez_compressed(path, probabilities=predictor.probabilities(images[name]))
+                np.savez_compressed(path, probabilities=found.probabilities)
     return problems
 
 
-def _segment(predictor, images):
+def _segment(predictor, images, probabilities):
     """The predictions of images, or the error of each that the model does not take."""
     try:
-        return predictor.batch(images)
+        return predictor.batch(images, probabilities)
     except InputError as error:
         if len(images) == 1:
             return [error]
-        return [found for image in images for found in _segment(predictor, [image])]
+        return [found for image in images for found in _segment(predictor, [image], probabilities)]
 
 
 def _predict_video(predictor, path, target, save_dir):

@@ -37,12 +37,14 @@ class Prediction:
         image: uint8 array ``[H, W, 3]``, RGB.
         classes: The classes' names.
         palette: uint8 array ``[classes, 3]``, RGB.
+        probabilities: Each class's, float16 array ``[classes, H, W]``, where they were asked for.
     """
 
     label_map: np.ndarray
     image: np.ndarray
     classes: list[str]
     palette: np.ndarray
+    probabilities: np.ndarray | None = None
 
     def overlay(self, opacity: float = 0.5) -> Image.Image:
         """The image under the classes' colours: a Pillow image. ``opacity`` is from 0 to 1."""
@@ -122,43 +124,47 @@ class Predictor:
             graph = open_runtime(product.weights, runtime_name)
             self._segmenter = make_segmenter(graph, product, transforms, protocol)
 
-    def __call__(self, image: Picture) -> Prediction:
+    def __call__(self, image: Picture, probabilities: bool = False) -> Prediction:
         """Segment an image.
 
         Args:
             image: A path, a Pillow image, or a uint8 array ``[H, W]`` or ``[H, W, 3]``, RGB.
+            probabilities: Whether the classes' are wanted, too.
 
         Returns:
             ``Prediction``.
 
         Raises:
-            InputError: It cannot be read as an image.
+            InputError: It cannot be read as an image, or a graph's output is not logits, from which
+                probabilities could be had.
         """
-        return self.batch([image])[0]
+        return self.batch([image], probabilities)[0]
 
-    def batch(self, images: Iterable[Picture]) -> list[Prediction]:
+    def batch(self, images: Iterable[Picture], probabilities: bool = False) -> list[Prediction]:
         """The ``Prediction``s of several images, as many at a time as there are threads."""
+        if probabilities:
+            self.check_probabilities()
         images = [as_bgr(image) for image in images]
-        found = self._segmenter([self._segmenter.views(image) for image in images])
+        views = [self._segmenter.views(image) for image in images]
+        if probabilities:
+            found = self._segmenter.with_probabilities(views)
+        else:
+            found = [[labels] for labels in self._segmenter(views)]
         return [
             Prediction(
                 np.asarray(labels).astype("uint8"),
                 np.ascontiguousarray(image[:, :, ::-1]),
                 self.classes,
                 self.palette,
+                *(scores.numpy().transpose(2, 0, 1).astype("float16") for scores in more),
             )
-            for labels, image in zip(found, images)
+            for (labels, *more), image in zip(found, images)
         ]
 
-    @property
-    def gives_probabilities(self) -> bool:
-        """Whether ``probabilities`` can be called: of a graph, if its output is logits."""
-        return isinstance(self._segmenter, Segmenter)
-
-    def probabilities(self, image: Picture) -> np.ndarray:
-        """Each class's probability: float16 array ``[classes, H, W]``."""
-        (found,) = self._segmenter.probabilities([self._segmenter.views(as_bgr(image))])
-        return found.numpy().transpose(2, 0, 1).astype("float16")
+    def check_probabilities(self) -> None:
+        """Raise the ``InputError`` of a graph that cannot give any."""
+        if not isinstance(self._segmenter, Segmenter):
+            raise InputError("--probabilities: needs a graph exported with --output_op none.")
 
 
 def as_bgr(image: Picture) -> np.ndarray:

@@ -104,23 +104,24 @@ class Segmenter:
             A list of int32 tensors ``[H, W]`` of class indices, at the images' original sizes. Of
             several views, the mean of their softmax decides; of windows, the mean of their logits.
         """
-        return self._compute(images, label_map)
+        return [labels for (labels,) in self._compute(images, label_map)]
 
     @paddle.no_grad()
-    def probabilities(self, images: list[list[View]]) -> list[paddle.Tensor]:
-        """The mean softmax of images' ``views``: a list of float32 tensors ``[H, W, classes]``."""
-        return self._compute(images, probability_map)
+    def with_probabilities(self, images: list[list[View]]) -> list[list[paddle.Tensor]]:
+        """Of each image what a call gives, and the views' mean softmax, ``[H, W, classes]``."""
+        return self._compute(images, label_map, probability_map)
 
-    def _compute(self, images, compute):
-        """What ``compute`` makes of each image's views, each a list of ``Part``s."""
+    def _compute(self, images, *functions):
+        """Of each image what each function makes of its views, each a list of ``Part``s."""
         align_corners = getattr(self.model, "align_corners", False)
         images = [[Windows(v, self.protocol, align_corners) for v in views] for views in images]
         if self.protocol.crop_size is not None:
-            return [self._from_the_top(views, compute) for views in images]
+            return [self._from_the_top(views, functions) for views in images]
         parts = iter(self._parts([(v, v.rows[0], v.columns[0]) for views in images for v in views]))
-        return [compute([[next(parts)] for _ in views]) for views in images]
+        parts = [[[next(parts)] for _ in views] for views in images]
+        return [[function(of_image) for function in functions] for of_image in parts]
 
-    def _from_the_top(self, views, compute):
+    def _from_the_top(self, views, functions):
         """Work on an image a band of rows at a time, holding no windows but those that see it."""
         strips, held = [], {}
         for start in range(0, views[0].height, BAND):
@@ -137,9 +138,9 @@ class Segmenter:
             parts = [[] for _ in views]
             for (i, *_), part in held.items():
                 parts[i].append(part._replace(down=part.down[band]))
-            strips.append(compute(parts))
+            strips.append([function(parts) for function in functions])
             del parts  # else it holds the windows that the next band lets go
-        return paddle.concat(strips)
+        return [paddle.concat(bands) for bands in zip(*strips)]
 
     def _parts(self, windows):
         """What each of (view, row, column) adds to its image's logits."""

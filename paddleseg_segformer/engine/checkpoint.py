@@ -5,6 +5,7 @@ beside its place, synchronised to the disk and renamed, so that a process that i
 instant leaves the old one, the new one, or both.
 """
 
+import contextlib
 import hashlib
 import json
 import os
@@ -269,6 +270,16 @@ def _is_whole(folder):
         logger.warning("%s is damaged (%s), and not counted", folder, error)
         return False
     return True
+
+
+def count_saved(save_dir):
+    """How many ``iter_N`` the folder's run has, as far as their manifests can be read."""
+    run, _ = read_run(save_dir)
+    count = 0
+    for folder in folders(save_dir):
+        with contextlib.suppress(DamagedError):
+            count += run in (None, _read_manifest(folder)["run"])
+    return count
 
 
 def folders_of_runs(save_dir):

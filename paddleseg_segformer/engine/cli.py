@@ -179,12 +179,14 @@ def run(main):
 
 
 class _Parser(argparse.ArgumentParser):
-    """Says what to do instead of a flag that PaddleSeg's tools have and ours have not."""
-
     def error(self, message):
+        """In a sentence, where argparse would print the usage first, which may fill a screen.
+
+        It says what to do instead of a flag that PaddleSeg's tools have and ours have not.
+        """
         words = re.split("[ =]", message)
         told = [f"; {f} is PaddleSeg's: {PADDLESEG[f]}" for f in PADDLESEG if f in words]
-        super().error(message + "".join(told))
+        raise InputError(f"{message}{''.join(told) or '; see --help'}.")
 
 
 class _Help(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
@@ -22,7 +20,7 @@ from ..data import class_names, palette
 from ..deploy import Protocol, Segmenter, load_model
 from ..deploy.report import write_report
 from ..errors import InputError, RunError
-from ..folders import StrPath, check_folder, write_whole
+from ..folders import StrPath, check_file, check_folder, write_whole
 from ..runtime import parallelism
 from . import distributed
 from .extremes import Extremes
@@ -62,7 +60,7 @@ def validate(
     if "val_dataset" not in config.dic:
         raise InputError("val_dataset: is missing in the config, so there is nothing to score on.")
     if json_path is not None and distributed.rank() == 0:
-        check_writable(json_path)
+        check_file(json_path, "--json")
     if report_dir is not None:
         check_folder(report_dir, "--report")
     distributed.start()
@@ -78,7 +76,7 @@ def validate(
     logger.info("[EVAL] Classes that occur:\n%s", scores.table())
     figures = {"images": len(dataset), "protocol": asdict(protocol), **scores.figures()}
     if json_path is not None and distributed.rank() == 0:
-        _write_figures(Path(json_path), figures)
+        write_figures(Path(json_path), figures)
     if report_dir is not None:
         shown = extremes.worst_and_best()
         if distributed.rank() == 0:
@@ -101,7 +99,16 @@ def _describe(config, model_path):
     }
 
 
-def _write_figures(path, figures):
+def write_figures(path, figures):
+    """Write the file that ``--json`` names; it is there whole or as it was.
+
+    Args:
+        path: ``Path``, which was checked.
+        figures: Plain JSON.
+
+    Raises:
+        RunError: It cannot be written after all.
+    """
     content = (json.dumps(figures, indent=1, allow_nan=False) + "\n").encode()
     try:
         if path.exists() and not path.is_file():  # a device or a pipe, whose place no file takes
@@ -110,25 +117,6 @@ def _write_figures(path, figures):
             write_whole(path.resolve(), content)
     except OSError as error:
         raise RunError(f"--json {path}: cannot be written ({error.strerror}).") from error
-
-
-def check_writable(path):
-    """Refuse a ``--json`` file that could not be written: before hours of work, not after them."""
-    path = Path(path)
-    is_new = not os.path.lexists(path)
-    try:
-        with open(path, "a"):
-            pass
-        if path.is_file():  # in whose place another comes, from beside it
-            with tempfile.TemporaryFile(dir=path.resolve().parent):
-                pass
-    except OSError as error:
-        raise InputError(
-            f"--json {path}: cannot be written ({error.strerror}); name a file in an existing "
-            "folder."
-        ) from error
-    if is_new:
-        path.unlink(missing_ok=True)
 
 
 def evaluate(

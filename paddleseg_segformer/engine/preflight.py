@@ -8,7 +8,6 @@ import numpy as np
 
 from ..errors import InputError
 from ..models import SMALLEST
-from .checkpoint import folders
 from .loader import read_sample
 from .log import logger
 
@@ -123,13 +122,14 @@ def _look_for_classes(samples, dataset):
         )
 
 
-def check_space(save_dir, model, saves, keep, use_ema):
+def check_space(save_dir, model, saves, saved, keep, use_ema):
     """See whether the checkpoints that a run will keep fit on the disk.
 
     Args:
         save_dir: The run's folder.
         model: The model; the optimizer is taken to keep two moments of each weight, as Adam does.
-        saves: How many checkpoints the run will write.
+        saves: How many checkpoints the run writes from its start to its end.
+        saved: How many of them are there.
         keep: How many of them will be kept at a time; 0 keeps all.
         use_ema: Whether there is an averaged model.
 
@@ -140,7 +140,7 @@ def check_space(save_dir, model, saves, keep, use_ema):
     checkpoint = weights + 8 * sum(p.size for p in model.parameters() if not p.stop_gradient)
     # One more than is kept, while the next is written; and the best models.
     wanted = min(saves, keep + 1) if keep > 0 else saves
-    needed = checkpoint * max(0, wanted - len(folders(save_dir))) + weights
+    needed = checkpoint * max(0, wanted - saved) + weights
     free = shutil.disk_usage(save_dir).free
     if needed > free:
         raise InputError(

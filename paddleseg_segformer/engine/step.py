@@ -101,8 +101,7 @@ class Stepper:
         statistics = [tensor.clone() for tensor in self.statistics]
         try:
             losses = self._accumulate(parts)
-            self.scaler.unscale_(self.optimizer)
-            norm = gradient_norm(self.model.parameters())
+            norm = gradient_norm(self.model.parameters()) / self._scale()
             losses = np.array([[float(loss) for loss in part] for part in losses])
             outcome = self._judge(losses, norm, [part["img"] for part in parts])
             if outcome.skipped is not None:
@@ -114,7 +113,7 @@ class Stepper:
         overflow = self.scaler.is_enable() and not np.isfinite(norm)  # by which the scale adapts
         if outcome.skipped is None or overflow:
             self.scaler.step(self.optimizer)
-        self.scaler.update()
+            self.scaler.update()  # by what it saw in its last step
         self.optimizer.clear_grad(set_to_zero=False)
         if self.schedule is not None:
             self.schedule.step()
@@ -194,7 +193,8 @@ class Stepper:
         elif bad_parts.any():
             skipped = f"a loss is {losses[bad_parts].sum()}"
             evidence = [np.full(len(part), bad) for part, bad in zip(images, bad_parts)]
-        elif not np.isfinite(norm) and not self._overflow_is_the_scale():
+        # In fp16, gradients overflow now and then until the scale has found its size.
+        elif not np.isfinite(norm) and self._scale() <= 1:
             skipped = f"the gradient's norm is {norm}"
         figures = [*losses.mean(axis=0), skipped is not None, len(evidence) > 0]
         figures = distributed.sum_over_processes(np.array(figures, dtype="float64"))
@@ -211,9 +211,9 @@ class Stepper:
         if self.schedule is not None:
             self.schedule.step(self.schedule.last_epoch)
 
-    def _overflow_is_the_scale(self):
-        """In fp16, gradients overflow now and then until the scale has found its size."""
-        return self.scaler.is_enable() and self.scaler_state()["scale"] > 1
+    def _scale(self):
+        """What the loss was multiplied by."""
+        return self.scaler_state().get("scale", 1.0)
 
     def scaler_state(self):
         """The dynamic loss scale's state as plain JSON, empty but in fp16."""

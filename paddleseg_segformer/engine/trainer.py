@@ -129,8 +129,9 @@ class Trainer:
         if self.val_dataset is not None:  # what fails after hours of training fails now
             evaluate(model, preflight.first_sample(self.val_dataset), self.protocol)
         saves = math.ceil(self.config.iters / options.save_interval)
+        saved = checkpoint.count_saved(self.save_dir) if options.resume else 0
         preflight.check_space(
-            self.save_dir, model, saves, options.keep_checkpoint_max, options.use_ema
+            self.save_dir, model, saves, saved, options.keep_checkpoint_max, options.use_ema
         )
 
     @property
@@ -204,7 +205,7 @@ class Trainer:
 
     def _at_save_point(self):
         at_interval = self.iteration % self.options.save_interval == 0
-        return self.iteration > 0 and (at_interval or self.iteration == self.config.iters)
+        return self.iteration > 0 and (at_interval or self._at_the_end())
 
     def _batches(self):
         """The parts of each step to come, a list of ``Batch``."""

@@ -1,6 +1,9 @@
 """Exported graphs give the model's answer, at any size, in any runtime."""
 
+import contextlib
 import ctypes
+import os
+import shutil
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -181,6 +184,35 @@ def test_any_file_of_an_export_stands_for_it(folder, tmp_path):
     expected = Predictor(tmp_path)(image).label_map
     for name in ("deploy.yaml", "model.json", "model.pdiparams"):
         np.testing.assert_array_equal(Predictor(tmp_path / name)(image).label_map, expected)
+
+
+def test_a_kill_leaves_no_mixture_of_two_exports(folder, tmp_path, monkeypatch):
+    """As the graph of one with the weights or classes of the other."""
+    sources = {3: save(small_model(classes=3), tmp_path / "o.pdparams")}
+    sources[5] = folder / "model.pdparams"
+    image, found, replace = images(folder)[0], [], os.replace
+    expected = {n: Predictor(path, device="cpu")(image).label_map for n, path in sources.items()}
+    export(sources[3], tmp_path / "earlier", image)
+    for moves in (1, 2, 3):
+        target, steps = tmp_path / f"{moves}", iter(range(moves))
+        shutil.copytree(tmp_path / "earlier", target)
+
+        def killed(*args, steps=steps):
+            if next(steps, None) is None:
+                raise KeyboardInterrupt
+            replace(*args)
+
+        monkeypatch.setattr(os, "replace", killed)
+        with contextlib.suppress(KeyboardInterrupt):
+            export(sources[5], target, image)
+        try:
+            predictor = Predictor(target)
+        except InputError:
+            found.append(0)
+            continue
+        found.append(len(predictor.classes))
+        assert (predictor(image).label_map == expected[found[-1]]).mean() > 0.999
+    assert found == [0, 0, 5]
 
 
 def test_the_description_is_paddlesegs(folder, tmp_path):

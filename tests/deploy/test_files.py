@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 from small_models import save, small_model
 
+from paddleseg_segformer import SegFormer
 from paddleseg_segformer.deploy import Predictor, export, predict
 from paddleseg_segformer.deploy.files import find_images
 from paddleseg_segformer.errors import InputError, RunError
@@ -46,9 +47,13 @@ def test_a_folder_keeps_names_and_subfolders(folder, tmp_path):
         np.testing.assert_array_equal(overlay, expected.overlay())
 
 
-def test_probabilities(folder, tmp_path):
+def test_probabilities(folder, tmp_path, monkeypatch):
+    """Of the image's one run through the model."""
+    decode, runs = SegFormer.decode, []
+    monkeypatch.setattr(SegFormer, "decode", lambda *a: runs.append(a) or decode(*a))
     image = folder / "photos/b.png"
     predict(folder / "model.pdparams", image, tmp_path, probabilities=True, device="cpu")
+    assert len(runs) == 1
     found = np.load(tmp_path / "probabilities/b.npz")["probabilities"]
     labels = np.asarray(Image.open(tmp_path / "label_map/b.png"))
     assert found.shape == (5, 64, 96) and (found.argmax(axis=0) == labels).mean() > 0.99
@@ -73,6 +78,8 @@ def test_what_a_graph_does_not_take_is_named_and_the_rest_goes_on(folder, tmp_pa
     photos.mkdir()
     cv2.imwrite(str(photos / "tiny.png"), np.zeros([3, 3, 3], "uint8"))
     (photos / "whole.png").write_bytes((folder / "photos/b.png").read_bytes())
+    with pytest.raises(InputError, match=r"--probabilities: .* --output_op none"):
+        predict(tmp_path / "model.onnx", photos, tmp_path / "out", probabilities=True)
     count, problems = predict(tmp_path / "model.onnx", photos, tmp_path / "out")
     assert count == 1 and "tiny.png: The graph does not take an image of 3x3" in problems[0]
     assert (tmp_path / "out/label_map/whole.png").is_file()

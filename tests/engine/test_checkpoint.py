@@ -93,8 +93,10 @@ def test_another_runs_checkpoints_are_not_resumed(tmp_path):
     write(tmp_path, 900, run="before")
     name = checkpoint.start_run(tmp_path)
     assert checkpoint.newest(tmp_path) is None
+    assert checkpoint.count_saved(tmp_path) == 0
     write(tmp_path, 5, run=name)
     assert checkpoint.newest(tmp_path)[0].name == "iter_5"
+    assert checkpoint.count_saved(tmp_path) == 1
 
 
 def test_a_run_that_has_not_saved_goes_on_from_where_it_began(tmp_path):

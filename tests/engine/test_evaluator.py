@@ -141,6 +141,12 @@ def test_figures(trained, tmp_path):
     assert len(list(tmp_path.iterdir())) == 2
 
 
+def test_figures_get_a_folder(trained, tmp_path):
+    """As a report does."""
+    validate(*trained, json_path=tmp_path / "new/deep/figures.json")
+    assert [path.name for path in tmp_path.rglob("*.*")] == ["figures.json"]
+
+
 def test_no_reading_threads_are_one(trained):
     """As PaddleSeg's default value asks for."""
     scores = [validate(*trained, num_workers=workers).confusion for workers in (0, 1)]

@@ -166,10 +166,16 @@ def test_no_room_for_the_checkpoints(tmp_path, monkeypatch):
     free = namedtuple("Usage", "free")
     monkeypatch.setattr(shutil, "disk_usage", lambda _: free(70e6))
     with pytest.raises(InputError, match=r"0\.07 GB .* 6 checkpoints of 0\.01 GB need 0\.08"):
-        preflight.check_space(tmp_path, model, saves=50, keep=5, use_ema=False)  # 6 * 12 + 4
-    preflight.check_space(tmp_path, model, saves=5, keep=0, use_ema=False)
-    (tmp_path / "iter_1").mkdir()  # of those that are there, the space is taken
-    preflight.check_space(tmp_path, model, saves=50, keep=5, use_ema=False)
+        preflight.check_space(tmp_path, model, 50, saved=0, keep=5, use_ema=False)  # 6 * 12 + 4
+    preflight.check_space(tmp_path, model, 5, saved=0, keep=0, use_ema=False)
+    preflight.check_space(tmp_path, model, 50, saved=1, keep=5, use_ema=False)
+
+
+def test_another_runs_checkpoints_make_no_room(data, monkeypatch):
+    """Two are wanted, and what lies there is none of them."""
+    (data / "out/iter_900").mkdir(parents=True)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: namedtuple("Usage", "free")(75e6))
+    refused(configuration(data), "2 checkpoints of .* GB need 0.09", save_interval=1)
 
 
 def test_a_group_with_a_key_that_nothing_reads(data):

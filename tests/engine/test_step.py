@@ -81,9 +81,9 @@ def states(step):
     return [*step.model.state_dict().values(), *step.ema_model.state_dict().values()]
 
 
-def scaling(monkeypatch):
+def scaling(monkeypatch, loss):
     """A stepper with fp16's loss scale, which Paddle has for a GPU alone."""
-    step = stepper(CrossEntropyLoss())
+    step = stepper(loss)
     with monkeypatch.context() as pretence:
         pretence.setattr(paddle.base.core.Place, "is_gpu_place", lambda place: True)
         step.scaler = paddle.amp.GradScaler()
@@ -92,11 +92,13 @@ def scaling(monkeypatch):
 
 
 def test_the_loss_scale_follows_overflows_and_is_resumed(monkeypatch):
-    plain, step = stepper(CrossEntropyLoss()), scaling(monkeypatch)
+    plain, step = stepper(CrossEntropyLoss()), scaling(monkeypatch, CrossEntropyLoss())
     for i in (1, 2):
         expected, actual = plain([batch(i)], i), step([batch(i)], i)
         np.testing.assert_allclose(actual.losses, expected.losses, rtol=1e-5)
         np.testing.assert_allclose(actual.norm, expected.norm, rtol=1e-4)  # of unscaled gradients
+    for value, expected in zip(states(step), states(plain)):
+        np.testing.assert_allclose(value.numpy(), expected.numpy(), rtol=1e-4, atol=1e-6)
 
     def overflow(*arguments):
         losses = backward(*arguments)
@@ -112,7 +114,7 @@ def test_the_loss_scale_follows_overflows_and_is_resumed(monkeypatch):
     assert outcome.skipped is None and step.scaler_state()["scale"] == scale / 2
     for value, expected in zip(step.model.state_dict().values(), before):
         np.testing.assert_array_equal(value.numpy(), expected)
-    resumed = scaling(monkeypatch)
+    resumed = scaling(monkeypatch, CrossEntropyLoss())
     resumed.set_scaler_state(step.scaler_state())
     assert resumed.scaler_state() == step.scaler_state()
     assert np.isfinite(step([batch(4)], 4).norm)
@@ -165,6 +167,26 @@ def test_a_loss_of_one_s_own_keeps_its_traceback():
 
     with pytest.raises((IndexError, KeyError, TypeError, ValueError)):
         stepper(Broken())([batch(1)], 1)
+
+
+def test_an_overflow_lowers_the_loss_scale_once(monkeypatch):
+    """Not again with the next step, whose gradient is finite though its loss is not."""
+
+    class Loss(paddle.nn.Layer):
+        def forward(self, logit, label):
+            if self.case == "no finite gradient":
+                return paddle.sqrt(logit * 0).mean()
+            return logit.mean() + (np.inf if self.case == "no finite loss" else 0.0)
+
+    loss = Loss()
+    step = scaling(monkeypatch, loss)
+    first, outcomes, scales = step.scaler_state()["scale"], [], []
+    for i, loss.case in enumerate(["no finite gradient", "no finite loss", "sound"], 1):
+        outcomes.append(step([batch(i)], i))
+        scales.append(step.scaler_state()["scale"])
+    assert [outcome.skipped for outcome in outcomes] == [None, "a loss is inf", None]
+    assert [np.isfinite(outcome.norm) for outcome in outcomes] == [False, True, True]
+    assert scales == [first / 2] * 3 and step.scaler_state()["incr_count"] == 1
 
 
 @pytest.mark.parametrize("accumulate, culprits", [(1, [0, 1, 2, 3]), (2, [2, 3])])

@@ -1,4 +1,4 @@
-"""Flags that argparse lets pass, and sections of the configuration that say the same."""
+"""Flags that are wrong, and sections of the configuration that say the same."""
 
 from .cases import Case, check, table
 
@@ -33,6 +33,10 @@ def scenes(*arguments):
 
 SLIDE = "test_config={{is_slide: true, crop_size: {}, stride: {}}}"
 WRONG = [
+    Case("no such flag", "train", train("--itres", 3), ["error: ", "--itres 3; see --help."]),
+    Case("no number", "train", train("--iters", "few"), ["error: ", "--iters: ", "'few'; see --"]),
+    Case("no config", "val", lambda p: ["--model_path", "a"], "required: --config; see --help."),
+    Case("no such choice", "train", train("--precision", "fp8"), ["--precision: ", "fp32"]),
     Case("no scale", "val", val("--aug_eval", "--scales", 0), "--scales", alone=True),
     Case("a scale below nothing", "val", val("--aug_eval", "--scales", -1), "--scales"),
     Case("a scale that is no number", "val", val("--aug_eval", "--scales", "nan"), "--scales"),
