@@ -21,6 +21,7 @@ from paddleseg_segformer.data.scenes import write_scenes
 from paddleseg_segformer.engine import checkpoint, train
 from paddleseg_segformer.engine import trainer as trainer_module
 from paddleseg_segformer.engine.record import read_lines
+from paddleseg_segformer.engine.signals import StopSignal
 from paddleseg_segformer.errors import InputError, RunError
 from paddleseg_segformer.weights import read_dictionary
 
@@ -175,6 +176,19 @@ def test_a_second_signal_ends_the_process_at_once(tmp_path):
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (143, "alive\n")
+
+
+def test_what_nohup_ignores_is_ignored():
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with StopSignal() as stop:
+            os.kill(os.getpid(), signal.SIGHUP)
+            assert not stop.requested
+            os.kill(os.getpid(), signal.SIGTERM)
+            assert stop.requested == signal.SIGTERM
+        assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 def test_killed_at_random_it_always_resumes(scenes, whole, tmp_path):
