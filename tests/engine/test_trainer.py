@@ -1,6 +1,7 @@
 """Runs: stopped and resumed anywhere they are the run that never stopped."""
 
 import json
+import multiprocessing
 import os
 import random
 import re
@@ -286,9 +287,10 @@ def test_an_error_does_not_cost_what_was_learned(error, config, tmp_path, monkey
         return original(self, batches, stop)
 
     monkeypatch.setattr(trainer_module.Trainer, "_next_parts", spoil)
-    with pytest.raises(type(error), match="is broken"):
-        run(config, tmp_path, save_interval=100)
+    with pytest.raises(type(error), match="is broken") as kept:
+        run(config, tmp_path, save_interval=100, num_workers=1)
     assert checkpoint.verify(tmp_path / "iter_3")["iteration"] == 3
+    assert kept.traceback and not multiprocessing.active_children()
 
 
 def test_a_run_from_a_checkpoint_is_a_run_of_its_own(config, whole, tmp_path):
