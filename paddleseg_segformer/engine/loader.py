@@ -197,14 +197,9 @@ def _read_ahead(read, sampler, num_workers):
         for numbered in sampler:
             waiting.append(pool.submit(_work, numbered))
             if len(waiting) > 2 * num_workers:
-                yield waiting.popleft().result(STALLED)
+                yield _result(waiting.popleft())
         while waiting:
-            yield waiting.popleft().result(STALLED)
-    except futures.TimeoutError:
-        raise RunError(
-            f"A data worker has not answered for {STALLED} s: look at the disk or network that "
-            "the images are on; --resume goes on from the last checkpoint."
-        ) from None
+            yield _result(waiting.popleft())
     except futures.BrokenExecutor:
         raise RunError(
             "A data worker was killed, as happens where memory runs out: try a lower "
@@ -218,6 +213,16 @@ def _read_ahead(read, sampler, num_workers):
             worker.kill()
         pool._result_queue._writer.close()
         pool.shutdown()
+
+
+def _result(future):
+    for _ in range(STALLED):  # by the second: those in which Ctrl-Z has stopped us are one
+        if futures.wait([future], 1).done:
+            return future.result()
+    raise RunError(
+        f"A data worker has not answered for {STALLED} s: look at the disk or network that the "
+        "images are on; --resume goes on from the last checkpoint."
+    )
 
 
 _reader = None  # of a worker
