@@ -296,13 +296,14 @@ def serving(predictor):
     """A real server, in this process; its port."""
     limits = server.Limits(megabytes=4)
     app = server.create_app(predictor, limits, {"localhost"})
-    listening = server._listen(app, "127.0.0.1", 0, limits)
+    sockets = {}
+    listening = server._listen(app, "127.0.0.1", 0, limits, sockets)
     thread = threading.Thread(target=listening.run)
     thread.start()
     try:
         yield int(listening.effective_port)
     finally:
-        listening.asyncore.close_all(listening._map)
+        listening.asyncore.close_all(sockets)
         listening.close()
         thread.join(10)
 
@@ -374,6 +375,35 @@ def test_tool_serves_until_it_is_terminated(model_path):
     process.send_signal(signal.SIGTERM)
     assert process.wait(20) == 0
     assert "Traceback" not in process.stderr.read()
+
+
+LARGE = """
+from types import SimpleNamespace
+from paddleseg_segformer.deploy import server
+from paddleseg_segformer.engine.log import setup_logging
+setup_logging()
+server._answer = lambda *_: {"label_map": 12_000_000 * "x"}
+def predict(image):
+    print("begun", flush=True)
+    return SimpleNamespace(label_map=None)
+predict.classes = []
+server.serve(predict, port=0)
+"""
+
+
+def test_stopping_sends_what_an_answer_has_left():
+    """More than the sockets hold: the rest is sent when the client reads."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", LARGE], stdout=subprocess.PIPE, text=True, cwd=ROOT
+    )
+    port = int(re.search(r":(\d+)/", process.stdout.readline())[1])
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+    connection.request("POST", ENDPOINT, encoded(), {"Content-Type": "image/png"})
+    assert process.stdout.readline() == "begun\n"
+    process.send_signal(signal.SIGTERM)
+    assert len(json.loads(connection.getresponse().read())["label_map"]) == 12_000_000
+    connection.close()
+    assert process.wait(60) == 0
 
 
 def test_tool_names_what_is_not_installed(model_path, tmp_path):
