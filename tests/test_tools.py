@@ -124,6 +124,26 @@ def test_termination_saves_and_exits_143(scenes, tmp_path):
     assert (tmp_path / f"iter_{iteration}/model.pdopt").is_file()
 
 
+TERMINATED = """
+import os, signal, time
+from paddleseg_segformer.engine import cli
+def main():
+    try:
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(60)
+    finally:
+        print("tidied up")
+cli.run(main)
+"""
+
+
+def test_termination_lets_a_tool_tidy_up():
+    command = [sys.executable, "-c", TERMINATED]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    assert (done.returncode, done.stdout) == (143, "tidied up\n")
+    assert "Traceback" not in done.stderr
+
+
 VIEWS = {
     "whole": ["--num_workers", 0],
     "scales": ["--aug_eval", "--scales", 0.5, 1.0, "--flip_horizontal"],
