@@ -118,7 +118,7 @@ def test_termination_saves_and_exits_143(scenes, tmp_path):
         if "[TRAIN]" in line:
             process.send_signal(signal.SIGTERM)
             break
-    log = process.communicate(timeout=60)[0]
+    log = process.communicate(timeout=300)[0]
     assert process.returncode == 143
     iteration = re.search(r"saved at iteration (\d+)", log).group(1)
     assert (tmp_path / f"iter_{iteration}/model.pdopt").is_file()

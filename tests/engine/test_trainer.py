@@ -147,12 +147,16 @@ def test_a_frozen_backbone_stays_so_until_a_run_goes_on_without(config, tmp_path
 @pytest.mark.parametrize("number, code", [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_a_signal_finishes_the_step_and_saves(number, code, scenes, whole, tmp_path):
     """At an iteration at which nothing is saved otherwise, and with workers."""
-    process = start(command(scenes, tmp_path, "--num_workers", 1, "--save_interval", 100))
+    process = start(
+        command(scenes, tmp_path, "--num_workers", 1, "--save_interval", 100),
+        # Of a script's background, SIGINT is ignored.
+        preexec_fn=lambda: signal.signal(number, signal.SIG_DFL),
+    )
     for line in process.stdout:
         if "iter: 3/" in line:
             process.send_signal(number)
             break
-    log, errors = process.communicate(timeout=60)
+    log, errors = process.communicate(timeout=300)
     assert process.returncode == code, errors
     assert "Traceback" not in errors
     iteration = int(re.search(r"saved at iteration (\d+)", log)[1])
