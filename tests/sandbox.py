@@ -56,7 +56,7 @@ command = [{python!r}, *arguments, *short.get(tool, [])]
 if tool != "serve.py":
     os.execv(command[0], command)
 server = subprocess.Popen(command)
-for _ in range(300):
+for _ in range(3000):
     try:
         urllib.request.urlopen("http://127.0.0.1:{port}/").read()
         break

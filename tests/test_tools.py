@@ -118,10 +118,30 @@ def test_termination_saves_and_exits_143(scenes, tmp_path):
         if "[TRAIN]" in line:
             process.send_signal(signal.SIGTERM)
             break
-    log = process.communicate(timeout=60)[0]
+    log = process.communicate(timeout=300)[0]
     assert process.returncode == 143
     iteration = re.search(r"saved at iteration (\d+)", log).group(1)
     assert (tmp_path / f"iter_{iteration}/model.pdopt").is_file()
+
+
+TERMINATED = """
+import os, signal, time
+from paddleseg_segformer.engine import cli
+def main():
+    try:
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(60)
+    finally:
+        print("tidied up")
+cli.run(main)
+"""
+
+
+def test_termination_lets_a_tool_tidy_up():
+    command = [sys.executable, "-c", TERMINATED]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    assert (done.returncode, done.stdout) == (143, "tidied up\n")
+    assert "Traceback" not in done.stderr
 
 
 VIEWS = {

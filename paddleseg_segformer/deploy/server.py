@@ -4,6 +4,7 @@ Uploads stay in memory. There are no users and no encryption: it is for the mach
 """
 
 import base64
+import contextlib
 import ipaddress
 import json
 import logging
@@ -22,7 +23,7 @@ import cv2
 import numpy as np
 from flask import Flask, Request, abort, g, jsonify, render_template, request
 from PIL import Image
-from waitress import create_server
+from waitress import create_server, wasyncore
 from werkzeug.exceptions import HTTPException
 
 from ..data.images import decode_image
@@ -36,7 +37,7 @@ FORMATS = ("JPEG", "PNG", "WebP", "BMP", "TIFF", "GIF")
 # Waitress holds an upload before the application sees it. Of one that is too large it takes this
 # many times the limit, so that the sender hears why; a still larger one it cuts off.
 DRAINED = 2
-CONNECTIONS, STALLED_SECONDS, SPARE_THREADS = 64, 30, 4
+CONNECTIONS, STALLED_SECONDS, LAST_SECONDS, SPARE_THREADS = 64, 30, 5, 4
 
 HEADERS = {
     "X-Content-Type-Options": "nosniff",
@@ -88,7 +89,8 @@ def serve(predictor, host="127.0.0.1", port=8000, limits=Limits()):
     """
     names = _own_names(host)
     app = create_app(predictor, limits, names)
-    server = _listen(app, host, port, limits)
+    sockets = {}
+    server = _listen(app, host, port, limits, sockets)
     _stop_on_signals(app.extensions["model"])
     # Queues, clients that left and damaged uploads are no news: whom it concerns gets an answer.
     logging.getLogger("waitress").setLevel(logging.ERROR)
@@ -97,17 +99,31 @@ def serve(predictor, host="127.0.0.1", port=8000, limits=Limits()):
     logger.info("http://%s:%s/ (Ctrl-C stops it)", shown, getattr(server, "effective_port", port))
     if names is None:
         logger.warning("Others can reach this server: it has no TLS and asks for no password.")
-    server.run()
+    _run(sockets)
     logger.info("stopped")
 
 
-def _listen(app, host, port, limits):
+def _run(sockets):
+    """Serve until SystemExit; then for some seconds, as long as there are answers to be sent."""
+    with contextlib.suppress(SystemExit):
+        wasyncore.loop(1, map=sockets)
+    end = time.monotonic() + LAST_SECONDS
+    while time.monotonic() < end and any(map(_is_answering, list(sockets.values()))):
+        wasyncore.loop(0.1, map=sockets, count=1)
+
+
+def _is_answering(channel):
+    return getattr(channel, "requests", ()) or getattr(channel, "total_outbufs_len", 0) > 0
+
+
+def _listen(app, host, port, limits, sockets):
     if not 0 <= port < 1 << 16:
         raise InputError(f"--port {port}: is no port, which is a number up to 65535.")
     largest = int(DRAINED * limits.megabytes * 1e6)
     try:
         return create_server(
             app,
+            sockets,  # it adds its own, and its clients'
             host=host,
             port=port,
             threads=1 + limits.waiting + SPARE_THREADS,
@@ -129,7 +145,7 @@ def _stop_on_signals(model):
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, signal.SIG_DFL)
         model.close()
-        raise SystemExit  # on which Waitress lets its threads finish
+        raise SystemExit  # out of the loop
 
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, stop)

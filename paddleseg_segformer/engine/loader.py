@@ -163,7 +163,8 @@ class SampleReader:
 
 
 def _stack(samples, files):
-    names = [name for name, value in samples[0].items() if isinstance(value, np.ndarray)]
+    arrays = {name: v for name, v in samples[0].items() if isinstance(v, np.ndarray)}
+    names = [name for name, array in arrays.items() if not array.dtype.hasobject]
     for sample, file in zip(samples, files):
         for name in names:
             size, expected = np.shape(sample.get(name)), samples[0][name].shape
@@ -204,14 +205,9 @@ def _read_ahead(read, sampler, num_workers):
         for turn, numbered in enumerate(sampler):
             waiting.append(pool.submit(_work, numbered, turn % most))
             if len(waiting) == most:
-                yield _unpack(*waiting.popleft().result(STALLED), shared)
+                yield _unpack(*_result(waiting.popleft()), shared)
         while waiting:
-            yield _unpack(*waiting.popleft().result(STALLED), shared)
-    except futures.TimeoutError:
-        raise RunError(
-            f"A data worker has not answered for {STALLED} s: look at the disk or network that "
-            "the images are on; --resume goes on from the last checkpoint."
-        ) from None
+            yield _unpack(*_result(waiting.popleft()), shared)
     except futures.BrokenExecutor:
         raise RunError(
             "A data worker was killed, as happens where memory runs out: try a lower "
@@ -225,6 +221,16 @@ def _read_ahead(read, sampler, num_workers):
             worker.kill()
         pool._result_queue._writer.close()
         pool.shutdown()
+
+
+def _result(future):
+    for _ in range(STALLED):  # by the second: those in which Ctrl-Z has stopped us are one
+        if futures.wait([future], 1).done:
+            return future.result()
+    raise RunError(
+        f"A data worker has not answered for {STALLED} s: look at the disk or network that the "
+        "images are on; --resume goes on from the last checkpoint."
+    )
 
 
 def _share(count):

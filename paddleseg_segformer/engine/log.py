@@ -17,7 +17,8 @@ logger = logging.getLogger("paddleseg_segformer")
 
 
 def setup_logging():
-    """Log to standard output, from the first process alone."""
+    """Log to standard output, from the first process alone; nobody need read it."""
+    logging.raiseExceptions = False  # else each line to a closed pipe or full disk is a traceback
     handler = logging.StreamHandler(sys.stdout)
     handler.setFormatter(
         logging.Formatter("%(asctime)s [%(levelname)s] %(message)s", datefmt="%Y-%m-%d %H:%M:%S")
@@ -30,7 +31,7 @@ def setup_logging():
 
 def progress(iterable, total, description):
     """Iterate, with a bar on a terminal and otherwise a log line about every half minute."""
-    if sys.stderr.isatty():
+    if _is_terminal(sys.stderr):
         yield from tqdm(iterable, description, total, disable=rank() != 0, leave=False)
         return
     start = last = time.monotonic()
@@ -52,11 +53,16 @@ def training_bar(iters, done):
         done: Where it begins.
     """
     streams = (sys.stdout, sys.stderr)
-    seen = all(s.isatty() and os.get_terminal_size(s.fileno()).columns for s in streams)
+    seen = all(_is_terminal(s) and os.get_terminal_size(s.fileno()).columns for s in streams)
     hidden = rank() != 0 or not seen
     bar = tqdm(desc="train", total=iters, initial=done, disable=hidden, dynamic_ncols=True)
     with logging_redirect_tqdm([logger]), bar:
         yield bar
+
+
+def _is_terminal(stream):
+    """Whether somebody sees it; there is none where a daemon's starter has closed it."""
+    return stream is not None and stream.isatty()
 
 
 def eta_text(seconds):

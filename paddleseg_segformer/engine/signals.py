@@ -42,6 +42,8 @@ class StopSignal:
         main = threading.current_thread() is threading.main_thread()
         names = ("SIGTERM", "SIGINT", "SIGHUP") if main else ()  # others cannot take them over
         signals = [getattr(signal, name) for name in names if hasattr(signal, name)]
+        # What is ignored stays so: nohup's SIGHUP, and SIGINT in the background of a script.
+        signals = [number for number in signals if signal.getsignal(number) != signal.SIG_IGN]
         self._before = {number: signal.signal(number, self._request) for number in signals}
         return self
 

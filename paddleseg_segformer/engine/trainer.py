@@ -208,7 +208,7 @@ class Trainer:
         return self.iteration > 0 and (at_interval or self._at_the_end())
 
     def _batches(self):
-        """The parts of each step to come, a list of ``Batch``."""
+        """Yield the parts of each step to come, a list of ``Batch``."""
         read = SampleReader(self.dataset, self.seed, self.options.on_bad_sample == "skip")
         parts = self.options.accumulate
         sampler = TrainSampler(
@@ -220,7 +220,7 @@ class Trainer:
             self.seed,
         )
         batches = train_batches(read, sampler, self.options.num_workers)
-        return iter(lambda: [batch for _, batch in zip(range(parts), batches)], [])
+        yield from iter(lambda: [batch for _, batch in zip(range(parts), batches)], [])
 
     def _iterate(self, stop, bar):
         meter = Meter(self.batch_size, self.config.iters)
@@ -242,6 +242,8 @@ class Trainer:
         except Exception:
             self._save_progress()
             raise
+        finally:
+            batches.close()  # the traceback, which a notebook keeps, would keep the data processes
 
     def _save_progress(self):
         """Save, unless there is nothing that is not saved."""

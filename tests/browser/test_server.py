@@ -56,7 +56,7 @@ def address(model_path):
     )
     yield re.search(r"http://\S+", process.stdout.readline())[0]
     process.send_signal(signal.SIGTERM)
-    assert process.wait(20) == 0
+    assert process.wait(60) == 0
 
 
 @pytest.fixture

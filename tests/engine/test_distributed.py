@@ -100,7 +100,7 @@ def test_a_dead_process_ends_the_job(scenes, tmp_path):
         children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
         assert len(children) == 2
         os.kill(int(children[-1]), signal.SIGKILL)
-        output, _ = process.communicate(timeout=60)
+        output, _ = process.communicate(timeout=300)
     finally:
         process.terminate()  # the launcher ends its processes
     assert process.returncode != 0

@@ -1,7 +1,9 @@
 """The evaluation against an implementation that shares nothing with ours but the network."""
 
 import json
+import os
 import resource
+import select
 
 import cv2
 import numpy as np
@@ -18,6 +20,7 @@ from paddleseg_segformer.data.scenes import write_scenes
 from paddleseg_segformer.deploy import Protocol, Segmenter
 from paddleseg_segformer.engine import distributed, evaluate, validate
 from paddleseg_segformer.errors import RunError
+from paddleseg_segformer.folders import check_file
 
 CONFIG = "configs/quickstart.yaml"
 ROOT = SHARED / "data/camvid_small"
@@ -175,3 +178,12 @@ def test_figures_that_do_not_fit_on_the_disk_leave_the_old_ones(trained, tmp_pat
 def test_the_first_process_alone_sees_to_the_figures(trained, tmp_path, monkeypatch):
     monkeypatch.setattr(distributed, "rank", lambda: 1)
     validate(*trained, json_path=tmp_path / "absent/figures.json")
+
+
+def test_a_named_pipe_is_opened_for_the_figures_alone(tmp_path):
+    """A reader that saw it closed before would be gone when they come."""
+    os.mkfifo(tmp_path / "pipe")
+    reader = os.open(tmp_path / "pipe", os.O_RDONLY | os.O_NONBLOCK)
+    check_file(tmp_path / "pipe", "--json")
+    assert not select.select([reader], [], [], 0)[0]
+    os.close(reader)

@@ -6,6 +6,8 @@ import os
 import pickle
 import random
 import signal
+import subprocess
+import sys
 import threading
 import time
 from itertools import chain
@@ -70,7 +72,8 @@ class Random:
             raise ValueError("not an image")
         draws = [index, random.random(), np.random.rand()]
         draws *= 1 + (index in self.larger)
-        return {"img": np.array(draws, dtype="float64"), "trans_info": [("resize", (1, 2))]}
+        others = {"trans_info": [("resize", (1, 2))], "masks": np.array([{}, None], dtype=object)}
+        return {"img": np.array(draws, dtype="float64"), **others}
 
 
 def batches(num_workers, dataset=None, seed=0, replace_bad=False, first=0):
@@ -80,6 +83,7 @@ def batches(num_workers, dataset=None, seed=0, replace_bad=False, first=0):
 
 
 def images(found):
+    assert all(list(batch.arrays) == ["img"] for batch in found)  # the others are no tensors
     return np.stack([batch.arrays["img"].numpy() for batch in found])
 
 
@@ -155,21 +159,54 @@ class Deadly(Random):
 
 
 DEEDS = {
-    "killed": (lambda: os.kill(os.getpid(), signal.SIGKILL), "worker was killed"),
-    "stalled": (lambda: time.sleep(600), "has not answered"),
+    "killed": (lambda: os.kill(os.getpid(), signal.SIGKILL), 50, "worker was killed"),
+    "stalled": (lambda: time.sleep(600), 3, "has not answered"),
 }
 
 
 @pytest.mark.parametrize("case", DEEDS)
 def test_a_lost_worker_is_an_error_and_leaves_no_process(case, monkeypatch):
-    monkeypatch.setattr(loader, "STALLED", 3)
-    deed, message = DEEDS[case]
+    deed, seconds, message = DEEDS[case]
+    monkeypatch.setattr(loader, "STALLED", seconds)
     with pytest.raises(RunError, match=message):
         batches(2, Deadly(deed))
     deadline = time.monotonic() + 10
     while multiprocessing.active_children() and time.monotonic() < deadline:
         time.sleep(0.1)
     assert not multiprocessing.active_children()
+
+
+STOPPED = """
+import time
+import numpy as np
+from paddleseg_segformer.engine import loader
+
+class Slow:
+    file_list = [("0.jpg", "0.png")]
+    def __len__(self):
+        return 1
+    def __getitem__(self, index):
+        for _ in range(100):  # none of them goes on while the process is stopped
+            time.sleep(0.01)
+        return {"img": np.zeros([3, 4, 5])}
+
+loader.STALLED = 4
+sampler = loader.TrainSampler(1, 1, 1, 0, 3, 0)
+for _ in loader.train_batches(loader.SampleReader(Slow(), 0, False), sampler, 1):
+    print("batch", flush=True)
+"""
+
+
+def test_the_time_for_which_a_run_is_stopped_does_not_count():
+    """As by Ctrl-Z, or by a cluster that lends the machine to somebody else."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", STOPPED], stdout=subprocess.PIPE, text=True, start_new_session=True
+    )
+    assert process.stdout.readline() == "batch\n"
+    os.killpg(process.pid, signal.SIGSTOP)
+    time.sleep(5)
+    os.killpg(process.pid, signal.SIGCONT)
+    assert process.communicate()[0] == "batch\n" * 2 and process.returncode == 0
 
 
 class Large(Random):

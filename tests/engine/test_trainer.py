@@ -1,6 +1,7 @@
 """Runs: stopped and resumed anywhere they are the run that never stopped."""
 
 import json
+import multiprocessing
 import os
 import random
 import re
@@ -21,6 +22,7 @@ from paddleseg_segformer.data.scenes import write_scenes
 from paddleseg_segformer.engine import checkpoint, train
 from paddleseg_segformer.engine import trainer as trainer_module
 from paddleseg_segformer.engine.record import read_lines
+from paddleseg_segformer.engine.signals import StopSignal
 from paddleseg_segformer.errors import InputError, RunError
 from paddleseg_segformer.weights import read_dictionary
 
@@ -145,12 +147,16 @@ def test_a_frozen_backbone_stays_so_until_a_run_goes_on_without(config, tmp_path
 @pytest.mark.parametrize("number, code", [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_a_signal_finishes_the_step_and_saves(number, code, scenes, whole, tmp_path):
     """At an iteration at which nothing is saved otherwise, and with workers."""
-    process = start(command(scenes, tmp_path, "--num_workers", 1, "--save_interval", 100))
+    process = start(
+        command(scenes, tmp_path, "--num_workers", 1, "--save_interval", 100),
+        # Of a script's background, SIGINT is ignored.
+        preexec_fn=lambda: signal.signal(number, signal.SIG_DFL),
+    )
     for line in process.stdout:
         if "iter: 3/" in line:
             process.send_signal(number)
             break
-    log, errors = process.communicate(timeout=60)
+    log, errors = process.communicate(timeout=300)
     assert process.returncode == code, errors
     assert "Traceback" not in errors
     iteration = int(re.search(r"saved at iteration (\d+)", log)[1])
@@ -175,6 +181,19 @@ def test_a_second_signal_ends_the_process_at_once(tmp_path):
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (143, "alive\n")
+
+
+def test_what_nohup_ignores_is_ignored():
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with StopSignal() as stop:
+            os.kill(os.getpid(), signal.SIGHUP)
+            assert not stop.requested
+            os.kill(os.getpid(), signal.SIGTERM)
+            assert stop.requested == signal.SIGTERM
+        assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 def test_killed_at_random_it_always_resumes(scenes, whole, tmp_path):
@@ -272,9 +291,10 @@ def test_an_error_does_not_cost_what_was_learned(error, config, tmp_path, monkey
         return original(self, batches, stop)
 
     monkeypatch.setattr(trainer_module.Trainer, "_next_parts", spoil)
-    with pytest.raises(type(error), match="is broken"):
-        run(config, tmp_path, save_interval=100)
+    with pytest.raises(type(error), match="is broken") as kept:
+        run(config, tmp_path, save_interval=100, num_workers=1)
     assert checkpoint.verify(tmp_path / "iter_3")["iteration"] == 3
+    assert kept.traceback and not multiprocessing.active_children()
 
 
 def test_a_run_from_a_checkpoint_is_a_run_of_its_own(config, whole, tmp_path):
