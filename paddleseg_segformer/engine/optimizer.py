@@ -87,4 +87,4 @@ def gradient_norm(parameters):
     gradients = [parameter.grad for parameter in parameters]
     # One operator a parameter: a GPU waits for the hundreds of them, not for what they do.
     squares = [paddle._C_ops.squared_l2_norm(g) for g in gradients if g is not None]
-    return math.sqrt(float(paddle.add_n(squares))) if squares else 0.0
+    return math.sqrt(paddle.add_n(squares).item()) if squares else 0.0
