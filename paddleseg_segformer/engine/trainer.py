@@ -179,14 +179,15 @@ class Trainer:
             self.config.iters,
             self.save_dir,
         )
-        try:
-            with StopSignal() as stop, training_bar(self.config.iters, self.iteration) as bar:
-                if self._at_save_point() and self.evaluated != self.iteration:
-                    self.evaluate(stop)  # a run that was stopped had saved, but not evaluated
-                self._iterate(stop, bar)
-        finally:
-            if self.record is not None:
-                self.record.close()
+        with StopSignal() as stop:
+            try:
+                with training_bar(self.config.iters, self.iteration) as bar:
+                    if self._at_save_point() and self.evaluated != self.iteration:
+                        self.evaluate(stop)  # a run that was stopped had saved, but not evaluated
+                    self._iterate(stop, bar)
+            finally:  # by when a launcher repeats its signal
+                if self.record is not None:
+                    self.record.close()
         self._sum_up()
         self.saver.raise_unsaved()
 

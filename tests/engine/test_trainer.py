@@ -19,7 +19,7 @@ import pytest
 from paddleseg_segformer import runtime
 from paddleseg_segformer.config import load_config
 from paddleseg_segformer.data.scenes import write_scenes
-from paddleseg_segformer.engine import checkpoint, train
+from paddleseg_segformer.engine import checkpoint, record, train
 from paddleseg_segformer.engine import trainer as trainer_module
 from paddleseg_segformer.engine.record import read_lines
 from paddleseg_segformer.engine.signals import StopSignal
@@ -142,6 +142,25 @@ def test_a_frozen_backbone_stays_so_until_a_run_goes_on_without(config, tmp_path
             assert not np.array_equal(others[key], value), key
     moments = [key for key in state(frozen / last, "model.pdopt") if "moment" in key]
     assert moments and not any(key.startswith("backbone.") for key in moments)
+
+
+def test_a_signal_repeated_as_the_curves_are_drawn_does_not_cut_them_off(
+    config, tmp_path, monkeypatch
+):
+    """A launcher's repeats come when the run that the first has stopped is being wound up."""
+    draw, later = record.draw_curves, []
+
+    def repeat(save_dir):
+        os.kill(os.getpid(), signal.SIGTERM)
+        draw(save_dir)
+
+    monkeypatch.setattr(record, "draw_curves", repeat)
+    before = signal.signal(signal.SIGTERM, lambda *_: later.append("would have ended it"))
+    try:
+        run(config, tmp_path, save_interval=ITERS)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert later == [] and (tmp_path / "curves.png").exists()
 
 
 @pytest.mark.parametrize("number, code", [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
