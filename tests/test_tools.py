@@ -145,17 +145,22 @@ def test_termination_lets_a_tool_tidy_up():
 
 
 VIEWS = {
-    "whole": ["--num_workers", 0],
-    "scales": ["--aug_eval", "--scales", 0.5, 1.0, "--flip_horizontal"],
-    "windows": ["--is_slide", "--crop_size", 64, 64, "--stride", 48, 48],
+    "whole, at scale 1, not mirrored.": ["--num_workers", 0],
+    "whole, at scale 0.5, 1, as it is and mirrored left to right; the mean softmax of 4 views": [
+        *("--aug_eval", "--scales", 0.5, 1.0, "--flip_horizontal")
+    ],
+    "in windows of 64 by 64 pixels, 48 by 48 apart, at scale 1, not mirrored.": [
+        *("--is_slide", "--crop_size", 64, 64, "--stride", 48, 48)
+    ],
 }
 
 
-@pytest.mark.parametrize("views", VIEWS.values(), ids=VIEWS)
-def test_evaluation(run, scenes, views):
+@pytest.mark.parametrize("told, views", VIEWS.items(), ids=["whole", "scales", "windows"])
+def test_evaluation(run, scenes, told, views):
     model = run[0] / "best_model/model.pdparams"
     done = tool("val", "--config", CONFIG, "--model_path", model, *views, *options(scenes))
     assert done.returncode == 0, done.stderr
+    assert f"[EVAL] Each image is seen {told}" in done.stdout
     assert re.search(r"#Images: 3 mIoU: 0\.\d{4} Acc: 0\.\d{4}", done.stdout)
     assert re.search(r"^sky +\d\.\d{4} \d\.\d{4} +\d+\.\d\d%$", done.stdout, re.MULTILINE)
 

@@ -18,7 +18,7 @@ from paddleseg.cvlibs import Config
 from ..config import build, settings
 from ..data import class_names, palette
 from ..deploy import Protocol, Segmenter, load_model
-from ..deploy.report import write_report
+from ..deploy.report import describe_protocol, write_report
 from ..errors import InputError, RunError
 from ..folders import StrPath, check_file, check_folder, write_whole
 from ..runtime import parallelism
@@ -65,8 +65,7 @@ def validate(
         check_folder(report_dir, "--report")
     distributed.start()
     protocol = Protocol.of_config(config, **options)
-    if protocol != Protocol():
-        logger.info("[EVAL] Each image is seen as %s", protocol)
+    logger.info("[EVAL] %s", describe_protocol(asdict(protocol)))
     about = _describe(config, model_path)
     (dataset,) = build(config, "val_dataset")
     extremes = Extremes(dataset) if report_dir is not None else None
