@@ -181,3 +181,16 @@ def test_fused_attention_is_the_same_function(monkeypatch):
     fused = attention._attend(q, k, v)
     assert not paddle.equal_all(fused, paddle.zeros_like(fused))
     np.testing.assert_allclose(fused.numpy(), plain.numpy(), atol=1e-6)
+
+
+def test_a_gpu_older_than_ampere_has_no_fused_attention(monkeypatch):
+    """Where not every Paddle looks: some end with "FlashAttention is unsupported"."""
+    module = ps.models.mix_transformer
+    attention = ps.MixVisionTransformer_B0().block2[0].attn
+    q, k, v = (paddle.randn([2, length, 2, 32]) for length in (24, 6, 6))
+    plain = attention._attend(q, k, v)
+    monkeypatch.setattr(module, "FUSED_TYPES", (paddle.float32,))
+    monkeypatch.delattr(paddle.nn.functional, "scaled_dot_product_attention")
+    monkeypatch.setattr(module, "get_device_capability", lambda: (7, 5))
+    monkeypatch.setattr(paddle.base.core.Place, "is_gpu_place", lambda place: True)
+    np.testing.assert_array_equal(attention._attend(q, k, v).numpy(), plain.numpy())
