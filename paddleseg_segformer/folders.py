@@ -37,11 +37,11 @@ def check_file(path: StrPath, flag: str) -> None:
     Raises:
         InputError: The folder cannot be made, or the file not be written.
     """
-    if Path(path).is_fifo():  # whose reader would take the end of this trial for the end of it all
-        return
     is_new = not os.path.lexists(path)
     if is_new or os.path.isfile(path):  # in whose place another comes, from beside it
         check_folder(Path(path).resolve().parent, flag)
+    elif Path(path).is_fifo():  # whose reader would take the end of a trial for the end of it all
+        return
     try:
         with open(path, "a"):
             pass
