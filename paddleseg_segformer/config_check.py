@@ -87,7 +87,8 @@ def check_config(tree):
         if not _are_numbers(loss.get("coef", [])):
             raise InputError(f"{key}.coef: must be a list of numbers, not {loss['coef']!r}.")
         _check_losses(f"{key}.types", loss.get("types", []), tree)
-    _check_ignored(tree)
+    if tree["train_dataset"]["type"] == "Dataset":  # PaddleSeg then gives val_dataset's to the loss
+        _check_ignored("val_dataset", tree.get("val_dataset") or {}, tree)
     _check_channels(tree)
 
 
@@ -117,16 +118,12 @@ def _check_sections(tree):
 
 def _check_losses(path, losses, tree):
     """Losses, and those within a loss, against what is known of classes and ignored pixels."""
-    ignored = _of_train_dataset(tree, "ignore_index")
     classes = tree["model"].get("num_classes") or _of_train_dataset(tree, "num_classes")
     for i, loss in enumerate(losses if isinstance(losses, list) else []):
         if not _is_component(loss):
             continue
-        at, own, weight = f"{path}[{i}]", loss.get("ignore_index"), loss.get("weight")
-        if None not in (own, ignored) and own != ignored:
-            raise InputError(
-                f"{at}.ignore_index: is {own}, but train_dataset's is {ignored}; make them one."
-            )
+        at, weight = f"{path}[{i}]", loss.get("weight")
+        _check_ignored(at, loss, tree)
         per_class = loss["type"] == "CrossEntropyLoss" and isinstance(weight, list)
         if per_class and classes is not None and len(weight) != classes:
             raise InputError(
@@ -135,13 +132,12 @@ def _check_losses(path, losses, tree):
         _check_losses(f"{at}.losses", loss.get("losses"), tree)
 
 
-def _check_ignored(tree):
-    """What the validation set ignores: of a Dataset, PaddleSeg's rule lets the loss do so, too."""
-    own = (tree.get("val_dataset") or {}).get("ignore_index")
-    ignored = _of_train_dataset(tree, "ignore_index")
-    if tree["train_dataset"]["type"] == "Dataset" and own not in (None, ignored):
+def _check_ignored(path, options, tree):
+    """Whether a section ignores the label that the training set does, where both name one."""
+    own, ignored = options.get("ignore_index"), _of_train_dataset(tree, "ignore_index")
+    if None not in (own, ignored) and own != ignored:
         raise InputError(
-            f"val_dataset.ignore_index: is {own}, but train_dataset's is {ignored}; make them one."
+            f"{path}.ignore_index: is {own}, but train_dataset's is {ignored}; make them one."
         )
 
 
