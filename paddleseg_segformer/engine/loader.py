@@ -163,8 +163,8 @@ class SampleReader:
 
 
 def _stack(samples, files):
-    arrays = {name: v for name, v in samples[0].items() if isinstance(v, np.ndarray)}
-    names = [name for name, array in arrays.items() if not array.dtype.hasobject]
+    first = samples[0].items()
+    names = [k for k, v in first if isinstance(v, np.ndarray) and not v.dtype.hasobject]
     for sample, file in zip(samples, files):
         for name in names:
             size, expected = np.shape(sample.get(name)), samples[0][name].shape
