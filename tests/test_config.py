@@ -114,16 +114,37 @@ def test_shipped_configs_are_found_from_any_folder(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "option, message",
+    "section, option, message",
     [
-        ("model.backbone.type=MixVisionTransformer_B9", "MixVisionTransformer_B9"),
-        ("model.stage_projection=odd", "SegFormer: cannot be built.*stage_projection"),
-        ("model.backbone.pretrained=absent.pdparams", r"absent\.pdparams"),
+        ("model", "model.backbone.type=MixVisionTransformer_B9", "MixVisionTransformer_B9"),
+        ("model", "model.stage_projection=odd", "SegFormer: cannot be built.*stage_projection"),
+        ("model", "model.backbone.pretrained=absent.pdparams", r"absent\.pdparams"),
+        (
+            "lr_scheduler",  # a power that would divide by nothing at the end
+            "lr_scheduler={type: WarmupPolynomialDecay, learning_rate: 0.1, power: -1}",
+            r"WarmupPolynomialDecay: .*power must be at least 0",
+        ),
+        (
+            "lr_scheduler",  # Paddle's warm-up ends at learning_rate, which PiecewiseDecay has not
+            "lr_scheduler={type: PiecewiseDecay, boundaries: [1], values: [1, 0.1], "
+            "warmup_iters: 5, warmup_start_lr: 0}",
+            "'learning_rate' is missing",
+        ),
+        (
+            "lr_scheduler",
+            "lr_scheduler={type: WarmupPolynomialDecay, learning_rate: 0.1, pover: 2}",
+            "pover",
+        ),
+        (
+            "train_dataset",
+            "train_dataset.transforms=[{type: RandomCategoryCrop, crop_size: [8, 8], tries: 0}]",
+            "^RandomCategoryCrop: cannot be built: tries must be",
+        ),
     ],
 )
-def test_components_that_cannot_be_built(path, option, message):
+def test_components_that_cannot_be_built(path, section, option, message):
     with pytest.raises(ps.InputError, match=message):
-        build(load_config(path, ["model.backbone.pretrained=null", option]), "model")
+        build(load_config(path, ["model.backbone.pretrained=null", option]), section)
 
 
 def test_numbers_that_yaml_takes_for_text(path):
@@ -131,28 +152,3 @@ def test_numbers_that_yaml_takes_for_text(path):
     assert load_config(path).lr_scheduler_cfg["learning_rate"] == 6e-5
     with pytest.raises(ps.InputError, match=r"lr_scheduler\.power must be a number"):
         load_config(path, ["lr_scheduler.power=one"])
-
-
-def test_a_power_that_would_divide_by_nothing_at_the_end(path):
-    option = "lr_scheduler={type: WarmupPolynomialDecay, learning_rate: 0.1, power: -1}"
-    with pytest.raises(ps.InputError, match=r"WarmupPolynomialDecay: .*power must be at least 0"):
-        build(load_config(path, [option]), "lr_scheduler")
-
-
-def test_a_key_that_only_building_misses(path):
-    """Paddle's warm-up ends at ``learning_rate``, which ``PiecewiseDecay`` has not."""
-    piecewise = "{type: PiecewiseDecay, boundaries: [1], values: [1, 0.1], warmup_iters: 5, "
-    with pytest.raises(ps.InputError, match="'learning_rate' is missing"):
-        build(load_config(path, [f"lr_scheduler={piecewise}warmup_start_lr: 0}}"]), "lr_scheduler")
-
-
-def test_transforms_with_wrong_arguments(path):
-    option = "train_dataset.transforms=[{type: RandomCategoryCrop, crop_size: [8, 8], tries: 0}]"
-    with pytest.raises(ps.InputError, match=r"^RandomCategoryCrop: cannot be built: tries must be"):
-        build(load_config(path, [option]), "train_dataset")
-
-
-def test_schedule_with_a_wrong_key(path):
-    option = "lr_scheduler={type: WarmupPolynomialDecay, learning_rate: 0.1, pover: 2}"
-    with pytest.raises(ps.InputError, match="pover"):
-        build(load_config(path, [option]), "lr_scheduler")
