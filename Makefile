@@ -20,7 +20,7 @@ quickstart: $(VENV)/ready
 		--image_path data/scenes/images/validation --save_dir $(QUICKSTART)/pictures
 	@echo; echo "Trained model:  $(MODEL)"
 	@echo "Overlays:       $(QUICKSTART)/pictures/added_prediction/"
-	@echo "Colour maps:    $(QUICKSTART)/pictures/pseudo_color_prediction/"
+	@echo "Color maps:    $(QUICKSTART)/pictures/pseudo_color_prediction/"
 
 # All but the documentation's commands, wheels and random kills: make coverage, deploy and kills.
 test: $(VENV)/ready-test
@@ -64,7 +64,7 @@ kills: $(VENV)/ready-test
 # Two thousand iterations and ten thousand predictions, and whether memory grows; half an hour. Needs
 # the quick start's data and model: make quickstart comes first.
 soak: $(VENV)/ready
-	$(RUN) tools/soak.py
+	$(RUN) benchmarks/soak.py
 
 # Mutates checkpoints, configs, file lists and images, and watches what reads them; see
 # tests/fuzz/fuzzing.py. What an input breaks with is left in output/fuzz.

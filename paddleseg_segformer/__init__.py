@@ -1,12 +1,12 @@
 """SegFormer for PaddleSeg. Importing this package registers its components with PaddleSeg."""
 
 # isort: off
-from . import runtime  # first: it notes the environment before Paddle changes it
+from .device import tune_cpu  # first: it reads the environment before Paddle changes it
 
 # isort: on
 from paddleseg.cvlibs import manager
 
-from . import mends
+from . import compat
 from .data import ADE20K, Dataset
 from .data.transforms import (
     Normalize,
@@ -17,6 +17,7 @@ from .data.transforms import (
     ScalePadding,
 )
 from .errors import InputError
+from .inference import Prediction, Predictor
 from .models import (
     CrossEntropyLoss,
     MixVisionTransformer,
@@ -46,17 +47,19 @@ __all__ = [
     "Normalize",
     "Padding",
     "PhotometricDistortion",
+    "Prediction",
+    "Predictor",
     "RandomCategoryCrop",
     "ResizeToFit",
     "ScalePadding",
     "SegFormer",
     "load_weights",
-    "runtime",
+    "tune_cpu",
 ]
 
 # Not manager.add_component: that warns where PaddleSeg has the name, and replacing it is the aim.
 for _manager, *_components in (
-    (manager.MODELS, SegFormer, *mends.MODELS),
+    (manager.MODELS, SegFormer, *compat.MODELS),
     (
         manager.BACKBONES,
         MixVisionTransformer,
@@ -66,7 +69,7 @@ for _manager, *_components in (
         MixVisionTransformer_B3,
         MixVisionTransformer_B4,
         MixVisionTransformer_B5,
-        *mends.BACKBONES,
+        *compat.BACKBONES,
     ),
     (manager.DATASETS, ADE20K, Dataset),
     (
@@ -78,6 +81,6 @@ for _manager, *_components in (
         ResizeToFit,
         ScalePadding,
     ),
-    (manager.LOSSES, CrossEntropyLoss, *mends.LOSSES),
+    (manager.LOSSES, CrossEntropyLoss, *compat.LOSSES),
 ):
     _manager.components_dict.update({c.__name__: c for c in _components})

@@ -20,7 +20,7 @@ from paddleseg.utils.utils import CachedProperty
 from .config_check import OPTIONAL_SECTIONS, check_config
 from .config_file import read_settings
 from .errors import InputError, one_line
-from .folders import StrPath, shipped
+from .fs import StrPath, package_dir
 from .schedule import WarmupPolynomialDecay
 
 
@@ -59,7 +59,7 @@ def load_config(path: StrPath, opts: Iterable[str] = (), **overrides: float | No
     except Exception as error:  # PaddleSeg reports by assert, KeyError and RuntimeError alike
         reason = one_line(error).rpartition("the error message is: ")[2]
         raise InputError(f"{path}: {reason}") from error
-    _settle_warmup(config.dic["lr_scheduler"], config.iters)
+    _clamp_warmup(config.dic["lr_scheduler"], config.iters)
     return config
 
 
@@ -86,7 +86,7 @@ def _find(name, folder=""):
     path = os.path.join(folder, name)
     if os.path.exists(path):
         return path
-    ours = shipped("configs")
+    ours = package_dir("configs")
     if not name.startswith("configs/"):
         raise InputError(f"{path}: does not exist; the configs of this package are in {ours}.")
     if not (ours.parent / name).is_file():
@@ -116,7 +116,7 @@ def _read_numbers(tree, path=""):
     return tree
 
 
-def _settle_warmup(schedule, iters):
+def _clamp_warmup(schedule, iters):
     """No warm-up where it is 0 or null, and none that lasts as long as the run.
 
     A trial of a long recipe, with ``--iters 200``, would never leave the recipe's warm-up.
@@ -177,13 +177,13 @@ class Builder(SegBuilder):
         try:
             return component_class(*args, **kwargs)
         except InputError as error:
-            raise _Told(error) from error
+            raise _BuildError(error) from error
         except Exception as error:
             name = component_class.__name__
-            raise _Told(InputError(f"{name}: cannot be built: {one_line(error)}")) from error
+            raise _BuildError(InputError(f"{name}: cannot be built: {one_line(error)}")) from error
 
 
-class _Told(BaseException):
+class _BuildError(BaseException):
     """Carries an InputError past PaddleSeg's builder, which turns every Exception into another."""
 
 
@@ -204,7 +204,7 @@ def build(config: Config, *names: str) -> list[Any]:
     builder = Builder(config)
     try:
         return [getattr(builder, name) for name in names]
-    except _Told as told:
+    except _BuildError as told:
         raise told.args[0] from told.__cause__
     except (AssertionError, KeyError, RuntimeError, TypeError, ValueError) as error:
         raise InputError(f"The config cannot be built: {one_line(error)}") from error

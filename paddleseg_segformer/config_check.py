@@ -185,7 +185,7 @@ def _check_component(path, options, known=COMPONENTS, more=None):
     for key, value in options.items():
         at = f"{path}.{key}"
         if key in arguments:
-            wanted = _wanted(value, arguments[key]) or _wanted_by_name(key, value, arguments[key])
+            wanted = _type_error(value, arguments[key]) or _value_error(key, value, arguments[key])
             if wanted:
                 raise InputError(f"{at}: must be {wanted}, not {value!r}.")
         else:
@@ -220,7 +220,7 @@ def _arguments(component):
     return {p.name: p.default for p in parameters if p.kind in named}, takes_any
 
 
-def _wanted(value, default):
+def _type_error(value, default):
     """What must stand in this default's place, if value is not it."""
     if value is None:
         return None
@@ -236,7 +236,7 @@ def _wanted(value, default):
     return None
 
 
-def _wanted_by_name(key, value, default):
+def _value_error(key, value, default):
     """The same for names that mean the same wherever they occur."""
     if value is None:
         return "given" if key in NEEDED and default is not None else None

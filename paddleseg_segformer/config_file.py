@@ -6,7 +6,7 @@ import yaml
 
 from .errors import InputError, one_line
 
-MOST_VALUES = 100_000  # aliases count with all that they stand for
+MAX_YAML_VALUES = 100_000  # aliases count with all that they stand for
 
 
 def read_settings(path):
@@ -29,10 +29,10 @@ def read_settings(path):
         raise InputError(f"{path}: is not valid YAML ({one_line(error)}).") from error
     if not isinstance(tree, dict):
         raise InputError(f"{path}: holds no settings, such as iters: 300.")
-    if _count(tree, {}) > MOST_VALUES:
+    if _count(tree, {}) > MAX_YAML_VALUES:
         raise InputError(
-            f"{path}: its aliases stand for more than {MOST_VALUES:,} values; write out what they "
-            "are for."
+            f"{path}: its aliases expand to more than {MAX_YAML_VALUES:,} values; write out "
+            "what they stand for."
         )
     return tree
 

@@ -1,23 +1,8 @@
-"""PaddleSeg's own scripts with this library's components, and mended for Paddle 3.
+"""Former name of ``compat_run``."""
 
-With nothing changed in a checkout of PaddleSeg::
-
-    python -m paddleseg_segformer.plugin tools/train.py --config my.yml
-
-or with ``import paddleseg_segformer.plugin`` as the first line of a script.
-"""
-
-import os
 import runpy
-import sys
 
-from .mends import mend_loop
-
-mend_loop()
+from . import compat_run
 
 if __name__ == "__main__":
-    if len(sys.argv) < 2:
-        sys.exit(f"usage: python -m {__spec__.name} SCRIPT [ARGUMENTS]")
-    del sys.argv[0]
-    sys.path.insert(0, os.path.dirname(os.path.abspath(sys.argv[0])))  # as Python itself does
-    runpy.run_path(sys.argv[0], run_name="__main__")
+    runpy.run_module(compat_run.__name__, run_name="__main__")

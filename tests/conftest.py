@@ -1,3 +1,3 @@
 import paddleseg_segformer
 
-paddleseg_segformer.runtime.tune_cpu()
+paddleseg_segformer.device.tune_cpu()

@@ -9,13 +9,13 @@ def small_model(classes=5, stage_projection="linear"):
     """Logits that differ from pixel to pixel, and BatchNorm statistics that are no identity."""
     paddle.seed(1)
     model = SegFormer(classes, MixVisionTransformer_B0(), 32, stage_projection)
-    randomise(model)
+    randomize(model)
     model.linear_pred.weight.set_value(paddle.randn(model.linear_pred.weight.shape))
     model.eval()
     return model
 
 
-def randomise(model):
+def randomize(model):
     """Take biases away from 0, and BatchNorm's numbers from 0 and 1, where errors hide."""
     for name, tensor in model.state_dict().items():
         if name.endswith("_variance"):

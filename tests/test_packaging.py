@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from paddleseg_segformer.__main__ import COMMANDS
+from paddleseg_segformer.cli import COMMANDS
 
 ROOT = Path(__file__).parents[1]
-SOURCES = ("paddleseg_segformer", "configs", "tools", "docs", "tests")
+SOURCES = ("paddleseg_segformer", "configs", "tools", "benchmarks", "docs", "tests")
 SOURCES += tuple(path.name for path in ROOT.iterdir() if path.is_file())
 
 
@@ -80,11 +80,10 @@ def run(installed, folder, *arguments):
     )
 
 
-def test_wheel_holds_the_package_its_configs_and_tools(wheel):
+def test_wheel_holds_the_package_and_its_configs(wheel):
     names = set(zipfile.ZipFile(wheel).namelist())
     package = "paddleseg_segformer/"
     expected = {package + f"configs/{p.relative_to(ROOT / 'configs')}" for p in yaml_files()}
-    expected |= {package + f"tools/{name}.py" for name in COMMANDS}
     own = (p.relative_to(ROOT) for p in (ROOT / package).rglob("*") if p.is_file())
     expected |= {p.as_posix() for p in own if "__pycache__" not in p.parts}
     assert {name for name in names if ".dist-info/" not in name} == expected
@@ -144,7 +143,7 @@ def test_help_shows_the_command_as_it_was_typed(installed, tmp_path, command):
 
 
 def test_quick_start_in_an_empty_folder(installed, tmp_path):
-    """Data processes included, and a config of the user's own on top of one that is shipped."""
+    """Data processes included, and a config of the user's own on top of one that is package_dir."""
 
     def done(*arguments):
         process = run(installed, tmp_path, *arguments)

@@ -6,13 +6,13 @@ import cv2
 import numpy as np
 import paddle
 import pytest
-from oracles import bilinear
+from reference import bilinear
 
 from paddleseg_segformer import CrossEntropyLoss
 from paddleseg_segformer.config_check import COMPONENTS
 from paddleseg_segformer.engine import distributed
-from paddleseg_segformer.engine.loader import TrainSampler
-from paddleseg_segformer.ops import Part, label_map, linear_weights, resize_bilinear
+from paddleseg_segformer.engine.dataloader import TrainSampler
+from paddleseg_segformer.ops import WindowLogits, label_map, linear_weights, resize_bilinear
 
 hypothesis = pytest.importorskip("hypothesis", reason="hypothesis is not installed")
 from hypothesis import given, settings  # noqa: E402
@@ -50,7 +50,7 @@ def test_a_label_is_that_of_the_highest_score(sizes, target, classes, seed):
             full /= full.sum(axis=0)
         scores.append(full)
         matrices = [linear_weights(s, t) for s, t in zip(size, target)]
-        views.append([Part.of(paddle.to_tensor(logits), *matrices)])
+        views.append([WindowLogits.of(paddle.to_tensor(logits), *matrices)])
     found = label_map(views).numpy()
     total = sum(scores)
     chosen = np.take_along_axis(total, found[None].astype("int64"), axis=0)[0]
@@ -96,7 +96,7 @@ def test_cross_entropy(source, target, classes, dtype, ignored, weighted, valid_
     np.testing.assert_allclose(gradient.sum(axis=1), 0, atol=1e-5)
 
 
-COLOURS = np.array([[220, 30, 40], [20, 200, 60], [40, 50, 230], [240, 240, 20], [128, 128, 128]])
+COLORS = np.array([[220, 30, 40], [20, 200, 60], [40, 50, 230], [240, 240, 20], [128, 128, 128]])
 sides = st.integers(48, 128)
 GEOMETRIC = {
     "ResizeToFit": {"target_size": st.tuples(sides, sides), "ratio_range": st.just((1, 2))},
@@ -121,13 +121,13 @@ GEOMETRIC = {
 @settings(max_examples=12)
 @given(data=st.data(), height=st.integers(24, 100), width=st.integers(24, 100), seed=seeds)
 def test_image_and_label_stay_together(name, data, height, width, seed):
-    """The image shows each class in its colour: so it does afterwards, but for the borders."""
+    """The image shows each class in its color: so it does afterwards, but for the borders."""
     arguments = data.draw(st.fixed_dictionaries(GEOMETRIC[name]), name)
     rng = np.random.default_rng(seed)
-    blocks = rng.integers(0, len(COLOURS), [height // 12 + 1, width // 12 + 1]).astype("uint8")
+    blocks = rng.integers(0, len(COLORS), [height // 12 + 1, width // 12 + 1]).astype("uint8")
     label = blocks.repeat(12, axis=0).repeat(12, axis=1)[:height, :width].copy()
     sample = {
-        "img": COLOURS[label].astype("uint8"),
+        "img": COLORS[label].astype("uint8"),
         "label": label,
         "gt_fields": ["label"],
         "trans_info": [],
@@ -142,7 +142,7 @@ def test_image_and_label_stay_together(name, data, height, width, seed):
     around = np.ones([2 * int(np.ceil(growth)) + 3] * 2, "uint8")
     edge = {"borderType": cv2.BORDER_CONSTANT, "borderValue": IGNORED - 1}  # is no inner part
     inner = cv2.erode(found, around, **edge) == cv2.dilate(found, around, **edge)
-    shown = np.abs(image - COLOURS[np.minimum(found, len(COLOURS) - 1)]).max(axis=2)
+    shown = np.abs(image - COLORS[np.minimum(found, len(COLORS) - 1)]).max(axis=2)
     assert shown[inner & (found != IGNORED)].max(initial=0) <= 2
 
 

@@ -7,7 +7,7 @@ from paddleseg.models import BiSeNetV2
 
 from paddleseg_segformer import InputError
 from paddleseg_segformer.config import build, load_config
-from paddleseg_segformer.engine.optimizer import set_up_parameters
+from paddleseg_segformer.engine.optimizer import configure_parameters
 from paddleseg_segformer.schedule import WarmupPolynomialDecay
 
 CONFIG = "configs/segformer_mit-b0_512x512_160k_ade20k.yaml"
@@ -80,14 +80,14 @@ def test_a_group_that_matches_nothing_is_an_error(config):
     (model,) = build(config, "model")
     config.dic["optimizer"]["custom_cfg"][0]["name"] = "hed"
     with pytest.raises(InputError, match="'hed' matches no parameter"):
-        set_up_parameters(config, model)
+        configure_parameters(config, model)
 
 
 @pytest.mark.parametrize("pretrained", [None, "b0.pdparams"])
 def test_to_freeze_random_weights_is_warned_of(pretrained, config, caplog):
     (model,) = build(config, "model")
     config.dic["model"]["pretrained"] = pretrained
-    set_up_parameters(config, model, freeze_backbone=True)
+    configure_parameters(config, model, freeze_backbone=True)
     assert ("random weights" in caplog.text) == (pretrained is None)
 
 
@@ -95,4 +95,4 @@ def test_a_model_without_a_backbone_cannot_freeze_it(config):
     model = BiSeNetV2(num_classes=2)
     config.dic["optimizer"].pop("custom_cfg")
     with pytest.raises(InputError, match="--freeze_backbone: BiSeNetV2 has no backbone"):
-        set_up_parameters(config, model, freeze_backbone=True)
+        configure_parameters(config, model, freeze_backbone=True)

@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from paddleseg_segformer.data.scenes import write_scenes
-from paddleseg_segformer.weights import read_dictionary
+from paddleseg_segformer.weights import read_saved_dict
 
 ROOT = Path(__file__).parents[1]
 CONFIG = ROOT / "configs/quickstart.yaml"
@@ -26,7 +26,8 @@ def tool(name, *arguments):
 
 
 def command(name, *arguments):
-    return [sys.executable, f"tools/{name}.py", *map(str, arguments)]
+    folder = "tools" if Path(ROOT, "tools", f"{name}.py").exists() else "benchmarks"
+    return [sys.executable, f"{folder}/{name}.py", *map(str, arguments)]
 
 
 @pytest.fixture(scope="module")
@@ -88,7 +89,7 @@ def test_resumed_run_is_the_run_that_never_stopped(scenes, tmp_path):
     whole = train("whole")
     resumed = train("resumed", "--resume_model", tmp_path / "whole/iter_2")
     for name in ("model.pdparams", "ema_model.pdparams", "model.pdopt"):
-        expected, actual = (read_dictionary(folder / name) for folder in (whole, resumed))
+        expected, actual = (read_saved_dict(folder / name) for folder in (whole, resumed))
         assert actual.keys() == expected.keys()
         for key, value in expected.items():
             np.testing.assert_array_equal(actual[key], value, err_msg=key)
@@ -126,14 +127,14 @@ def test_termination_saves_and_exits_143(scenes, tmp_path):
 
 TERMINATED = """
 import os, signal, time
-from paddleseg_segformer.engine import cli
+from paddleseg_segformer.cli import common
 def main():
     try:
         os.kill(os.getpid(), signal.SIGTERM)
         time.sleep(60)
     finally:
         print("tidied up")
-cli.run(main)
+common.run(main)
 """
 
 
@@ -209,7 +210,7 @@ def test_seeded_runs_are_identical_for_any_number_of_workers(scenes, tmp_path):
             *options(scenes),
         )
         assert done.returncode == 0, done.stderr
-        return losses(done.stdout), read_dictionary(save_dir / "iter_20/model.pdparams")
+        return losses(done.stdout), read_saved_dict(save_dir / "iter_20/model.pdparams")
 
     first, weights = train(0)
     assert len(first) == 20
@@ -232,11 +233,11 @@ def test_prediction(run, scenes, tmp_path):
     label_image = Image.open(tmp_path / "label_map" / name)
     assert label_image.mode == "P"
     labels = np.asarray(label_image)
-    colours = cv2.imread(str(tmp_path / "pseudo_color_prediction" / name))
+    colors = cv2.imread(str(tmp_path / "pseudo_color_prediction" / name))
     overlay = cv2.imread(str(tmp_path / "added_prediction" / name))
     assert labels.shape == (96, 96) and labels.max() < 150
-    np.testing.assert_allclose(overlay, (image + colours) / 2, atol=1)
-    np.testing.assert_array_equal(np.asarray(label_image.convert("RGB")), colours[:, :, ::-1])
+    np.testing.assert_allclose(overlay, (image + colors) / 2, atol=1)
+    np.testing.assert_array_equal(np.asarray(label_image.convert("RGB")), colors[:, :, ::-1])
     assert len(list(tmp_path.rglob("*.png"))) == 9 * 3
 
 
@@ -296,8 +297,8 @@ def test_foreign_models_data_can_be_timed(scenes, tmp_path):
 
 DEVICE = """
 import sys
-sys.path.insert(0, "tools")
-import contend
+sys.path.insert(0, "benchmarks")
+import worker
 class Fake:  # holds 100 bytes of a GPU before its run, and had more until then
     held, peak = 100, 900
     def __init__(self, spec): pass
@@ -307,10 +308,10 @@ class Fake:  # holds 100 bytes of a GPU before its run, and had more until then
         self.peak = 350  # from here on
         return self.held
     def peak_memory(self): return self.peak
-contend.CONTENDERS["ours"] = Fake
-spec = dict(contender="ours", job="eval", size=[32, 32], batch_size=1, classes=2)
-sys.argv = ["contend.py", contend.json.dumps(spec)]
-contend.main()
+worker.IMPLEMENTATIONS["ours"] = Fake
+spec = dict(implementation="ours", job="eval", size=[32, 32], batch_size=1, classes=2)
+sys.argv = ["worker.py", worker.json.dumps(spec)]
+worker.main()
 """
 
 
@@ -328,7 +329,7 @@ def test_plotted_models_have_their_own_names(tmp_path):
     for file in files:
         rows = [{"name": "ours", "gmacs": 20.0}]
         file.write_text(json.dumps({"spec": {"backbone": file.stem}, "rows": rows}))
-    done = tool("plot_benchmark", "models", *files, "--output", tmp_path / "models.svg")
+    done = tool("plot", "models", *files, "--output", tmp_path / "models.svg")
     assert done.returncode == 0, done.stderr
     drawn = (tmp_path / "models.svg").read_text()
     assert re.findall(r"<!-- (B\d) -->", drawn) == ["B1", "B3"]
@@ -375,18 +376,18 @@ def test_broken_image_is_named(workers, tmp_path):
 
 
 def test_from_folders_of_pictures_to_a_trained_head(tmp_path):
-    """Masks in colours, lists, a check and a run with a frozen backbone, as a user goes on."""
+    """Masks in colors, lists, a check and a run with a frozen backbone, as a user goes on."""
     root, random = tmp_path / "data", np.random.default_rng(0)
-    for folder in ("images", "coloured"):
+    for folder in ("images", "colored"):
         (root / folder).mkdir(parents=True)
     for i in range(4):
         image = random.integers(0, 256, [64, 64, 3], dtype="uint8")
         Image.fromarray(image).save(root / f"images/{i}.jpg")
         Image.fromarray((image > 127).astype("uint8")[:, :, 0] * 255).save(
-            root / f"coloured/{i}.png"
+            root / f"colored/{i}.png"
         )
     (root / "labels.txt").write_text("dark 0 0 0\nlight 255 255 255\n")
-    steps = [("masks_from_colours", root, "coloured", "masks")]
+    steps = [("masks_from_colors", root, "colored", "masks")]
     steps += [("split_dataset_list", root, "images", "masks", "--split", 0.5, 0.5, 0)]
     text = (ROOT / "configs/segformer_mit-b0_camvid.yaml").read_text()
     text = text.replace("data/camvid_small", str(root)).replace("classes: 11", "classes: 2")

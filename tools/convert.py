@@ -1,34 +1,6 @@
-"""Convert a SegFormer checkpoint of any project into Paddle's or safetensors' format."""
+"""``segformer convert`` from a checkout."""
 
-from paddleseg_segformer.engine import cli
-from paddleseg_segformer.weights import convert_checkpoint
-
-
-def parse_args():
-    parser = cli.plain_parser(__doc__, "segformer.b2.512x512.ade.160k.pth b2.pdparams")
-    parser.add_argument(
-        "source",
-        help="file, URL or Hugging Face folder, of NVlabs, Hugging Face, mmsegmentation, "
-        "PaddleViT or PaddleSeg; the format is recognised",
-    )
-    parser.add_argument("target", help="file to write, .pdparams or .safetensors")
-    parser.add_argument("--force", action="store_true", help="replace an existing file")
-    return parser.parse_args()
-
-
-def main():
-    args = parse_args()
-    checkpoint, tensors, parameters = convert_checkpoint(args.source, args.target, args.force)
-    epsilon = checkpoint.norm_epsilon or "null (the paper's mix)"
-    if checkpoint.format == "paddleseg":
-        epsilon = "as in the config it was trained with"
-    print(f"source format  {checkpoint.format}")
-    print(f"architecture   {checkpoint.architecture}")
-    print(f"tensors        {tensors}")
-    print(f"parameters     {parameters / 1e6:.1f} M")
-    print(f"norm_epsilon   {epsilon}: set it in the backbone for the same function")
-    print(f"written        {args.target}")
-
+from paddleseg_segformer.cli import main
 
 if __name__ == "__main__":
-    cli.run(main)
+    main("convert")

@@ -1,40 +1,6 @@
-"""Segment images and videos: writes an overlay, a colour map and a raw label map of each."""
+"""``segformer predict`` from a checkout."""
 
-from paddleseg_segformer.deploy import predict
-from paddleseg_segformer.engine import cli
-from paddleseg_segformer.errors import InputError
-
-
-def parse_args():
-    parser = cli.model_parser(
-        __doc__,
-        "--model_path output/best_model --image_path photos/",
-    )
-    parser.add_argument(
-        "--image_path",
-        required=True,
-        metavar="PATH",
-        help="an image, a video, a folder, a pattern such as 'photos/*.jpg', or a list of paths",
-    )
-    parser.add_argument("--save_dir", default="output/result", help="folder for the pictures")
-    parser.add_argument(
-        "--probabilities", action="store_true", help="write each class's, as a NumPy file, too"
-    )
-    cli.add_prediction_flags(parser)
-    return parser.parse_args()
-
-
-def main():
-    options = cli.start_model(vars(parse_args()))
-    count, problems = predict(**options)
-    for problem in problems:
-        cli.logger.error(problem)
-    cli.logger.info("%d images segmented; see %s", count, options["save_dir"])
-    if problems:
-        raise InputError(
-            f"{len(problems)} of {count + len(problems)} files cannot be segmented; see above."
-        )
-
+from paddleseg_segformer.cli import main
 
 if __name__ == "__main__":
-    cli.run(main)
+    main("predict")

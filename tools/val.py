@@ -1,39 +1,6 @@
-"""Evaluate a trained model: mIoU, accuracy, and a table of the classes."""
+"""``segformer val`` from a checkout."""
 
-from paddleseg_segformer.engine import cli, validate
-
-
-def threads(text):
-    """The type of --num_workers, for which PaddleSeg's users know 0."""
-    return 0 if text == "0" else cli.positive(text)
-
-
-def parse_args():
-    parser = cli.config_parser(
-        __doc__,
-        "--config configs/segformer_mit-b2_512x512_160k_ade20k.yaml "
-        "--model_path output/best_model/model.pdparams --aug_eval",
-    )
-    parser.add_argument("--model_path", required=True, metavar="FILE", help="trained weights")
-    parser.add_argument(
-        "--json", dest="json_path", metavar="FILE", help="write every figure to a file"
-    )
-    parser.add_argument(
-        "--report",
-        dest="report_dir",
-        metavar="DIR",
-        help="write a page about it, report.html, with the worst and the best images",
-    )
-    parser.add_argument("--num_workers", type=threads, default=2, help="reading threads")
-    cli.add_protocol_flags(parser, "--aug_eval")
-    return parser.parse_args()
-
-
-def main():
-    options = vars(parse_args())
-    config = cli.start(options)
-    validate(config, **options)
-
+from paddleseg_segformer.cli import main
 
 if __name__ == "__main__":
-    cli.run(main)
+    main("val")

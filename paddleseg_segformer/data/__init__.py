@@ -2,6 +2,6 @@
 
 from .ade20k import ADE20K
 from .classes import class_names, palette
-from .file_lists import Dataset
+from .dataset import Dataset
 
 __all__ = ["ADE20K", "Dataset", "class_names", "palette"]

@@ -12,18 +12,18 @@ import paddle
 from paddleseg.transforms import Compose
 
 from ..errors import InputError
-from ..folders import StrPath
+from ..fs import StrPath
 from .classes import read_class_table
-from .pairs import make_sample, read_pair
+from .image_io import make_sample, read_pair
 
 SPLITS = {"train": "training", "val": "validation"}
-HOW_TO_GET = "docs/ade20k.md says how to get the data set"
+DOWNLOAD_HINT = "docs/ade20k.md says how to get the data set"
 
 
 class ADE20K(paddle.io.Dataset):
     """ADE20K in its own layout, ``images/`` and ``annotations/`` with ``training/, validation/``.
 
-    An annotation's value 0 is unlabelled and becomes 255; value n becomes class n - 1.
+    An annotation's value 0 is unlabeled and becomes 255; value n becomes class n - 1.
 
     Args:
         transforms: PaddleSeg transforms, applied to image and label together in training, to the
@@ -55,7 +55,7 @@ class ADE20K(paddle.io.Dataset):
         if mode not in SPLITS:
             raise InputError(f"ADE20K: mode is {mode!r}; it must be one of {list(SPLITS)}.")
         if dataset_root is None:
-            raise InputError(f"ADE20K: dataset_root is not set; {HOW_TO_GET}.")
+            raise InputError(f"ADE20K: dataset_root is not set; {DOWNLOAD_HINT}.")
         self.dataset_root = os.fspath(dataset_root)
         self.transforms = Compose(list(transforms))
         self.mode = mode
@@ -69,17 +69,17 @@ class ADE20K(paddle.io.Dataset):
         annotations = Path(self.dataset_root, "annotations", SPLITS[self.mode])
         for folder in (images, annotations):
             if not folder.is_dir():
-                raise InputError(f"{folder}: no such folder; {HOW_TO_GET}.")
+                raise InputError(f"{folder}: no such folder; {DOWNLOAD_HINT}.")
         names = sorted(path.name for path in images.glob("*.jpg"))
         if not names:
-            raise InputError(f"{images}: holds no .jpg image; {HOW_TO_GET}.")
+            raise InputError(f"{images}: holds no .jpg image; {DOWNLOAD_HINT}.")
         annotated = {path.name for path in annotations.glob("*.png")}
         pairs = [(name, Path(name).with_suffix(".png").name) for name in names]
         lonely = [image for image, annotation in pairs if annotation not in annotated]
         if lonely:
             raise InputError(
                 f"{images / lonely[0]}: has no annotation in {annotations} (nor have "
-                f"{len(lonely) - 1} other images); {HOW_TO_GET}."
+                f"{len(lonely) - 1} other images); {DOWNLOAD_HINT}."
             )
         return [[str(images / i), str(annotations / a)] for i, a in pairs]
 
@@ -93,7 +93,7 @@ class ADE20K(paddle.io.Dataset):
         if annotation.max() > self.NUM_CLASSES:
             raise InputError(
                 f"{label_path}: has the value {annotation.max()}; ADE20K's annotations go from 0, "
-                f"unlabelled, to {self.NUM_CLASSES}."
+                f"unlabeled, to {self.NUM_CLASSES}."
             )
         label = annotation - np.uint8(self.LABEL_OFFSET)  # 0 wraps round to the ignore index
         return make_sample(self, image, label, training=self.mode == "train")

@@ -1,4 +1,4 @@
-"""Names and colours of a data set's classes."""
+"""Names and colors of a data set's classes."""
 
 import csv
 import logging
@@ -13,31 +13,31 @@ from ..errors import InputError
 
 logger = logging.getLogger(__name__)
 
-NAME_AND_COLOUR = re.compile(r"\s*(.*?)(?:\s+(\d+)\s+(\d+)\s+(\d+))?\s*")
+NAME_AND_COLOR = re.compile(r"\s*(.*?)(?:\s+(\d+)\s+(\d+)\s+(\d+))?\s*")
 
 
 def read_class_table(path):
     """Read a tab-separated table with the columns name, red, green, blue.
 
     Returns:
-        The names, and a uint8 array ``[classes, 3]`` of RGB colours.
+        The names, and a uint8 array ``[classes, 3]`` of RGB colors.
     """
     with open(path, encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file, delimiter="\t"))
-    colours = [[int(row[channel]) for channel in ("red", "green", "blue")] for row in rows]
-    return [row["name"] for row in rows], np.array(colours, dtype="uint8")
+    colors = [[int(row[channel]) for channel in ("red", "green", "blue")] for row in rows]
+    return [row["name"] for row in rows], np.array(colors, dtype="uint8")
 
 
 def read_labels(path):
-    """Read a labels.txt: a class a line, its name and, where one is wanted, its colour as R G B.
+    """Read a labels.txt: a class a line, its name and, where one is wanted, its color as R G B.
 
     Returns:
-        The names, and a list with a colour ``[red, green, blue]`` or None for each.
+        The names, and a list with a color ``[red, green, blue]`` or None for each.
 
     Raises:
-        InputError: A colour is none, or the file is not UTF-8.
+        InputError: A color is none, or the file is not UTF-8.
     """
-    names, colours = [], []
+    names, colors = [], []
     try:
         text = Path(path).read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
@@ -45,13 +45,13 @@ def read_labels(path):
     for line in text.splitlines():
         if not line.strip():
             continue
-        name, *colour = NAME_AND_COLOUR.fullmatch(line).groups()
-        colour = None if None in colour else [int(value) for value in colour]
-        if colour is not None and max(colour) > 255:
-            raise InputError(f"{path}: {line.strip()!r} has no colour; R G B go from 0 to 255.")
+        name, *color = NAME_AND_COLOR.fullmatch(line).groups()
+        color = None if None in color else [int(value) for value in color]
+        if color is not None and max(color) > 255:
+            raise InputError(f"{path}: {line.strip()!r} has no color; R G B go from 0 to 255.")
         names.append(name)
-        colours.append(colour)
-    return names, colours
+        colors.append(color)
+    return names, colors
 
 
 def class_names(dataset):
@@ -69,17 +69,17 @@ def class_names(dataset):
 
 
 def palette(dataset):
-    """A uint8 array ``[256, 3]`` of RGB colours, or one of a ``PALETTE``'s length.
+    """A uint8 array ``[256, 3]`` of RGB colors, or one of a ``PALETTE``'s length.
 
     They come from the ``PALETTE`` of the data set or its class, else they are PaddleSeg's 256, but
     for those that the ``labels.txt`` in its folder gives.
     """
-    colours = getattr(dataset, "PALETTE", None)
-    if colours is None:
-        colours = np.reshape(get_color_map_list(256), [-1, 3])[:256]
-        for index, colour in enumerate(_labels_of(dataset)[1]):
-            colours[index] = colours[index] if colour is None else colour
-    return np.asarray(colours, dtype="uint8")
+    colors = getattr(dataset, "PALETTE", None)
+    if colors is None:
+        colors = np.reshape(get_color_map_list(256), [-1, 3])[:256]
+        for index, color in enumerate(_labels_of(dataset)[1]):
+            colors[index] = colors[index] if color is None else color
+    return np.asarray(colors, dtype="uint8")
 
 
 def _labels_of(dataset):
@@ -88,14 +88,14 @@ def _labels_of(dataset):
     path = Path(str(root)) / "labels.txt" if root else None
     if path is None or not path.is_file():
         return [], []
-    names, colours = read_labels(path)
+    names, colors = read_labels(path)
     if len(names) != dataset.num_classes:
         _warn_once(
             f"{path}: has {len(names)} names, but num_classes is {dataset.num_classes}; the "
             "classes are numbered instead"
         )
         return [], []
-    return names, colours
+    return names, colors
 
 
 @cache

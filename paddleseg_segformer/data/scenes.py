@@ -11,12 +11,12 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from ..folders import writing
+from ..fs import cleanup_on_error
 
 FINE = 2
 JPEG_QUALITY = (cv2.IMWRITE_JPEG_QUALITY, 95)
 
-# ADE20K's training ids. An annotation holds the id + 1, because 0 says unlabelled.
+# ADE20K's training ids. An annotation holds the id + 1, because 0 says unlabeled.
 CLASSES = {
     "building": 1,
     "sky": 2,
@@ -29,7 +29,7 @@ CLASSES = {
     "field": 29,
 }
 BUILDING, SKY, TREE, ROAD, GRASS, MOUNTAIN, CAR, WATER, FIELD = (i + 1 for i in CLASSES.values())
-UNLABELLED = 0
+UNLABELED = 0
 
 # An hour of the day: the sky overhead, the sky at the horizon, the light on everything else.
 HOURS = (
@@ -48,7 +48,7 @@ LEAVES = ((52, 98, 48), (36, 82, 56), (76, 110, 40), (92, 120, 48), (182, 104, 4
 PAINTS = ((206, 40, 40), (36, 84, 180), (240, 196, 40), (236, 236, 236), (30, 140, 130))
 
 # The right half of a car seen from behind, in car widths: x from its middle, y up from the road.
-# A colour of None is the car's own paint.
+# A color of None is the car's own paint.
 CAR_PARTS = (
     ((20, 20, 24), ((0, 0.04), (0.42, 0.04), (0.42, 0.2), (0, 0.2))),
     ((34, 34, 40), ((0.24, -0.02), (0.45, -0.02), (0.45, 0.2), (0.24, 0.2))),
@@ -88,11 +88,11 @@ class Scene:
         """0 at the horizon, 1 at the bottom of the picture."""
         return (y - self.horizon) / (self.height - self.horizon)
 
-    def lit(self, *colours, y=None):
-        """One of the colours, varied a little, in this light and, at y, in the distance's haze."""
-        colour = np.float32(colours[self.rng.integers(len(colours))] + self.rng.normal(0, 6, 3))
-        colour = colour * self.rng.uniform(0.92, 1.08) * self.light
-        return colour if y is None else mix(colour, self.haze, 0.4 * (1 - self.depth(y)))
+    def lit(self, *colors, y=None):
+        """One of the colors, varied a little, in this light and, at y, in the distance's haze."""
+        color = np.float32(colors[self.rng.integers(len(colors))] + self.rng.normal(0, 6, 3))
+        color = color * self.rng.uniform(0.92, 1.08) * self.light
+        return color if y is None else mix(color, self.haze, 0.4 * (1 - self.depth(y)))
 
     def grain(self, across, down):
         """Smooth noise within -1…1, float32 [h, w, 1]; about so many grains to the unit."""
@@ -105,18 +105,18 @@ class Scene:
         np.copyto(self.image, texture, where=mask[..., None])
         self.label[mask] = value
 
-    def polygon(self, points, colour, value):
+    def polygon(self, points, color, value):
         points = [np.round(points).astype(np.int32)]
-        cv2.fillPoly(self.image, points, [float(c) for c in colour])
+        cv2.fillPoly(self.image, points, [float(c) for c in color])
         cv2.fillPoly(self.label, points, value)
 
-    def box(self, x0, y0, x1, y1, colour, value):
-        self.polygon([(x0, y0), (x1, y0), (x1, y1), (x0, y1)], colour, value)
+    def box(self, x0, y0, x1, y1, color, value):
+        self.polygon([(x0, y0), (x1, y0), (x1, y1), (x0, y1)], color, value)
 
-    def disc(self, x, y, radius, colour, value):
-        centre, radius = (round(x), round(y)), round(radius)
-        cv2.circle(self.image, centre, radius, [float(c) for c in colour], -1)
-        cv2.circle(self.label, centre, radius, value, -1)
+    def disc(self, x, y, radius, color, value):
+        center, radius = (round(x), round(y)), round(radius)
+        cv2.circle(self.image, center, radius, [float(c) for c in color], -1)
+        cv2.circle(self.label, center, radius, value, -1)
 
     def shadow(self, x, y, rx, ry):
         """A soft shadow on the ground, thrown away from the sun. Labels know no shadows."""
@@ -241,13 +241,13 @@ def draw_field(scene, side):
 
 
 def draw_lake(scene):
-    """Water in the sky's colours, within a sandy shore that has no label."""
+    """Water in the sky's colors, within a sandy shore that has no label."""
     rng = scene.rng
     x, y = rng.uniform(0, scene.width), mix(scene.horizon, scene.height, rng.uniform(0.1, 0.6))
     away = ((scene.columns - x) / (scene.width * rng.uniform(0.35, 0.65))) ** 2
     away = away + ((scene.rows - y) / (scene.unit * rng.uniform(0.11, 0.22))) ** 2
     away += 0.25 * scene.grain(4, 12)[..., 0]
-    scene.fill((away < 1.15) & scene.ground, scene.lit((206, 188, 148)), UNLABELLED)
+    scene.fill((away < 1.15) & scene.ground, scene.lit((206, 188, 148)), UNLABELED)
     mirrored = mix(scene.haze, scene.zenith, np.clip(1.4 * scene.near, 0, 1))
     water = mix(mirrored, scene.lit((34, 96, 130)), 0.55)
     ripples = 0.12 * scene.grain(10, 110) + 0.08 * scene.grain(4, 50)
@@ -334,8 +334,8 @@ def draw_boulder(scene, x, y):
     stone, r = scene.lit((150, 146, 140), y=y), scene.unit * mix(0.015, 0.06, scene.depth(y))
     outline = np.array([(-1.2, 0), (-1, -0.6), (-0.3, -1.1), (0.5, -0.9), (1.1, -0.4), (1.2, 0)])
     scene.shadow(x, y, 1.8 * r, 0.7 * r)
-    scene.polygon((x, y) + r * outline, 0.8 * stone, UNLABELLED)
-    scene.polygon((x, y - 0.25 * r) + 0.7 * r * outline, stone, UNLABELLED)
+    scene.polygon((x, y) + r * outline, 0.8 * stone, UNLABELED)
+    scene.polygon((x, y - 0.25 * r) + 0.7 * r * outline, stone, UNLABELED)
 
 
 def draw_car(scene, x, y, width):
@@ -343,13 +343,13 @@ def draw_car(scene, x, y, width):
     paint = scene.lit(*PAINTS)
     scene.shadow(x, y, 0.68 * width, 0.16 * width)
     halves = []
-    for colour, half in CAR_PARTS:
-        colour = paint if colour is None else colour * scene.light
-        halves += [(colour, (x, y) + width * np.array((side, -1)) * half) for side in (-1, 1)]
+    for color, half in CAR_PARTS:
+        color = paint if color is None else color * scene.light
+        halves += [(color, (x, y) + width * np.array((side, -1)) * half) for side in (-1, 1)]
     for _, points in halves:
-        cv2.polylines(scene.label, [np.int32(points)], True, UNLABELLED, 2 * FINE)
-    for colour, points in halves:
-        scene.polygon(points, colour, CAR)
+        cv2.polylines(scene.label, [np.int32(points)], True, UNLABELED, 2 * FINE)
+    for color, points in halves:
+        scene.polygon(points, color, CAR)
 
 
 def develop(scene):
@@ -381,5 +381,5 @@ def write_scenes(root, train=240, val=40, size=(192, 144), seed=0):
 
 def save(path, pixels):
     _, encoded = cv2.imencode(path.suffix, pixels, JPEG_QUALITY)
-    with writing(path):
+    with cleanup_on_error(path):
         path.write_bytes(encoded)

@@ -1,8 +1,8 @@
 """The paper's transforms where PaddleSeg has none, in its form: a sample in, the same one out.
 
 Images are ``[H, W, 3]``, RGB, 0 to 255; they are handled as 8-bit, whatever type holds them, so
-that what resizes them or changes their colours comes before ``Normalize``. All draws come from
-NumPy's global generator, which ``engine.loader`` seeds for each sample.
+that what resizes them or changes their colors comes before ``Normalize``. All draws come from
+NumPy's global generator, which ``engine.dataloader`` seeds for each sample.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from ..errors import InputError
 # which these and others, which limit or pad, hold sizes in pixels.
 _RESIZES = ("Resize", "ResizeByLong", "ResizeByShort", "ResizeToFit")
 _SIZES = ("target_size", "long_size", "short_size", "max_size", "max_long", "min_long")
-# Normalised images are below it and below 0; 8-bit ones after a cubic resize only if all but black.
-_NORMALISED = 16
+# Normalized images are below it and below 0; 8-bit ones after a cubic resize only if all but black.
+_NORMALIZED = 16
 
 
 class ResizeToFit:
@@ -150,7 +150,7 @@ class PhotometricDistortion:
     def __call__(self, sample):
         if sample["img"].shape[2:] != (3,):
             raise InputError(
-                "PhotometricDistortion needs images of 3 channels; leave it out of grey."
+                "PhotometricDistortion needs images of 3 channels; leave it out of gray."
             )
         image = np.ascontiguousarray(_bytes(self, sample["img"]))
         if _coin():
@@ -160,13 +160,13 @@ class PhotometricDistortion:
         contrast_first = _coin()
         if contrast is not None and contrast_first:
             image = cv2.LUT(image, contrast)
-        image = self._distort_colours(image)
+        image = self._distort_colors(image)
         if contrast is not None and not contrast_first:
             image = cv2.LUT(image, contrast)
         sample["img"] = image
         return sample
 
-    def _distort_colours(self, image):
+    def _distort_colors(self, image):
         tables = [np.arange(256, dtype="uint8") for _ in range(3)]  # of hue, saturation, value
         if change_saturation := _coin():
             tables[1] = _table(np.random.uniform(*self.saturation), 0)
@@ -218,7 +218,7 @@ class Padding(paddleseg.Padding):
 
 
 class ScalePadding(paddleseg.ScalePadding):
-    """PaddleSeg's, which resizes labels as if they were colours: here they stay classes.
+    """PaddleSeg's, which resizes labels as if they were colors: here they stay classes.
 
     Raises:
         InputError: No label is to be changed as the image is, so that a prediction would not fit.
@@ -283,12 +283,12 @@ def _bytes(transform, image):
     """The image as uint8; what a cubic resize puts outside 0 to 255 is cut off.
 
     Raises:
-        InputError: It is normalised.
+        InputError: It is normalized.
     """
     if image.dtype == np.uint8:
         return image
     lowest, highest = image.min(), image.max()
-    if lowest < 0 and highest < _NORMALISED:
+    if lowest < 0 and highest < _NORMALIZED:
         raise InputError(f"{type(transform).__name__} must come before Normalize in transforms.")
     if lowest < 0 or highest > 255:
         image = np.clip(image, 0, 255)

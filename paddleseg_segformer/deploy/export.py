@@ -20,15 +20,15 @@ from paddleseg.cvlibs import Config
 from paddleseg.transforms import Compose, Normalize
 
 from ..config import build
-from ..data.images import read_image
+from ..data.image_io import read_image
+from ..device import set_device, tune_cpu
 from ..errors import InputError, RunError
-from ..folders import StrPath, check_folder
-from ..models import SMALLEST
-from ..runtime import set_device, tune_cpu
-from .graph import Graph
-from .product import DESCRIPTION, METADATA, config_of, find_product
-from .runtimes import OnnxRuntime, PaddleInference
-from .segmenter import load_model
+from ..fs import StrPath, check_dir_writable
+from ..inference.backends import OnnxRuntime, PaddleInference
+from ..inference.model_source import DESCRIPTION, METADATA, inference_config, resolve_model
+from ..inference.segmenter import load_model
+from ..models import MIN_IMAGE_SIZE
+from .export_model import ExportModel
 
 OPSET = 17  # the first with LayerNormalization
 FILES = {"paddle": ["model.json", "model.pdiparams", DESCRIPTION], "onnx": ["model.onnx"]}
@@ -68,16 +68,16 @@ def export(
     """Export a model, on the CPU, and compare its graph with it on an image.
 
     Args:
-        model_path: As ``source`` of ``find_product``.
+        model_path: As ``source`` of ``resolve_model``.
         save_dir: Folder to write to: ``model.json``, ``model.pdiparams`` and ``deploy.yaml``, or
             ``model.onnx``, which holds the last one's text as metadata. An earlier export there,
             of either format, is replaced; a kill leaves the one, the other or none.
         image_path: The image.
-        config: As in ``find_product``.
+        config: As in ``resolve_model``.
         format: ``"paddle"`` or ``"onnx"``.
         input_shape: ``(N, C, H, W)`` for which alone the graph is; None is for any.
-        output_op: ``"argmax"``, ``"softmax"`` or ``"none"``; see ``Graph``.
-        with_normalize: Whether the graph normalises images of 0 to 255 itself.
+        output_op: ``"argmax"``, ``"softmax"`` or ``"none"``; see ``ExportModel``.
+        with_normalize: Whether the graph normalizes images of 0 to 255 itself.
         half: Whether weights and arithmetic are float16, in ONNX.
 
     Returns:
@@ -91,20 +91,24 @@ def export(
         raise InputError("--half: is for --format onnx.")
     shape = list(input_shape or (-1, 3, -1, -1))
     any_size = shape[2:] == [-1, -1]
-    if shape[0] not in (-1, 1) or shape[1] != 3 or not (any_size or min(shape[2:]) >= SMALLEST):
+    if (
+        shape[0] not in (-1, 1)
+        or shape[1] != 3
+        or not (any_size or min(shape[2:]) >= MIN_IMAGE_SIZE)
+    ):
         raise InputError(
-            f"--input_shape {' '.join(map(str, shape))}: must be 1 3 H W, of at least {SMALLEST} "
-            "pixels a side, or 1 3 -1 -1 for any size."
+            f"--input_shape {' '.join(map(str, shape))}: must be 1 3 H W, at least "
+            f"{MIN_IMAGE_SIZE} pixels a side, or 1 3 -1 -1 for any size."
         )
-    product = find_product(model_path, config)
+    product = resolve_model(model_path, config)
     if product.output_op is not None:
         raise InputError(f"{model_path}: is an exported graph already; give a checkpoint.")
     outside, inside = _split(product.config, with_normalize)
     description = _describe(product, outside, shape, output_op)
     model = load_model(product.config, product.weights)
-    graph = Graph(model, output_op, inside)
+    graph = ExportModel(model, output_op, inside)
     image = _network_input(image_path, outside, shape)
-    check_folder(save_dir)
+    check_dir_writable(save_dir)
     with tempfile.TemporaryDirectory(dir=save_dir) as folder:
         folder = Path(folder)
         write_paddle(graph, shape, folder)
@@ -122,7 +126,7 @@ def export(
                 ) from error
         images = [image]
         if any_size:  # and not that alone at which the graph was written down
-            images.append(np.ascontiguousarray(image[:, :, : image.shape[2] // 2 + SMALLEST]))
+            images.append(np.ascontiguousarray(image[:, :, : image.shape[2] // 2 + MIN_IMAGE_SIZE]))
         agreement = min(_compare(model, graph, runtime, image) for image in images)
         if agreement < AGREEMENT:
             raise RunError(
@@ -169,7 +173,7 @@ def _split(config, with_normalize):
 
 def _network_input(image_path, transforms, shape):
     """An image as the graph takes it: float32 array ``[1, 3, H, W]``."""
-    components = build(config_of({"num_classes": 1}, transforms), "val_transforms")[0]
+    components = build(inference_config({"num_classes": 1}, transforms), "val_transforms")[0]
     sample = {"img": read_image(image_path).astype("float32"), "trans_info": []}
     image = Compose(components)(sample)["img"].astype("float32")
     if -1 not in shape[2:]:

@@ -26,9 +26,9 @@ from PIL import Image
 from waitress import create_server, wasyncore
 from werkzeug.exceptions import HTTPException
 
-from ..data.images import decode_image
+from ..data.image_io import decode_image
 from ..errors import InputError
-from ..models import SMALLEST
+from ..models import MIN_IMAGE_SIZE
 
 logger = logging.getLogger("paddleseg_segformer")
 
@@ -36,8 +36,8 @@ FORMATS = ("JPEG", "PNG", "WebP", "BMP", "TIFF", "GIF")
 
 # Waitress holds an upload before the application sees it. Of one that is too large it takes this
 # many times the limit, so that the sender hears why; a still larger one it cuts off.
-DRAINED = 2
-CONNECTIONS, STALLED_SECONDS, LAST_SECONDS, SPARE_THREADS = 64, 30, 5, 4
+BODY_LIMIT_FACTOR = 2
+CONNECTIONS, CHANNEL_TIMEOUT, SHUTDOWN_SECONDS, SPARE_THREADS = 64, 30, 5, 4
 
 HEADERS = {
     "X-Content-Type-Options": "nosniff",
@@ -107,7 +107,7 @@ def _run(sockets):
     """Serve until SystemExit; then for some seconds, as long as there are answers to be sent."""
     with contextlib.suppress(SystemExit):
         wasyncore.loop(1, map=sockets)
-    end = time.monotonic() + LAST_SECONDS
+    end = time.monotonic() + SHUTDOWN_SECONDS
     while time.monotonic() < end and any(map(_is_answering, list(sockets.values()))):
         wasyncore.loop(0.1, map=sockets, count=1)
 
@@ -119,7 +119,7 @@ def _is_answering(channel):
 def _listen(app, host, port, limits, sockets):
     if not 0 <= port < 1 << 16:
         raise InputError(f"--port {port}: is no port, which is a number up to 65535.")
-    largest = int(DRAINED * limits.megabytes * 1e6)
+    largest = int(BODY_LIMIT_FACTOR * limits.megabytes * 1e6)
     try:
         return create_server(
             app,
@@ -128,7 +128,7 @@ def _listen(app, host, port, limits, sockets):
             port=port,
             threads=1 + limits.waiting + SPARE_THREADS,
             connection_limit=CONNECTIONS,
-            channel_timeout=STALLED_SECONDS,
+            channel_timeout=CHANNEL_TIMEOUT,
             channel_request_lookahead=1,  # it notices who has left
             max_request_body_size=largest,
             inbuf_overflow=2 * largest,  # never: what is beyond goes to temporary files
@@ -332,8 +332,8 @@ def _check_header(data, limits):
         abort(415, f"The file is no image; {', '.join(FORMATS[:-1])} and {FORMATS[-1]} are read.")
     if width * height > limits.megapixels * 1e6:
         abort(413, f"The image has more than {limits.megapixels:g} megapixels.")
-    if min(width, height) < SMALLEST:
-        abort(422, f"The image is smaller than {SMALLEST} x {SMALLEST} pixels.")
+    if min(width, height) < MIN_IMAGE_SIZE:
+        abort(422, f"The image is smaller than {MIN_IMAGE_SIZE} x {MIN_IMAGE_SIZE} pixels.")
 
 
 def _answer(labels, seconds, predictor):
@@ -343,7 +343,7 @@ def _answer(labels, seconds, predictor):
         {
             "index": index,
             "name": predictor.classes[index],
-            "colour": "#" + bytes(predictor.palette[index]).hex(),
+            "color": "#" + bytes(predictor.palette[index]).hex(),
             "share": counts[index] / labels.size,
         }
         for index in found

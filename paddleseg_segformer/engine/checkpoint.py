@@ -1,7 +1,7 @@
 """A run's folder: ``iter_N/`` with what resuming needs, ``best_model/``.
 
 A checkpoint is a folder with a manifest that lists its files and their checksums. It is written
-beside its place, synchronised to the disk and renamed, so that a process that is killed at any
+beside its place, synchronized to the disk and renamed, so that a process that is killed at any
 instant leaves the old one, the new one, or both.
 """
 
@@ -17,11 +17,11 @@ from pathlib import Path
 
 import paddle
 
-from ..deploy.product import MANIFEST
 from ..errors import InputError, RunError
-from ..folders import synchronise, write_whole
-from ..weights import read_dictionary
-from .log import logger
+from ..fs import atomic_write, fsync
+from ..inference.model_source import MANIFEST
+from ..log import logger
+from ..weights import read_saved_dict
 
 MODEL, OPTIMIZER, EMA = "model.pdparams", "model.pdopt", "ema_model.pdparams"
 RUN = "run.json"
@@ -100,7 +100,7 @@ def write_manifest(folder, manifest):
 
 
 def _write_json(path, content):
-    write_whole(path, json.dumps(content, indent=1).encode())
+    atomic_write(path, json.dumps(content, indent=1).encode())
 
 
 def _room(folder):
@@ -215,7 +215,7 @@ def load(folder, manifest, model, optimizer, ema_model=None):
     if ema_model is not None:
         averaged = folder / EMA
         _set_model_state(ema_model, averaged if averaged.exists() else folder / MODEL)
-    state = read_dictionary(folder / OPTIMIZER)
+    state = read_saved_dict(folder / OPTIMIZER)
     optimizer.set_state_dict(_rename_parameters(state, manifest["parameters"], model))
 
 
@@ -305,7 +305,7 @@ def _replace(partial, folder):
     if folder.exists():
         folder.rename(replaced)
     partial.rename(folder)
-    synchronise(folder.parent)
+    fsync(folder.parent)
     shutil.rmtree(replaced, ignore_errors=True)
 
 
@@ -338,7 +338,7 @@ def _checksum(manifest):
 
 
 def _describe(path):
-    synchronise(path)
+    fsync(path)
     return {"bytes": path.stat().st_size, "sha256": _digest(path)}
 
 
@@ -362,7 +362,7 @@ def _rename_parameters(state, saved_names, model):
 
 
 def _set_model_state(model, path):
-    state = read_dictionary(path)
+    state = read_saved_dict(path)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # each tensor that does not fit; the error names the first
         missing, unexpected = model.set_state_dict(state)

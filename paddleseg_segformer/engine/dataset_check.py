@@ -7,11 +7,10 @@ import numpy as np
 
 from ..config import build
 from ..data import class_names
-from ..data.images import is_cut_off
-from ..data.pairs import read_pair
+from ..data.image_io import is_cut_off, read_pair
+from ..device import available_cpus
 from ..errors import InputError
-from ..runtime import available_cpus
-from .log import logger, progress
+from ..log import logger, progress
 
 # ADE20K's published sizes, under which its own layout is what most people have.
 EXPECTED = {"ADE20K": {"train": 20210, "val": 2000}}
@@ -93,7 +92,7 @@ def _pixels(dataset, index):
     try:
         _, label = read_pair(image_path, label_path)
         if is_cut_off(Path(image_path).read_bytes()):
-            return f"{image_path}: is cut off; the rest of it is grey to training.", None
+            return f"{image_path}: is cut off; the rest of it is gray to training.", None
     except InputError as error:
         return str(error), None
     label = label - np.uint8(getattr(dataset, "LABEL_OFFSET", 0))

@@ -25,7 +25,7 @@ def world_size():
     return distributed.get_world_size()
 
 
-def from_first(value):
+def broadcast_object(value):
     """The first process's value, a small Python object, in every process."""
     if world_size() == 1:
         return value
@@ -43,7 +43,7 @@ def gather(value):
     return values
 
 
-def sum_over_processes(array):
+def all_reduce_sum(array):
     """The element-wise sum of a NumPy array, int64 or float64, over all processes."""
     if world_size() == 1:
         return array
@@ -54,10 +54,10 @@ def sum_over_processes(array):
 
 def any_process(flags):
     """For each of a list of flags, whether it is set in any process."""
-    return (sum_over_processes(np.array([int(bool(flag)) for flag in flags])) > 0).tolist()
+    return (all_reduce_sum(np.array([int(bool(flag)) for flag in flags])) > 0).tolist()
 
 
-def share_statistics(layer):
+def broadcast_batch_norm_stats(layer):
     """Give every process the first one's BatchNorm statistics, which else are each its own."""
     if world_size() > 1:
         for tensor in layer.state_dict().values():

@@ -17,19 +17,18 @@ from paddleseg.cvlibs import Config
 
 from ..config import build, settings
 from ..data import class_names, palette
-from ..deploy import Protocol, Segmenter, load_model
-from ..deploy.report import describe_protocol, write_report
+from ..device import num_threads
 from ..errors import InputError, RunError
-from ..folders import StrPath, check_file, check_folder, write_whole
-from ..runtime import parallelism
+from ..fs import StrPath, atomic_write, check_dir_writable, check_file_writable
+from ..inference import Segmenter, TestConfig, load_model
+from ..log import logger, progress
 from . import distributed
-from .extremes import Extremes
-from .loader import read_sample
-from .log import logger, progress
+from .dataloader import read_sample
 from .metrics import Scores, confusion_matrix
+from .report import WorstBestImages, describe_test_config, write_report
 
-# Views that are gathered from several images, to be worked on at the same time.
-MOST_AT_ONCE = 8
+# AugmentedInputs that are gathered from several images, to be worked on at the same time.
+MAX_BATCHED_INPUTS = 8
 
 
 def validate(
@@ -48,32 +47,32 @@ def validate(
         num_workers: Threads that read images while the model works; 0 is one, too.
         json_path: File to write every figure to; see ``Scores.figures``.
         report_dir: Folder for a page about them; see ``write_report``.
-        options: Override keys of the configuration's ``test_config``; see ``Protocol``.
+        options: Override keys of the configuration's ``test_config``; see ``TestConfig``.
 
     Returns:
         ``Scores``.
 
     Raises:
-        InputError: The input is at fault, or there is no writing where figures or page should go.
+        InputError: The input is at fault, or figures or report cannot be written.
         RunError: Figures or page cannot be written after all.
     """
     if "val_dataset" not in config.dic:
         raise InputError("val_dataset: is missing in the config, so there is nothing to score on.")
     if json_path is not None and distributed.rank() == 0:
-        check_file(json_path, "--json")
+        check_file_writable(json_path, "--json")
     if report_dir is not None:
-        check_folder(report_dir, "--report")
+        check_dir_writable(report_dir, "--report")
     distributed.start()
-    protocol = Protocol.of_config(config, **options)
-    logger.info("[EVAL] %s", describe_protocol(asdict(protocol)))
+    test_config = TestConfig.from_config(config, **options)
+    logger.info("[EVAL] %s", describe_test_config(asdict(test_config)))
     about = _describe(config, model_path)
     (dataset,) = build(config, "val_dataset")
-    extremes = Extremes(dataset) if report_dir is not None else None
+    extremes = WorstBestImages(dataset) if report_dir is not None else None
     model = load_model(config, model_path)
-    scores = evaluate(model, dataset, protocol, num_workers, extremes)
+    scores = evaluate(model, dataset, test_config, num_workers, extremes)
     log_scores(scores, len(dataset))
     logger.info("[EVAL] Classes that occur:\n%s", scores.table())
-    figures = {"images": len(dataset), "protocol": asdict(protocol), **scores.figures()}
+    figures = {"images": len(dataset), "protocol": asdict(test_config), **scores.figures()}
     if json_path is not None and distributed.rank() == 0:
         write_figures(Path(json_path), figures)
     if report_dir is not None:
@@ -113,7 +112,7 @@ def write_figures(path, figures):
         if path.exists() and not path.is_file():  # a device or a pipe, whose place no file takes
             path.write_bytes(content)
         else:
-            write_whole(path.resolve(), content)
+            atomic_write(path.resolve(), content)
     except OSError as error:
         raise RunError(f"--json {path}: cannot be written ({error.strerror}).") from error
 
@@ -121,7 +120,7 @@ def write_figures(path, figures):
 def evaluate(
     model: paddle.nn.Layer,
     dataset: Any,
-    protocol: Protocol,
+    test_config: TestConfig,
     num_workers: int = 2,
     observe: Callable[[int, np.ndarray, np.ndarray, np.ndarray], object] | None = None,
 ) -> Scores:
@@ -132,7 +131,7 @@ def evaluate(
     Args:
         model: A PaddleSeg model; its training mode is restored afterwards.
         dataset: A PaddleSeg data set in validation mode.
-        protocol: ``deploy.Protocol``.
+        test_config: ``deploy.TestConfig``.
         num_workers: Threads that read images while the model works; 0 is one, too.
         observe: None, or what to call after each image that this process works on, with its
             number in the data set, labels and predictions ``[H, W]``, and confusion matrix.
@@ -146,7 +145,7 @@ def evaluate(
     classes = dataset.num_classes
     confusion = np.zeros([classes, classes], dtype="int64")
     indices = range(distributed.rank(), len(dataset), distributed.world_size())
-    segmenter = Segmenter(model, dataset.transforms, protocol)
+    segmenter = Segmenter(model, dataset.transforms, test_config)
     was_training = model.training
     model.eval()
     try:
@@ -165,7 +164,7 @@ def evaluate(
     finally:
         if was_training:
             model.train()
-    return Scores(distributed.sum_over_processes(confusion), class_names(dataset))
+    return Scores(distributed.all_reduce_sum(confusion), class_names(dataset))
 
 
 def _read_ahead(dataset, indices, segmenter, num_workers):
@@ -184,7 +183,7 @@ def _read_ahead(dataset, indices, segmenter, num_workers):
 def _read(dataset, index, segmenter):
     sample = read_sample(dataset, index)
     image = None
-    if set(segmenter.protocol.scales) != {1}:
+    if set(segmenter.test_config.scales) != {1}:
         image = cv2.imread(dataset.file_list[index][0], dataset.transforms.read_flag)
     return index, np.asarray(sample["label"])[0], segmenter.views(image, sample)
 
@@ -194,7 +193,7 @@ def _chunks(samples):
     chunk = []
     for sample in samples:
         chunk.append(sample)
-        if len(chunk) * len(chunk[0][2]) >= min(parallelism(), MOST_AT_ONCE):
+        if len(chunk) * len(chunk[0][2]) >= min(num_threads(), MAX_BATCHED_INPUTS):
             yield chunk
             chunk = []
     if chunk:

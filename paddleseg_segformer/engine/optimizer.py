@@ -5,12 +5,12 @@ import math
 import paddle
 
 from ..errors import InputError
-from .log import logger
+from ..log import logger
 
 GROUP_KEYS = ("name", "lr_mult", "weight_decay_mult")
 
 
-def set_up_parameters(config, model, freeze_backbone=False):
+def configure_parameters(config, model, freeze_backbone=False):
     """Freeze what is not to train; log the optimizer's groups: tensors, learning rate, decay.
 
     A frozen parameter has no gradient, so that the optimizer leaves it out.
@@ -76,7 +76,7 @@ def _freeze_backbone(config, model):
         )
 
 
-def group_rates(config, rate):
+def group_learning_rates(config, rate):
     """The learning rate of each parameter group by its name, at a base rate."""
     groups = config.optimizer_cfg.get("custom_cfg") or []
     return {"base": rate, **{g["name"]: rate * g.get("lr_mult", 1.0) for g in groups}}

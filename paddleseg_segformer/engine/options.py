@@ -5,11 +5,11 @@ from typing import Optional
 
 import paddle
 
+from ..device import available_cpus
 from ..errors import InputError
-from ..runtime import available_cpus
 
-LEAST = {"accumulate": 1, "save_interval": 1, "log_iters": 1}
-LEAST |= {"num_workers": 0, "keep_checkpoint_max": 0}
+MIN_VALUES = {"accumulate": 1, "save_interval": 1, "log_iters": 1}
+MIN_VALUES |= {"num_workers": 0, "keep_checkpoint_max": 0}
 CHOICES = {"on_bad_sample": ("error", "skip"), "precision": ("fp32", "fp16", "bf16")}
 
 
@@ -60,7 +60,7 @@ class TrainOptions:
     amp_level: str = "O1"
 
     def __post_init__(self):
-        for name, least in LEAST.items():
+        for name, least in MIN_VALUES.items():
             if (getattr(self, name) or 0) < least:
                 raise InputError(f"--{name} {getattr(self, name)}: must be at least {least}.")
         if not 0 <= (self.seed or 0) < 1 << 63:

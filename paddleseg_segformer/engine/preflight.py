@@ -7,11 +7,11 @@ import shutil
 import numpy as np
 
 from ..errors import InputError
-from ..models import SMALLEST
-from .loader import read_sample
-from .log import logger
+from ..log import logger
+from ..models import MIN_IMAGE_SIZE
+from .dataloader import read_sample
 
-TRIED = 16  # samples of each set
+MAX_SAMPLES = 16  # samples of each set
 
 
 def check_datasets(train_dataset, val_dataset=None, one_size=True, tolerant=False):
@@ -72,7 +72,7 @@ def _check_files(dataset, section, tolerant):
 def _try_samples(dataset, tolerant):
     """The samples that can be read, of some spread over the set."""
     samples = []
-    for index in np.linspace(0, len(dataset) - 1, min(TRIED, len(dataset)), dtype=int):
+    for index in np.linspace(0, len(dataset) - 1, min(MAX_SAMPLES, len(dataset)), dtype=int):
         try:
             samples.append(read_sample(dataset, index))
         except InputError as error:
@@ -87,13 +87,13 @@ def _check_images(samples, one_size):
     if kinds:
         raise InputError(
             f"train_dataset.transforms: give images of {min(kinds)}; the model needs float32: add "
-            "Normalize after what resizes and changes colours."
+            "Normalize after what resizes and changes colors."
         )
     sizes = sorted({sample["img"].shape[1:] for sample in samples})
-    if sizes and min(sizes[0]) < SMALLEST:
+    if sizes and min(sizes[0]) < MIN_IMAGE_SIZE:
         raise InputError(
             f"train_dataset.transforms: give images of {_text(sizes[0])}; "
-            f"the model needs at least {SMALLEST} pixels a side."
+            f"the model needs at least {MIN_IMAGE_SIZE} pixels a side."
         )
     if one_size and len(sizes) > 1:
         raise InputError(
@@ -115,7 +115,7 @@ def _look_for_classes(samples, dataset):
     elif len(found) == 1:
         logger.warning(
             "train_dataset: the %d samples that were tried have no class but %d; %d is ignored, so "
-            "make masks of classes of those in black and white, with tools/masks_from_colours.py",
+            "make masks of classes of those in black and white, with tools/masks_from_colors.py",
             len(labels),
             *found,
             dataset.ignore_index,

@@ -3,11 +3,11 @@
 from pathlib import Path
 
 from ..errors import InputError
+from ..log import logger
 from . import checkpoint, distributed
-from .log import logger
 
 
-def find_checkpoint(options):
+def find_resume_checkpoint(options):
     """What a run goes on from.
 
     Args:
@@ -32,14 +32,14 @@ def find_checkpoint(options):
         return None
     # The first process alone looks: that tidies up after a killed one.
     found = checkpoint.newest(save_dir) if distributed.rank() == 0 else None
-    found = distributed.from_first(found)
+    found = distributed.broadcast_object(found)
     if found is None:
         logger.info("%s has no checkpoint to resume from: starting anew", save_dir)
     return found
 
 
 def choose_seed(options, found):
-    """The seed of a run that goes on from ``found``, as ``find_checkpoint`` returned it.
+    """The seed of a run that goes on from ``found``, as ``find_resume_checkpoint`` returned it.
 
     Raises:
         InputError: Another one is asked for than the run began with.

@@ -17,26 +17,27 @@ from paddleseg.utils import init_ema_params
 
 from ..config import build, settings
 from ..data import class_names, palette
-from ..deploy import Protocol
+from ..device import versions
 from ..errors import InputError, RunError
-from ..folders import check_folder, claim
-from ..runtime import versions
+from ..fs import check_dir_writable, lock_dir
+from ..inference import TestConfig
+from ..log import eta_text, logger, training_bar
 from . import checkpoint, distributed, preflight, resume
+from .average_meter import AverageMeter
+from .checkpoint_saver import CheckpointSaver
+from .dataloader import BatchReader, TrainSampler, train_batches
 from .evaluator import evaluate, log_scores
-from .loader import SampleReader, TrainSampler, train_batches
-from .log import eta_text, logger, training_bar
-from .meter import Meter
-from .optimizer import group_rates, set_up_parameters
+from .metric_writer import LINES, ExampleImages, MetricWriter
+from .optimizer import configure_parameters, group_learning_rates
 from .options import TrainOptions
-from .record import LINES, Examples, Record
-from .saver import Saver
 from .signals import StopSignal
-from .step import Stepper, memory_advice, seed_generators
+from .train_step import TrainStep, out_of_memory_hint, seed_all
 
 # Steps in a row without a finite loss and gradient, after which a run gives up.
-MOST_SKIPPED = 10
-GIVING_UP = (
-    f"{MOST_SKIPPED} steps in a row had no finite loss and gradient: stopped at iteration {{}}. "
+MAX_CONSECUTIVE_SKIPS = 10
+ABORT_MESSAGE = (
+    f"{MAX_CONSECUTIVE_SKIPS} steps in a row had no finite loss and gradient: stopped at iteration "
+    "{}. "
     "Look at the images named above, or resume from an earlier checkpoint with a lower learning "
     "rate, a longer warm-up or optimizer.grad_clip_cfg."
 )
@@ -59,11 +60,11 @@ def train(config: Config, **options: Any) -> float | None:
         SystemExit: With 128 and the signal's number, after saving, on SIGTERM, SIGINT or SIGHUP.
     """
     options = TrainOptions(**options)
-    check_folder(options.save_dir)
+    check_dir_writable(options.save_dir)
     distributed.start()
     alone = distributed.rank() == 0  # the other processes write nothing
-    with claim(options.save_dir) if alone else contextlib.nullcontext():
-        found = resume.find_checkpoint(options)
+    with lock_dir(options.save_dir) if alone else contextlib.nullcontext():
+        found = resume.find_resume_checkpoint(options)
         seed = resume.choose_seed(options, found)
         paddle.seed(seed)
         trainer = Trainer(config, options, seed)
@@ -98,18 +99,18 @@ class Trainer:
         self.dataset, model, self.optimizer, losses = build(
             config, "train_dataset", "model", "optimizer", "loss"
         )
-        set_up_parameters(config, model, options.freeze_backbone)
+        configure_parameters(config, model, options.freeze_backbone)
         self.val_dataset = build(config, "val_dataset")[0] if options.do_eval else None
-        self.protocol = Protocol.of_config(config)
+        self.test_config = TestConfig.from_config(config)
         self._check(model)
         self.ema_model = copy.deepcopy(model) if options.use_ema else None
         if self.ema_model is not None:
             init_ema_params(self.ema_model, model)
             self.ema_model.eval()
-        self.step = Stepper(model, losses, self.optimizer, options, self.ema_model)
+        self.step = TrainStep(model, losses, self.optimizer, options, self.ema_model)
         self.model = self.step.model
         self.batch_size = config.batch_size * options.accumulate * distributed.world_size()
-        self.saver = Saver(
+        self.saver = CheckpointSaver(
             self.save_dir,
             options.keep_checkpoint_max,
             seed=seed,
@@ -127,7 +128,7 @@ class Trainer:
         one_size, tolerant = self.config.batch_size > 1, options.on_bad_sample == "skip"
         preflight.check_datasets(self.dataset, self.val_dataset, one_size, tolerant)
         if self.val_dataset is not None:  # what fails after hours of training fails now
-            evaluate(model, preflight.first_sample(self.val_dataset), self.protocol)
+            evaluate(model, preflight.first_sample(self.val_dataset), self.test_config)
         saves = math.ceil(self.config.iters / options.save_interval)
         saved = checkpoint.count_saved(self.save_dir) if options.resume else 0
         preflight.check_space(
@@ -196,7 +197,7 @@ class Trainer:
             if self.saver.run_name is None:
                 origin = self.options.resume_model
                 self.saver.run_name = checkpoint.start_run(self.save_dir, origin)
-            self.record = Record(
+            self.record = MetricWriter(
                 self.save_dir, self.iteration, self.evaluated, self.options.use_vdl
             )
         except OSError as error:
@@ -210,7 +211,7 @@ class Trainer:
 
     def _batches(self):
         """Yield the parts of each step to come, a list of ``Batch``."""
-        read = SampleReader(self.dataset, self.seed, self.options.on_bad_sample == "skip")
+        read = BatchReader(self.dataset, self.seed, self.options.on_bad_sample == "skip")
         parts = self.options.accumulate
         sampler = TrainSampler(
             len(self.dataset),
@@ -224,7 +225,7 @@ class Trainer:
         yield from iter(lambda: [batch for _, batch in zip(range(parts), batches)], [])
 
     def _iterate(self, stop, bar):
-        meter = Meter(self.batch_size, self.config.iters)
+        meter = AverageMeter(self.batch_size, self.config.iters)
         batches = self._batches()
         try:
             while self.iteration < self.config.iters:
@@ -234,8 +235,8 @@ class Trainer:
                 bar.update()
                 if self.iteration % self.options.log_iters == 0 or self._at_the_end():
                     self.log(meter, bar)
-                if self.skipped_in_a_row >= MOST_SKIPPED:
-                    raise RunError(GIVING_UP.format(self.iteration))
+                if self.skipped_in_a_row >= MAX_CONSECUTIVE_SKIPS:
+                    raise RunError(ABORT_MESSAGE.format(self.iteration))
                 if self._at_save_point():
                     self.save()
                     self.evaluate(stop)
@@ -275,10 +276,10 @@ class Trainer:
 
     def _step(self, parts, meter):
         iteration = self.iteration + 1
-        seed_generators(self.seed, iteration)
+        seed_all(self.seed, iteration)
         self.rate = self.optimizer.get_lr()
         arrays = [part.arrays for part in parts]
-        with memory_advice(arrays[0]["img"].shape, len(parts), self.model):
+        with out_of_memory_hint(arrays[0]["img"].shape, len(parts), self.model):
             outcome = self.step(arrays, iteration)
         self.iteration = iteration
         self.samples += self.batch_size
@@ -289,9 +290,9 @@ class Trainer:
         self.skipped_in_a_row += 1
         meter.step_done()
         files = [file for part in parts for file in part.files]
-        culprits = distributed.gather([files[i] for i in outcome.culprits])
-        culprits = ", ".join(chain.from_iterable(culprits))
-        text = f"Skipped step {iteration}: {outcome.skipped}, with {culprits}"
+        bad_samples = distributed.gather([files[i] for i in outcome.bad_samples])
+        bad_samples = ", ".join(chain.from_iterable(bad_samples))
+        text = f"Skipped step {iteration}: {outcome.skipped}, with {bad_samples}"
         self._note_skip("steps", "skipped_step", text)
 
     def _note_skip(self, what, kind, text):
@@ -316,7 +317,7 @@ class Trainer:
     def log(self, meter, bar):
         """One line, or the bar's; and the record's figures."""
         figures = meter.read(self.iteration)
-        rates = group_rates(self.config, self.rate)
+        rates = group_learning_rates(self.config, self.rate)
         if self.record is not None:
             self.record.training(self.iteration, figures, rates)
         if not bar.disable:
@@ -359,10 +360,10 @@ class Trainer:
             )
 
     def _evaluate(self, prefix, model, stop):
-        distributed.share_statistics(model)
-        examples = Examples(self.val_dataset)
+        distributed.broadcast_batch_norm_stats(model)
+        examples = ExampleImages(self.val_dataset)
         with stop.ends_at_once():  # the checkpoint is written
-            scores = evaluate(model, self.val_dataset, self.protocol, observe=examples)
+            scores = evaluate(model, self.val_dataset, self.test_config, observe=examples)
         log_scores(scores, len(self.val_dataset), "EMA " if prefix else "")
         if self.record is not None:
             self.record.evaluation(self.iteration, scores, prefix)

@@ -1,9 +1,8 @@
 """The model: encoder, decode head, losses."""
 
-from .folded import FoldedSegFormer
 from .losses import CrossEntropyLoss
 from .mix_transformer import (
-    SMALLEST,
+    MIN_IMAGE_SIZE,
     MixVisionTransformer,
     MixVisionTransformer_B0,
     MixVisionTransformer_B1,
@@ -15,9 +14,8 @@ from .mix_transformer import (
 from .segformer import SegFormer
 
 __all__ = [
-    "SMALLEST",
+    "MIN_IMAGE_SIZE",
     "CrossEntropyLoss",
-    "FoldedSegFormer",
     "MixVisionTransformer",
     "MixVisionTransformer_B0",
     "MixVisionTransformer_B1",

@@ -15,17 +15,17 @@ from paddle import nn
 from paddle.device.cuda import get_device_capability
 from paddle.distributed.fleet.utils import recompute as recompute_in_backward
 
-from ..ops import add_bias, gelu_product, scale_samples
+from ..ops import add_bias, gelu_matmul, scale_samples
 from ..weights import SIZES, Source, load_pretrained
 
 # LayerNorm epsilons of the paper's checkpoints: block and stage norms, then the norms that follow
 # the convolutions of patch embedding and sequence reduction.
 BLOCK_EPSILON, CONV_EPSILON = 1e-6, 1e-5
 
-SMALLEST = 32  # pixels a side of an image: the last stage's stride
+MIN_IMAGE_SIZE = 32  # pixels a side of an image: the last stage's stride
 
 # Attention scores that are computed at once where no gradient is wanted, a sample and head.
-CHUNK = 1 << 20
+MAX_SCORES = 1 << 20
 
 # The types for which Paddle has a fused attention operator.
 FUSED_TYPES = (paddle.float16, paddle.bfloat16)
@@ -127,7 +127,7 @@ class MixVisionTransformer(nn.Layer):
         """Encode images.
 
         Args:
-            x: Float tensor ``[N, in_channels, H, W]``, normalised, with H and W at least 32.
+            x: Float tensor ``[N, in_channels, H, W]``, normalized, with H and W at least 32.
 
         Returns:
             Four float tensors ``[N, C_i, ceil(H / s), ceil(W / s)]`` for s = 4, 8, 16, 32.
@@ -221,7 +221,7 @@ class EfficientAttention(nn.Layer):
         q, k, v = (x.transpose([0, 2, 1, 3]) for x in (q * self.scale, k, v))
         if paddle.in_dynamic_mode() and not paddle.is_grad_enabled() and q.place.is_cpu_place():
             # Nobody will ask for the scores again: no more of them at once than a cache holds.
-            rows = max(1, CHUNK // k.shape[2])
+            rows = max(1, MAX_SCORES // k.shape[2])
             chunks = [q[:, :, i : i + rows] for i in range(0, q.shape[2], rows)]
             x = paddle.concat([self._mix(chunk, k, v) for chunk in chunks], axis=2)
         else:
@@ -250,7 +250,7 @@ class MixFFN(nn.Layer):
         x = add_bias(x, self.fc1.bias, axis=1).reshape([0, 0, h, w])
         x = self.dwconv.dwconv(x).flatten(2)
         if self.drop.p == 0:
-            return add_bias(gelu_product(x, self.fc2.weight), self.fc2.bias)
+            return add_bias(gelu_matmul(x, self.fc2.weight), self.fc2.bias)
         x = paddle.matmul(self.drop(F.gelu(x)), self.fc2.weight, transpose_x=True)
         return self.drop(add_bias(x, self.fc2.bias))
 
@@ -326,7 +326,7 @@ def _check_stages(**lists):
 
 
 def init_weights(layer):
-    """Initialise one layer as the paper's models are before any training."""
+    """Initialize one layer as the paper's models are before any training."""
     if isinstance(layer, nn.Linear):
         nn.initializer.TruncatedNormal(std=0.02)(layer.weight)
     elif isinstance(layer, nn.Conv2D):

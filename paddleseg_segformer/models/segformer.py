@@ -82,7 +82,7 @@ class SegFormer(nn.Layer):
         """Segment images.
 
         Args:
-            x: Float tensor ``[N, 3, H, W]``, normalised, with H and W at least 32.
+            x: Float tensor ``[N, 3, H, W]``, normalized, with H and W at least 32.
 
         Returns:
             A list with one float tensor of logits, ``[N, num_classes, H, W]``; in training, and

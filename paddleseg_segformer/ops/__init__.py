@@ -1,15 +1,15 @@
 """Exact, fast building blocks that know nothing of models."""
 
+from .argmax import WindowLogits, label_map, probability_map
 from .bias import add_bias
 from .cross_entropy import upsampled_cross_entropy
-from .frugal import gelu_product, scale_samples
-from .label_map import Part, label_map, probability_map
+from .memory_efficient import gelu_matmul, scale_samples
 from .resize import linear_weights, resize_bilinear, resize_rows
 
 __all__ = [
-    "Part",
+    "WindowLogits",
     "add_bias",
-    "gelu_product",
+    "gelu_matmul",
     "label_map",
     "linear_weights",
     "probability_map",

@@ -6,11 +6,11 @@ import paddle
 import paddle.nn.functional as F
 from paddle.autograd import PyLayer
 
-from ..runtime import parallel_map
+from ..device import parallel_map
 from .resize import bands, linear_weights, resize_bilinear
 
 # A sum of exponentials that is larger lost nothing to float32's range.
-SAFE = 1e-30
+MIN_EXP_SUM = 1e-30
 
 
 def upsampled_cross_entropy(logits, labels, weights):
@@ -128,7 +128,7 @@ def _band(job):
         picked = paddle.take_along_axis(tile, label, 1)
         exponentials = paddle.exp(tile)
         total = paddle.matmul(exponentials, ones)
-        if float(total.min()) < SAFE:  # neighbours that are sure of different classes
+        if float(total.min()) < MIN_EXP_SUM:  # neighbors that are sure of different classes
             largest = tile.max(axis=1, keepdim=True)
             picked -= largest
             exponentials = paddle.exp(tile - largest)

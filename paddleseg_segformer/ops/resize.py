@@ -89,7 +89,7 @@ def _weights_tensor(source, target, align_corners, dtype):
 
 
 class Band(NamedTuple):
-    """Neighbouring targets along one axis, and the sources that they are mixed from.
+    """Neighboring targets along one axis, and the sources that they are mixed from.
 
     Attributes:
         target, source: Slices of the axis before and after.

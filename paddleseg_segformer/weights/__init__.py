@@ -1,18 +1,18 @@
 """Reading checkpoints of every SegFormer; no code in a checkpoint is ever run."""
 
 from .architecture import SIZES
-from .files import read_dictionary
-from .loader import Checkpoint, Loaded, Source, load_pretrained, load_weights, read_weights
-from .writer import convert_checkpoint
+from .checkpoint_io import read_saved_dict
+from .convert import convert_checkpoint
+from .load import Checkpoint, LoadResult, Source, load_pretrained, load_weights, read_weights
 
 __all__ = [
     "SIZES",
     "Checkpoint",
-    "Loaded",
+    "LoadResult",
     "Source",
     "convert_checkpoint",
     "load_pretrained",
     "load_weights",
-    "read_dictionary",
+    "read_saved_dict",
     "read_weights",
 ]

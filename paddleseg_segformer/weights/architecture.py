@@ -54,7 +54,7 @@ class Architecture:
         )
 
 
-def tell_architecture(state):
+def infer_architecture(state):
     """The architecture of a state dict in our names, of a whole model or a backbone.
 
     Returns:

@@ -36,7 +36,7 @@ _RULES = (
 )
 
 
-def recognises(state):
+def matches(state):
     """Whether the names are those of transformers."""
     return any(".patch_embeddings." in name for name in state)
 

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from .naming import BATCH_NORM, of_stages, rename, transpose_linears, unconvolve_ffn
+from .naming import BATCH_NORM, conv1x1_to_linear, of_stages, rename, transpose_linears
 
 NAME = "mmseg"
 EPSILON = 1e-6
@@ -32,7 +32,7 @@ _RULES = (
 )
 
 
-def recognises(state):
+def matches(state):
     """Whether query, key and value are fused as in PyTorch's multi-head attention."""
     return any(name.endswith(".attn.attn.in_proj_weight") for name in state)
 
@@ -44,4 +44,4 @@ def convert(state):
         query, key, value = np.split(state.pop(name), 3)
         state[name.replace(".in_proj.", ".q.")] = query
         state[name.replace(".in_proj.", ".kv.")] = np.concatenate([key, value])
-    return unconvolve_ffn(transpose_linears(state))
+    return conv1x1_to_linear(transpose_linears(state))

@@ -55,7 +55,7 @@ def transpose_linears(state):
     return {name: value.T if value.ndim == 2 else value for name, value in state.items()}
 
 
-def unconvolve_ffn(state):
+def conv1x1_to_linear(state):
     """Turn the 1x1 convolutions of a Mix-FFN, [out, in, 1, 1], into linear weights [in, out]."""
     return {
         name: value[:, :, 0, 0].T if re.search(r"\.mlp\.fc[12]\.weight$", name) else value

@@ -13,7 +13,7 @@ _RULES = (
 )
 
 
-def recognises(state):
+def matches(state):
     """Whether a key-value projection is there in PyTorch's layout, one above the other."""
     rows, columns = key_value_shape(state)
     return rows > columns

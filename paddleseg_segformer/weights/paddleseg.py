@@ -6,7 +6,7 @@ NAME = "paddleseg"
 EPSILON = None  # the paper's mix
 
 
-def recognises(state):
+def matches(state):
     """Whether these are PaddleSeg's names in Paddle's layout, where key and value lie side by side.
 
     NVlabs's ImageNet files have the same names in PyTorch's layout.

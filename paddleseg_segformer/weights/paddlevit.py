@@ -1,7 +1,7 @@
 """PaddleViT's SegFormer: mmsegmentation's structure in Paddle's layout."""
 
 from .mmseg import STRUCTURE
-from .naming import rename, unconvolve_ffn
+from .naming import conv1x1_to_linear, rename
 
 NAME = "paddlevit"
 EPSILON = 1e-5
@@ -13,11 +13,11 @@ _RULES = (
 )
 
 
-def recognises(state):
+def matches(state):
     """Whether the Mix-FFN's depthwise convolution has PaddleViT's name."""
     return any(".ffn.pe_conv." in name for name in state)
 
 
 def convert(state):
     """To our names and layout."""
-    return unconvolve_ffn(rename(state, _RULES))
+    return conv1x1_to_linear(rename(state, _RULES))

@@ -110,7 +110,7 @@ def test_the_buttons_change_all_images(opened):
     assert np.abs(seen(opened) - prediction).mean() > 5
 
 
-def test_without_colours_the_photograph_is_left(opened):
+def test_without_colors_the_photograph_is_left(opened):
     tab_to(opened, "Opacity")
     opened.keyboard.press("Home")
     opened.get_by_role("button", name="Truth", exact=True).last.click()

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 from served_model import CLASSES, write_model
 
-from paddleseg_segformer.deploy import Predictor
+from paddleseg_segformer.inference import Predictor
 
 pytest.importorskip("flask", reason="Flask is not installed")
 pytest.importorskip("waitress", reason="Waitress is not installed")
@@ -90,18 +90,18 @@ def transfer(page, file):
     return page.evaluate_handle(make, [list(file["buffer"]), file["name"], file["mimeType"]])
 
 
-def shown_colours(page):
+def shown_colors(page):
     """What lies over the photo: ``[H, W, 4]``."""
     read = """() => {
-      const pen = sheet(colours.width, colours.height);
-      pen.drawImage(colours, 0, 0);
-      return [...pen.getImageData(0, 0, colours.width, colours.height).data];
+      const pen = sheet(colors.width, colors.height);
+      pen.drawImage(colors, 0, 0);
+      return [...pen.getImageData(0, 0, colors.width, colors.height).data];
     }"""
     return np.array(page.evaluate(read), dtype="uint8").reshape(HEIGHT, WIDTH, 4)
 
 
 def assert_shown(page, found):
-    np.testing.assert_array_equal(shown_colours(page)[:, :, :3], found.palette[found.label_map])
+    np.testing.assert_array_equal(shown_colors(page)[:, :, :3], found.palette[found.label_map])
     shares = found.shares()
     assert page.locator("#legend .name").all_inner_texts() == list(shares)
     assert (
@@ -137,7 +137,7 @@ def test_an_image_is_pasted(opened, found):
     opened.evaluate(copy, list(upload()["buffer"]))
     opened.keyboard.press("Control+V")
     opened.wait_for_selector("#result", state="visible")
-    np.testing.assert_array_equal(shown_colours(opened)[:, :, :3], found.palette[found.label_map])
+    np.testing.assert_array_equal(shown_colors(opened)[:, :, :3], found.palette[found.label_map])
 
 
 def test_pointing_tells_the_class(opened, found):
@@ -176,21 +176,21 @@ def test_everything_by_keyboard(opened, found):
     assert focused(opened) == "opacity"
     for _ in range(10):
         opened.keyboard.press("ArrowRight")
-    assert opened.evaluate("colours.style.opacity") == "0.6"
+    assert opened.evaluate("colors.style.opacity") == "0.6"
 
     opened.keyboard.press("Tab")
     assert focused(opened) == "save"
     opened.keyboard.press("Tab")
     first = CLASSES.index(next(iter(found.shares())))
-    strong = shown_colours(opened)[:, :, 3] == 255
+    strong = shown_colors(opened)[:, :, 3] == 255
     np.testing.assert_array_equal(strong, found.label_map == first)
     opened.keyboard.press("Enter")  # and it stays
     opened.keyboard.press("Shift+Tab")
-    np.testing.assert_array_equal(shown_colours(opened)[:, :, 3] == 255, strong)
+    np.testing.assert_array_equal(shown_colors(opened)[:, :, 3] == 255, strong)
     opened.keyboard.press("Tab")
     opened.keyboard.press("Enter")
     opened.keyboard.press("Shift+Tab")
-    assert (shown_colours(opened)[:, :, 3] == 255).all()
+    assert (shown_colors(opened)[:, :, 3] == 255).all()
 
 
 def focused(page):
@@ -213,7 +213,7 @@ def test_the_overlay_is_what_the_slider_says(opened, found):
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WebP"])
-def test_photo_and_colours_are_turned_alike(kind, opened, model_path, tmp_path):
+def test_photo_and_colors_are_turned_alike(kind, opened, model_path, tmp_path):
     """A photo that says which way is up is shown as the model saw it."""
     exif = Image.Exif()
     exif[0x112] = 6
@@ -228,9 +228,9 @@ def test_photo_and_colours_are_turned_alike(kind, opened, model_path, tmp_path):
 
 def test_what_the_browser_cannot_show_is_labelled(tab, found):
     choose(tab, upload("TIFF"))
-    np.testing.assert_array_equal(shown_colours(tab)[:, :, :3], found.palette[found.label_map])
+    np.testing.assert_array_equal(shown_colors(tab)[:, :, :3], found.palette[found.label_map])
     assert "cannot show the image itself" in tab.locator("#status").inner_text()
-    assert tab.locator("#photo").is_hidden() and tab.evaluate("colours.style.opacity") == "1"
+    assert tab.locator("#photo").is_hidden() and tab.evaluate("colors.style.opacity") == "1"
 
 
 REFUSED = {

@@ -1,4 +1,4 @@
-"""Class names and colours, from the file that PaddleSeg's users keep beside their images."""
+"""Class names and colors, from the file that PaddleSeg's users keep beside their images."""
 
 import json
 from types import SimpleNamespace
@@ -11,8 +11,8 @@ from PIL import Image
 from paddleseg_segformer import InputError
 from paddleseg_segformer.config import load_config
 from paddleseg_segformer.data import class_names, palette
-from paddleseg_segformer.deploy import Predictor
 from paddleseg_segformer.engine import train, validate
+from paddleseg_segformer.inference import Predictor
 
 LABELS = "\ufeffwall\r\n  traffic light 250 170 30 \r\n\r\nzone 30\t1 2 3\r\n"
 
@@ -21,7 +21,7 @@ def data_set(root, classes):
     return SimpleNamespace(dataset_root=str(root), num_classes=classes)
 
 
-def test_a_line_is_a_name_and_perhaps_a_colour(tmp_path):
+def test_a_line_is_a_name_and_perhaps_a_color(tmp_path):
     (tmp_path / "labels.txt").write_bytes(LABELS.encode())
     found = data_set(tmp_path, 3)
     assert class_names(found) == ["wall", "traffic light", "zone 30"]
@@ -38,7 +38,7 @@ def test_another_number_of_names_than_classes_is_told_once(tmp_path, caplog):
     assert caplog.text.count("labels.txt: has 3 names, but num_classes is 4") == 1
 
 
-def test_a_colour_that_is_none_is_an_error(tmp_path):
+def test_a_color_that_is_none_is_an_error(tmp_path):
     (tmp_path / "labels.txt").write_text("wall 1 2 256\n")
     with pytest.raises(InputError, match=r"labels.txt: 'wall 1 2 256' .* from 0 to 255"):
         class_names(data_set(tmp_path, 1))
@@ -50,7 +50,7 @@ def test_another_encoding_is_told(tmp_path):
         class_names(data_set(tmp_path, 1))
 
 
-def test_names_and_colours_reach_all_that_shows_them(request, tmp_path, caplog):
+def test_names_and_colors_reach_all_that_shows_them(request, tmp_path, caplog):
     """From labels.txt to a run's manifest, the table of classes, the report and the pictures."""
     root, random = tmp_path / "data", np.random.default_rng(0)
     root.mkdir()
@@ -84,7 +84,7 @@ def test_names_and_colours_reach_all_that_shows_them(request, tmp_path, caplog):
         found = Predictor(weights, config=settings)(root / "0.png")
         assert found.classes == ["field", "hedge row"], name
         expected = np.array([[10, 20, 30], [40, 50, 60]])[found.label_map]
-        np.testing.assert_array_equal(np.asarray(found.colour_map()), expected, err_msg=name)
+        np.testing.assert_array_equal(np.asarray(found.color_map()), expected, err_msg=name)
         found.label_image().save(tmp_path / "labels.png")
         shown = Image.open(tmp_path / "labels.png").convert("RGB")
         np.testing.assert_array_equal(np.asarray(shown), expected, err_msg=name)

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from paddleseg_segformer import ADE20K
-from paddleseg_segformer.data.scenes import CLASSES, UNLABELLED, draw_scene, write_scenes
+from paddleseg_segformer.data.scenes import CLASSES, UNLABELED, draw_scene, write_scenes
 
 TRAIN, VAL, SIZE = 40, 24, (192, 144)
 ANNOTATION_VALUES = {i + 1 for i in CLASSES.values()}
@@ -90,7 +90,7 @@ def test_class_ids_are_ade20ks():
 @pytest.mark.parametrize("split", ["training", "validation"])
 def test_every_class_is_frequent_and_no_other_occurs(splits, split):
     _, labels = splits[split]
-    assert set(np.unique(labels)) == ANNOTATION_VALUES | {UNLABELLED}
+    assert set(np.unique(labels)) == ANNOTATION_VALUES | {UNLABELED}
     for value in ANNOTATION_VALUES:
         here = labels == value
         assert here.any(axis=(1, 2)).mean() >= 0.3
@@ -98,8 +98,8 @@ def test_every_class_is_frequent_and_no_other_occurs(splits, split):
 
 
 @pytest.mark.parametrize("split", ["training", "validation"])
-def test_unlabelled_pixels_are_few(splits, split):
-    share = (splits[split][1] == UNLABELLED).mean()
+def test_unlabeled_pixels_are_few(splits, split):
+    share = (splits[split][1] == UNLABELED).mean()
     assert 0.001 < share < 0.08
 
 
@@ -121,18 +121,18 @@ def test_labels_lie_on_what_is_drawn(splits):
     assert on > 1.5 * beside and on > 2 * step.mean()
 
 
-def test_colours_are_red_green_blue(splits):
+def test_colors_are_red_green_blue(splits):
     images, labels = splits["training"]
     red, green, blue = images[labels == CLASSES["field"] + 1].mean(0)  # ripe corn
     assert red > green > blue
 
 
-def test_colour_tells_classes_apart_but_not_alone(splits):
-    """A nearest-mean-colour rule beats the commonest class and is far from solving the task."""
+def test_color_tells_classes_apart_but_not_alone(splits):
+    """A nearest-mean-color rule beats the commonest class and is far from solving the task."""
     (images, labels), (unseen, truth) = splits["training"], splits["validation"]
     values = np.array(sorted(ANNOTATION_VALUES))
     means = np.stack([images[labels == value].mean(0) for value in values])
-    pixels, truth = unseen[truth != UNLABELLED][::97], truth[truth != UNLABELLED][::97]
+    pixels, truth = unseen[truth != UNLABELED][::97], truth[truth != UNLABELED][::97]
     guess = values[((pixels[:, None] - means) ** 2).sum(-1).argmin(1)]
     commonest = max((truth == value).mean() for value in values)
     assert 1.5 * commonest < (guess == truth).mean() < 0.8
@@ -143,7 +143,7 @@ def test_any_size_from_96_on(size):
     image, label = draw_scene(rng(0), size)
     assert image.shape == (size[1], size[0], 3) and image.dtype == np.uint8
     assert label.shape == (size[1], size[0]) and label.dtype == np.uint8
-    assert set(np.unique(label)) <= ANNOTATION_VALUES | {UNLABELLED}
+    assert set(np.unique(label)) <= ANNOTATION_VALUES | {UNLABELED}
     assert len(np.unique(label)) >= 4
 
 

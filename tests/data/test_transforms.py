@@ -202,8 +202,8 @@ def test_distortion_draws_from_the_papers_ranges(monkeypatch):
     assert asked == [coin, brightness, coin, contrast, coin, coin, saturation, coin, hue]
 
 
-def test_colour_changes_with_probability_a_half():
-    """A coloured pixel's hue and saturation, brightness and contrast left alone."""
+def test_color_changes_with_probability_a_half():
+    """A colored pixel's hue and saturation, brightness and contrast left alone."""
     np.random.seed(0)
     distort = T.PhotometricDistortion(brightness=0, contrast=(1, 1))
     pixel = np.full([1, 1, 3], (200, 80, 120), "uint8")
@@ -220,11 +220,11 @@ def test_colour_changes_with_probability_a_half():
 
 
 def test_distortions_bounds_and_probabilities():
-    """What is drawn, seen through a grey ramp, which only brightness and contrast can change."""
+    """What is drawn, seen through a gray ramp, which only brightness and contrast can change."""
     np.random.seed(0)
     distort = T.PhotometricDistortion()
-    grey = np.full([1, 1, 3], 100, "uint8")
-    values = np.array([int(distort({"img": grey})["img"][0, 0, 0]) for _ in range(4000)])
+    gray = np.full([1, 1, 3], 100, "uint8")
+    values = np.array([int(distort({"img": gray})["img"][0, 0, 0]) for _ in range(4000)])
     assert (values == 100).mean() == pytest.approx(0.25, abs=0.05)  # neither of the two
     assert values.min() < 45 and values.max() > 185  # (100 -+ 32) x 0.5 or 1.5
     assert values.min() >= 34 and values.max() <= 198
@@ -248,7 +248,7 @@ def test_what_a_cubic_resize_adds_is_cut_off(monkeypatch):
     np.testing.assert_array_equal(out, [[[0, 0, 255], [255, 128, 3]]])
 
 
-def test_a_grey_image_has_no_colours_to_change():
+def test_a_grey_image_has_no_colors_to_change():
     with pytest.raises(InputError, match=r"^PhotometricDistortion needs images of 3 channels"):
         T.PhotometricDistortion()(sample(IMAGE[:, :, 0]))
 

@@ -19,10 +19,11 @@ from shared import SHARED, needs_shared
 from small_models import save, small_model
 
 from paddleseg_segformer import MixVisionTransformer_B0, SegFormer
-from paddleseg_segformer.deploy import Predictor, export
-from paddleseg_segformer.deploy.runtimes import OneAtATime
+from paddleseg_segformer.deploy import export
+from paddleseg_segformer.deploy.export_model import FoldedSegFormer
 from paddleseg_segformer.errors import InputError
-from paddleseg_segformer.models import FoldedSegFormer
+from paddleseg_segformer.inference import Predictor
+from paddleseg_segformer.inference.backends import LockedBackend
 
 ROOT = Path(__file__).parents[2]
 SIZES = [(96, 128), (75, 90), (64, 200)]
@@ -103,15 +104,15 @@ def test_graphs_of_one_size_take_images_of_any(form, output_op, folder, tmp_path
 
 def test_logits_allow_scales_and_windows(folder, tmp_path):
     weights, image = folder / "model.pdparams", images(folder)[0]
-    protocol = {"aug_eval": True, "scales": [0.75, 1.0], "flip_horizontal": True}
-    protocol |= {"is_slide": True, "crop_size": (64, 64), "stride": (48, 48)}
+    test_config = {"aug_eval": True, "scales": [0.75, 1.0], "flip_horizontal": True}
+    test_config |= {"is_slide": True, "crop_size": (64, 64), "stride": (48, 48)}
     export(weights, tmp_path / "logits", image, output_op="none")
-    found = Predictor(tmp_path / "logits", **protocol)(image).label_map
-    expected = Predictor(weights, device="cpu", **protocol)(image).label_map
+    found = Predictor(tmp_path / "logits", **test_config)(image).label_map
+    expected = Predictor(weights, device="cpu", **test_config)(image).label_map
     assert (found == expected).mean() >= 0.999
     export(weights, tmp_path / "labels", image)
     with pytest.raises(InputError, match="--output_op none"):
-        Predictor(tmp_path / "labels", **protocol)
+        Predictor(tmp_path / "labels", **test_config)
 
 
 @pytest.mark.parametrize("runtime", ["paddle", "onnxruntime", "openvino"])
@@ -144,7 +145,7 @@ def test_paddle_inference_leaves_paddle_its_threads(folder, tmp_path):
 
 
 def test_a_graph_that_returns_nothing_does_not_take_the_image():
-    graph = OneAtATime(lambda images: np.zeros([0, 8, 8]))
+    graph = LockedBackend(lambda images: np.zeros([0, 8, 8]))
     with pytest.raises(InputError, match="does not take an image of 3x2 "):
         graph(np.zeros([1, 3, 2, 3], "float32"))
 

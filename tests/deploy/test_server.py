@@ -23,7 +23,7 @@ import pytest
 from PIL import Image
 from served_model import CLASSES, PALETTE, write_model
 
-from paddleseg_segformer.deploy import Prediction, Predictor
+from paddleseg_segformer.inference import Prediction, Predictor
 
 pytest.importorskip("flask", reason="Flask is not installed")
 pytest.importorskip("waitress", reason="Waitress is not installed")
@@ -113,7 +113,7 @@ def test_answer_is_the_predictors(client, predictor):
     assert {found["name"]: found["share"] for found in answer["classes"]} == expected.shares()
     for found in answer["classes"]:
         assert found["name"] == CLASSES[found["index"]]
-        assert found["colour"] == "#" + bytes(PALETTE[found["index"]]).hex()
+        assert found["color"] == "#" + bytes(PALETTE[found["index"]]).hex()
 
 
 @pytest.mark.parametrize("kind", server.FORMATS)
@@ -382,7 +382,7 @@ def test_tool_serves_until_it_is_terminated(model_path):
 LARGE = """
 from types import SimpleNamespace
 from paddleseg_segformer.deploy import server
-from paddleseg_segformer.engine.log import setup_logging
+from paddleseg_segformer.log import setup_logging
 setup_logging()
 server._answer = lambda *_: {"label_map": 12_000_000 * "x"}
 def predict(image):

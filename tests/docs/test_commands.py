@@ -11,8 +11,8 @@ from contextlib import suppress
 
 import pytest
 import yaml
+from docs_env import make_sandbox, make_stock
 from pages import FENCE, PAGES, ROOT, SHELL, blocks, lines
-from sandbox import make_sandbox, make_stock
 
 from paddleseg_segformer.config import load_config
 from paddleseg_segformer.config_check import check_config
@@ -20,7 +20,7 @@ from paddleseg_segformer.config_check import check_config
 LONGEST = 900  # seconds; what takes as long hangs
 INSTALLS = "changes the environment that the tests run in; the Makefile's targets install the same"
 CI = "the Makefile's targets are CI's own steps"
-PLUGIN = "needs a checkout of PaddleSeg; tests/test_plugin.py runs a script like it"
+PLUGIN = "needs a checkout of PaddleSeg; tests/test_compat_run.py runs a script like it"
 NOT_RUN = {
     "make quickstart": CI,
     "make test": CI,
@@ -28,7 +28,7 @@ NOT_RUN = {
     "pip install -r requirements-onnx.txt -r requirements-parity.txt": INSTALLS,
     "pip install -r requirements-parity.txt": INSTALLS,
     "pip install -r requirements-serve.txt": INSTALLS,
-    "python -m paddleseg_segformer.plugin tools/train.py --config my.yml --do_eval": PLUGIN,
+    "python -m paddleseg_segformer.compat_run tools/train.py --config my.yml --do_eval": PLUGIN,
 }
 
 # What a command, if it says this, needs beside the package's own requirements.
@@ -134,7 +134,7 @@ def test_yaml_is_a_config_as_far_as_it_goes(page):
 @pytest.mark.parametrize("page", PAGES, ids=name)
 def test_flags_in_the_text_are_the_tools(page):
     """Of commands that stand within sentences and tables, too, some of them with an ellipsis."""
-    common = (ROOT / "paddleseg_segformer/engine/cli.py").read_text(encoding="utf-8")
+    common = (ROOT / "paddleseg_segformer/cli/common.py").read_text(encoding="utf-8")
     text = FENCE.sub("", page.read_text(encoding="utf-8"))
     for code in re.findall(r"`([^`]*)`", text):
         if not re.search(r"tools/\w+\.py", code):

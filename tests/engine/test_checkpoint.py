@@ -1,4 +1,4 @@
-"""Checkpoints: what is torn is recognised, what was whole stays, on a full disk too."""
+"""Checkpoints: what is torn is recognized, what was whole stays, on a full disk too."""
 
 import json
 import resource
@@ -10,7 +10,7 @@ import pytest
 
 from paddleseg_segformer.engine import checkpoint
 from paddleseg_segformer.errors import InputError, RunError
-from paddleseg_segformer.weights import read_dictionary
+from paddleseg_segformer.weights import read_saved_dict
 
 FILES = ("model.pdparams", "model.pdopt")
 
@@ -32,7 +32,7 @@ def test_a_checkpoint_is_what_was_saved(tmp_path):
     assert found["iteration"] == 7 and found["config"] == {"a.0": None, "b": [1, 2.5]}
     for name in FILES:
         np.testing.assert_array_equal(
-            read_dictionary(tmp_path / "iter_7" / name)["w"], [7.0] * 1000
+            read_saved_dict(tmp_path / "iter_7" / name)["w"], [7.0] * 1000
         )
 
 

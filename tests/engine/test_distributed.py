@@ -15,8 +15,8 @@ from paddle.distributed import parallel
 
 from paddleseg_segformer.data.scenes import write_scenes
 from paddleseg_segformer.engine import distributed
-from paddleseg_segformer.engine.record import read_lines
-from paddleseg_segformer.weights import read_dictionary
+from paddleseg_segformer.engine.metric_writer import read_lines
+from paddleseg_segformer.weights import read_saved_dict
 
 ROOT = Path(__file__).parents[2]
 TWO = ("-m", "paddle.distributed.launch", "--nproc_per_node", 2)
@@ -73,7 +73,7 @@ def test_two_processes_are_one_with_the_joint_batch(more, scenes, tmp_path):
     one, two = ([line["loss"] for line in read_lines(tmp_path / name)] for name in runs)
     assert len(one) == 10 and one[-1] < one[0]
     np.testing.assert_allclose(two, one, rtol=0, atol=1e-5)
-    one, two = (read_dictionary(tmp_path / name / "iter_10/model.pdparams") for name in runs)
+    one, two = (read_saved_dict(tmp_path / name / "iter_10/model.pdparams") for name in runs)
     for name, value in one.items():
         np.testing.assert_allclose(two[name], value, rtol=1e-3, atol=1e-4, err_msg=name)
 
@@ -87,7 +87,7 @@ def test_what_one_process_meets_all_skip_and_the_first_tells(scenes, tmp_path):
     culprit = re.search(r"culprit (.*)", log.read_text())[1]
     (skip,) = (line for line in read_lines(tmp_path) if line["kind"] == "skipped_step")
     assert skip["iteration"] == 2 and skip["text"].endswith(f"with {culprit}")
-    weights = read_dictionary(tmp_path / "iter_3/model.pdparams")
+    weights = read_saved_dict(tmp_path / "iter_3/model.pdparams")
     assert all(np.isfinite(value).all() for value in weights.values())
 
 

@@ -17,10 +17,10 @@ from shared import SHARED, needs_shared
 import paddleseg_segformer as ps
 from paddleseg_segformer.config import build, load_config
 from paddleseg_segformer.data.scenes import write_scenes
-from paddleseg_segformer.deploy import Protocol, Segmenter
 from paddleseg_segformer.engine import distributed, evaluate, validate
 from paddleseg_segformer.errors import RunError
-from paddleseg_segformer.folders import check_file
+from paddleseg_segformer.fs import check_file_writable
+from paddleseg_segformer.inference import Segmenter, TestConfig
 
 CONFIG = "configs/quickstart.yaml"
 ROOT = SHARED / "data/camvid_small"
@@ -103,7 +103,7 @@ def test_single_scale_is_identical(model, dataset):
         ties += ((best - second < 1e-5) & (labels != 255)).sum()
     assert ties < 1e-4 * expected.sum()
 
-    scores = evaluate(model, dataset, Protocol())
+    scores = evaluate(model, dataset, TestConfig())
     assert scores.confusion.sum() == expected.sum()
     assert np.abs(scores.confusion - expected).sum() <= 2 * ties
     occurring = expected.sum(axis=1) > 0
@@ -115,8 +115,8 @@ def test_single_scale_is_identical(model, dataset):
 @needs_shared
 def test_multi_scale_and_flip(model, dataset):
     """Pixel by pixel, the ignored ones too."""
-    protocol = Protocol(scales=SCALES, flip_horizontal=True)
-    segmenter = Segmenter(model, dataset.transforms, protocol)
+    test_config = TestConfig(scales=SCALES, flip_horizontal=True)
+    segmenter = Segmenter(model, dataset.transforms, test_config)
     for image, _ in dataset.file_list:
         actual = segmenter([segmenter.views(cv2.imread(image))])[0].numpy()
         expected = expected_probabilities(model, image, SCALES, (False, True)).argmax(axis=0)
@@ -184,6 +184,6 @@ def test_a_named_pipe_is_opened_for_the_figures_alone(tmp_path):
     """A reader that saw it closed before would be gone when they come."""
     os.mkfifo(tmp_path / "pipe")
     reader = os.open(tmp_path / "pipe", os.O_RDONLY | os.O_NONBLOCK)
-    check_file(tmp_path / "pipe", "--json")
+    check_file_writable(tmp_path / "pipe", "--json")
     assert not select.select([reader], [], [], 0)[0]
     os.close(reader)

@@ -87,7 +87,7 @@ def test_masks_in_black_and_white_are_warned_of(data, caplog):
     preflight.check_datasets(dataset(data))
     (warning,) = [record.getMessage() for record in caplog.records]
     assert "6 samples" in warning and "no class but 0" in warning
-    assert "255" in warning and "tools/masks_from_colours.py" in warning
+    assert "255" in warning and "tools/masks_from_colors.py" in warning
 
 
 @pytest.mark.parametrize("mode", ["trainaug", "trainval"])

@@ -16,15 +16,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from paddleseg_segformer import runtime
+from paddleseg_segformer import device
 from paddleseg_segformer.config import load_config
 from paddleseg_segformer.data.scenes import write_scenes
-from paddleseg_segformer.engine import checkpoint, record, train
+from paddleseg_segformer.engine import checkpoint, metric_writer, train
 from paddleseg_segformer.engine import trainer as trainer_module
-from paddleseg_segformer.engine.record import read_lines
+from paddleseg_segformer.engine.metric_writer import read_lines
 from paddleseg_segformer.engine.signals import StopSignal
 from paddleseg_segformer.errors import InputError, RunError
-from paddleseg_segformer.weights import read_dictionary
+from paddleseg_segformer.weights import read_saved_dict
 
 ROOT = Path(__file__).parents[2]
 CONFIG = ROOT / "configs/quickstart.yaml"
@@ -69,7 +69,7 @@ def start(arguments, **keywords):
     arguments = list(map(str, arguments))
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     environment = dict(os.environ)
-    if not runtime.USER_SET_THREADS:  # then it is Paddle's, and sums depend on how many there are
+    if not device.USER_SET_THREADS:  # then it is Paddle's, and sums depend on how many there are
         environment.pop("OMP_NUM_THREADS", None)
     return subprocess.Popen(arguments, cwd=ROOT, env=environment, **pipes, **keywords)
 
@@ -98,7 +98,7 @@ def state(folder, name):
     """A file's arrays; moments by the parameters' names, for Paddle's count a process's layers."""
     names = {own: name for name, own in checkpoint.verify(folder)["parameters"].items()}
     found = {}
-    for key, value in read_dictionary(folder / name).items():
+    for key, value in read_saved_dict(folder / name).items():
         own = next((own for own in sorted(names, reverse=True) if key.startswith(own + "_")), None)
         found[key if own is None else names[own] + key[len(own) :]] = value
     return found
@@ -148,13 +148,13 @@ def test_a_signal_repeated_as_the_curves_are_drawn_does_not_cut_them_off(
     config, tmp_path, monkeypatch
 ):
     """A launcher's repeats come when the run that the first has stopped is being wound up."""
-    draw, later = record.draw_curves, []
+    draw, later = metric_writer.draw_curves, []
 
     def repeat(save_dir):
         os.kill(os.getpid(), signal.SIGTERM)
         draw(save_dir)
 
-    monkeypatch.setattr(record, "draw_curves", repeat)
+    monkeypatch.setattr(metric_writer, "draw_curves", repeat)
     before = signal.signal(signal.SIGTERM, lambda *_: later.append("would have ended it"))
     try:
         run(config, tmp_path, save_interval=ITERS)
@@ -284,7 +284,7 @@ def test_a_run_that_only_meets_nan_saves_and_gives_up(config, tmp_path, monkeypa
         original(self, parts, meter)
 
     monkeypatch.setattr(trainer_module.Trainer, "_step", spoil)
-    monkeypatch.setattr(trainer_module, "MOST_SKIPPED", 3)
+    monkeypatch.setattr(trainer_module, "MAX_CONSECUTIVE_SKIPS", 3)
     spoiled = {2, 5, 6, 7, 8}
     with pytest.raises(RunError, match=r"stopped at iteration 7.*learning rate"):
         run(config, tmp_path, save_interval=100)
@@ -296,7 +296,7 @@ def test_a_run_that_only_meets_nan_saves_and_gives_up(config, tmp_path, monkeypa
     assert "Skipped step 2: " in caplog.text
     with pytest.raises(RunError, match="stopped at iteration 8"):  # and not for ten more
         run(config, tmp_path, save_interval=100, resume=True)
-    weights = read_dictionary(tmp_path / "iter_7/model.pdparams")
+    weights = read_saved_dict(tmp_path / "iter_7/model.pdparams")
     assert all(np.isfinite(value).all() for value in weights.values())
 
 

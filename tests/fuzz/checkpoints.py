@@ -13,7 +13,7 @@ with atheris.instrument_imports(
 
     from paddleseg_segformer.errors import InputError
     from paddleseg_segformer.weights import read_weights
-    from paddleseg_segformer.weights.files import read_checkpoint
+    from paddleseg_segformer.weights.checkpoint_io import read_checkpoint
 
 import os
 import sys

@@ -1,4 +1,4 @@
-"""Image files: 8-bit colours or an InputError, and the process lives."""
+"""Image files: 8-bit colors or an InputError, and the process lives."""
 
 import io
 
@@ -9,7 +9,7 @@ with atheris.instrument_imports(
 ):
     from PIL import Image
 
-    from paddleseg_segformer.data.images import decode_image
+    from paddleseg_segformer.data.image_io import decode_image
     from paddleseg_segformer.errors import InputError
 
 import numpy as np

@@ -15,7 +15,7 @@ import numpy as np
 from fuzzing import check_error, fuzz
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from sources import FORMATS
+from checkpoint_fixtures import FORMATS
 
 
 def model(projection):

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import paddle
 import pytest
-from small_models import randomise
+from small_models import randomize
 
 import paddleseg_segformer as ps
 from paddleseg_segformer.config import build, load_config
@@ -87,7 +87,7 @@ def test_norm_epsilons():
 
 
 def test_initial_weights():
-    """Standard deviations of the paper's initialisation, on layers large enough to measure."""
+    """Standard deviations of the paper's initialization, on layers large enough to measure."""
     paddle.seed(0)
     encoder = ps.MixVisionTransformer_B1()
     block = encoder.block4[0]
@@ -128,7 +128,7 @@ def test_attention_is_the_papers_formula(qkv_bias, qk_scale):
     """Equation 1 in NumPy, head by head, with keys and values of all tokens."""
     paddle.seed(0)
     encoder = ps.MixVisionTransformer_B0(qkv_bias=qkv_bias, qk_scale=qk_scale)
-    randomise(encoder)
+    randomize(encoder)
     attention = encoder.block4[0].attn
     names = {name.split(".")[-2] for name in attention.state_dict() if name.endswith("bias")}
     assert names == ({"q", "kv", "proj"} if qkv_bias else {"proj"})
@@ -166,7 +166,7 @@ def test_attention_in_chunks_is_the_same_function(monkeypatch, chunk):
     attention = ps.MixVisionTransformer_B0().block2[0].attn
     q, k, v = (paddle.randn([2, length, 2, 32]) for length in (24, 6, 6))
     whole = attention._attend(q, k, v)
-    monkeypatch.setattr(ps.models.mix_transformer, "CHUNK", chunk)
+    monkeypatch.setattr(ps.models.mix_transformer, "MAX_SCORES", chunk)
     with paddle.no_grad():
         np.testing.assert_allclose(attention._attend(q, k, v).numpy(), whole.numpy(), atol=1e-6)
 

@@ -2,8 +2,8 @@
 
 import paddle
 import pytest
-from oracles import paddleseg_segformer_model
-from small_models import randomise
+from reference import paddleseg_segformer_model
+from small_models import randomize
 
 import paddleseg_segformer as ps
 
@@ -14,7 +14,7 @@ def pair(size, classes=19):
     """PaddleSeg's model and ours with its state dict, no bias 0, no BatchNorm an identity."""
     paddle.seed(0)
     theirs = paddleseg_segformer_model(size, classes, WIDTHS[size])
-    randomise(theirs)
+    randomize(theirs)
     backbone = getattr(ps, f"MixVisionTransformer_{size}")()
     ours = ps.SegFormer(classes, backbone, WIDTHS[size])
     names_and_shapes = [{k: v.shape for k, v in m.state_dict().items()} for m in (ours, theirs)]

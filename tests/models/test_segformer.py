@@ -6,8 +6,8 @@ import numpy as np
 import paddle
 import paddle.nn.functional as F
 import pytest
-from oracles import bilinear
-from small_models import randomise
+from reference import bilinear
+from small_models import randomize
 
 import paddleseg_segformer as ps
 
@@ -65,7 +65,7 @@ def test_fold_is_the_plain_formula(projection, sizes, align_corners, training):
     paddle.seed(1)
     options = {"stage_projection": projection, "align_corners": align_corners, "dropout": 0.0}
     model = ps.SegFormer(3, Features(sizes), 12, **options)
-    randomise(model)
+    randomize(model)
     model.train() if training else model.eval()
     model.to(dtype="float64")
     images = paddle.zeros([2, 3, 20, 25])

@@ -3,7 +3,7 @@
 import numpy as np
 import paddle
 import pytest
-from oracles import bilinear
+from reference import bilinear
 
 from paddleseg_segformer.ops import upsampled_cross_entropy
 from paddleseg_segformer.ops.cross_entropy import _by_operators, _on_cpu
@@ -88,7 +88,7 @@ def test_the_way_of_other_devices_is_the_same(source, target):
 
 
 def test_classes_far_apart():
-    """A class that is certainly not there costs what its distance says, whatever the neighbours."""
+    """A class that is certainly not there costs what its distance says, whatever the neighbors."""
     logits = np.zeros([1, 3, 1, 2])
     logits[0, :2] = [[[0, -500]], [[-500, 0]]]  # left and right are sure, of different classes
     labels, weights = np.ones([1, 4, 8], "int64"), np.ones([1, 4, 8])

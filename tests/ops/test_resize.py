@@ -4,7 +4,7 @@ import numpy as np
 import paddle
 import paddle.nn.functional as F
 import pytest
-from oracles import bilinear
+from reference import bilinear
 
 from paddleseg_segformer.ops import linear_weights, resize_bilinear
 from paddleseg_segformer.ops.resize import bands

@@ -3,7 +3,7 @@
 import pytest
 
 import paddleseg_segformer as ps
-from paddleseg_segformer.weights.architecture import missing_parts, tell_architecture
+from paddleseg_segformer.weights.architecture import infer_architecture, missing_parts
 
 MODELS = {
     "linear": lambda: ps.SegFormer(3, ps.MixVisionTransformer_B0(), 8),
@@ -15,18 +15,18 @@ MODELS = {
 @pytest.mark.parametrize("kind", MODELS)
 def test_every_layer_is_missed(kind):
     state = MODELS[kind]().state_dict()
-    architecture = tell_architecture(state)
+    architecture = infer_architecture(state)
     assert not missing_parts(architecture, state)
     layers = [name[: -len(".weight")] for name in state if name.endswith(".weight")]
     assert sorted(missing_parts(architecture, {})) == sorted(layers)
 
 
 def test_it_is_told_in_words():
-    assert str(tell_architecture(MODELS["backbone"]().state_dict())) == "MiT-B0 (backbone)"
-    assert str(tell_architecture(MODELS["conv_bn_relu"]().state_dict())) == (
+    assert str(infer_architecture(MODELS["backbone"]().state_dict())) == "MiT-B0 (backbone)"
+    assert str(infer_architecture(MODELS["conv_bn_relu"]().state_dict())) == (
         "SegFormer with MiT-B1, embedding_dim 8, stage_projection 'conv_bn_relu', 3 classes"
     )
     other = ps.MixVisionTransformer_B0(depths=[1, 2, 2, 1]).state_dict()
-    assert str(tell_architecture(other)) == "MiT (32, 64, 160, 256), (1, 2, 2, 1) (backbone)"
-    assert tell_architecture({n: v for n, v in other.items() if "block2" not in n}) is None
-    assert tell_architecture({n: v for n, v in other.items() if "patch_embed4" not in n}) is None
+    assert str(infer_architecture(other)) == "MiT (32, 64, 160, 256), (1, 2, 2, 1) (backbone)"
+    assert infer_architecture({n: v for n, v in other.items() if "block2" not in n}) is None
+    assert infer_architecture({n: v for n, v in other.items() if "patch_embed4" not in n}) is None

@@ -5,9 +5,9 @@ import csv
 import numpy as np
 import paddle
 import pytest
+from checkpoint_fixtures import FORMATS
 from paddleseg.cvlibs import manager
 from shared import SHARED, needs_shared
-from sources import FORMATS
 
 import paddleseg_segformer as ps
 from paddleseg_segformer.weights import load_pretrained, read_weights

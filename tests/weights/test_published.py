@@ -8,8 +8,8 @@ from paddleseg.transforms import Compose, Normalize, Resize
 from shared import SHARED, needs_shared
 
 import paddleseg_segformer as ps
-from paddleseg_segformer.deploy import Protocol, Segmenter
 from paddleseg_segformer.engine.metrics import Scores, confusion_matrix
+from paddleseg_segformer.inference import Segmenter, TestConfig
 
 pytestmark = needs_shared
 
@@ -66,7 +66,7 @@ def test_camvid(model):
     names = [name.strip() for name in (root / "labels.txt").read_text().split("\n") if name.strip()]
     to_camvid = np.array([names.index(name) for name in CAMVID.values()])
     transforms = Compose([Resize((960, 720)), NORMALIZE])
-    segmenter = Segmenter(model, transforms, Protocol())
+    segmenter = Segmenter(model, transforms, TestConfig())
     confusion = 0
     for line in (root / "val.txt").read_text().splitlines():
         image, label = (str(root / part) for part in line.split())

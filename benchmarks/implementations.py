@@ -1,0 +1,348 @@
+"""The implementations that benchmark.py compares; worker.py runs a job of one of them."""
+
+import importlib
+from pathlib import Path
+
+import numpy as np
+
+IGNORED = 255
+MEAN, STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
+
+
+class Ours:
+    """This project, as its tools use it."""
+
+    tuned = True
+
+    def __init__(self, spec):
+        from paddleseg_segformer import device
+
+        if self.tuned:
+            device.tune_cpu()
+        import paddle
+
+        from paddleseg_segformer.config import build, load_config
+
+        device.set_device(spec.device)
+        self.paddle, self.spec, self.build = paddle, spec, build
+        nothing = ["model.pretrained=null", "model.backbone.pretrained=null"]
+        self.config = load_config(spec.config, [*nothing, *spec.opts], iters=160000)
+        if spec.job == "data":
+            return
+        paddle.seed(0)
+        self.model = self.make_model()
+        if Path(spec.weights).exists():
+            self.load(spec.weights)
+        else:
+            paddle.save(self.model.state_dict(), spec.weights)
+        half = spec.precision != "fp32"
+        self.amp = {"enable": half, "dtype": {"fp16": "float16"}.get(spec.precision, "bfloat16")}
+        self.images, self.labels = paddle.to_tensor(spec.images), paddle.to_tensor(spec.labels)
+
+    def make_model(self):
+        return self.build(self.config, "model")[0]
+
+    def load(self, path):
+        from paddleseg_segformer import load_weights
+
+        load_weights(self.model, path)
+
+    def synchronize(self):
+        if self.paddle.get_device() != "cpu":
+            self.paddle.device.synchronize()
+
+    def held_memory(self):
+        """Bytes of the GPU's memory before the runs, whose peak counts from here; None on a CPU."""
+        if self.paddle.get_device() == "cpu":
+            return None
+        self.paddle.device.cuda.reset_max_memory_allocated()
+        return self.paddle.device.cuda.memory_allocated()
+
+    def peak_memory(self):
+        return self.paddle.device.cuda.max_memory_allocated()
+
+    def macs(self):
+        """Multiply-accumulates of the model for one image, counted as the operators run."""
+        operators, tensor, counts = self.paddle._C_ops, self.paddle.Tensor, []
+
+        def counting(name, operator):
+            def run(x, weight, *args, **options):
+                result = operator(x, weight, *args, **options)
+                transposed = options.get("transpose_x", args[0] if args else False)
+                inner = x.shape[-2 if transposed is True else -1]
+                if "conv" in name:
+                    inner = np.prod(weight.shape[1:])
+                counts.append(int(np.prod(result.shape)) * int(inner))
+                return result
+
+            return run
+
+        names = ("matmul", "mv", "linear", "conv2d", "depthwise_conv2d")
+        originals = {name: getattr(operators, name) for name in names if hasattr(operators, name)}
+        at = tensor.__matmul__  # which does not pass through _C_ops
+        try:
+            tensor.__matmul__ = counting("matmul", at)
+            for name, operator in originals.items():
+                setattr(operators, name, counting(name, operator))
+            self.quarter_size_logits()
+        finally:
+            tensor.__matmul__ = at
+            for name, operator in originals.items():
+                setattr(operators, name, operator)
+        return sum(counts) // len(self.spec.images)
+
+    def square_product(self, n):
+        x = self.paddle.randn([n, n])
+        x = x.astype(self.amp["dtype"]) if self.amp["enable"] else x
+        return lambda: self.paddle.matmul(x, x)
+
+    def quarter_size_logits(self):
+        self.model.eval()
+        with self.paddle.no_grad():
+            self.model.decode(self.model.backbone(self.images))
+
+    def train(self):
+        from paddleseg_segformer import SegFormer
+
+        loss_function = self.build(self.config, "loss")[0]["types"][0]
+        if isinstance(self.model, SegFormer):
+            self.model.leave_resizing_to([loss_function])
+        optimizer = self.paddle.optimizer.AdamW(6e-5, parameters=self.model.parameters())
+        self.model.train()
+
+        def step():
+            with self.paddle.amp.auto_cast(**self.amp):
+                loss = self.loss(loss_function)
+            loss.backward()
+            optimizer.step()
+            optimizer.clear_grad(set_to_zero=False)
+
+        return step
+
+    def loss(self, function):
+        return function(self.model(self.images)[0], self.labels)
+
+    def infer(self):
+        from paddleseg_segformer.inference import Segmenter, TestConfig
+        from paddleseg_segformer.inference.segmenter import AugmentedInput
+
+        segmenter = Segmenter(self.model, None, TestConfig())
+        self.model.eval()
+
+        def step():
+            with self.paddle.amp.auto_cast(**self.amp):
+                images = [[AugmentedInput(image, (), [])] for image in self.spec.images]
+                return np.stack([labels.numpy() for labels in segmenter(images)])
+
+        return step
+
+    def eval(self):
+        from paddleseg_segformer.engine import evaluate
+        from paddleseg_segformer.inference import TestConfig
+        from paddleseg_segformer.inference.test_config import PAPER_SCALES
+
+        (dataset,) = self.build(self.config, "val_dataset")
+        test_config = TestConfig(scales=PAPER_SCALES, flip_horizontal=True)
+        return lambda: evaluate(self.model, dataset, test_config)
+
+    def data(self):
+        """Reading and transforming ``samples`` training images, on one thread."""
+        import cv2
+
+        cv2.setNumThreads(0)
+        (dataset,) = self.build(self.config, "train_dataset")
+
+        def step():
+            np.random.seed(0)
+            for i in range(self.spec.samples):
+                dataset[i % len(dataset)]
+
+        return step
+
+
+class PaddleSeg(Ours):
+    """PaddleSeg's own model, loss, evaluation and transforms; on a CPU tuned as ours is."""
+
+    def make_model(self):
+        model = self.config.dic["model"]
+        backbone = importlib.import_module("paddleseg.models.backbones.mix_transformer")
+        segformer = importlib.import_module("paddleseg.models.segformer")
+        backbone = getattr(backbone, model["backbone"]["type"])()
+        return segformer.SegFormer(model["num_classes"], backbone, model["embedding_dim"])
+
+    def load(self, path):
+        from paddleseg_segformer import load_weights
+
+        ours = self.build(self.config, "model")[0]
+        load_weights(ours, path)
+        self.model.set_state_dict(ours.state_dict())
+
+    def quarter_size_logits(self):
+        self.model.eval()
+        with self.paddle.no_grad():
+            self.model(self.images)  # whose last resize is no product, and does not count
+
+    def loss(self, function):
+        """PaddleSeg's cross-entropy, whose last line crashes on Paddle 3, without that line."""
+        logits = self.model(self.images)[0].transpose([0, 2, 3, 1])
+        losses = self.paddle.nn.functional.cross_entropy(
+            logits, self.labels, ignore_index=IGNORED, reduction="none"
+        )
+        return losses.mean()
+
+    def infer(self):
+        from paddleseg.core.infer import inference
+
+        self.model.eval()
+
+        def step():
+            with self.paddle.no_grad(), self.paddle.amp.auto_cast(**self.amp):
+                return inference(self.model, self.images, [])[0].numpy()[:, 0]
+
+        return step
+
+    def eval(self):
+        from paddleseg.core.infer import aug_inference
+
+        from paddleseg_segformer.engine.metrics import confusion_matrix
+        from paddleseg_segformer.inference.test_config import PAPER_SCALES
+
+        (dataset,) = self.build(self.config, "val_dataset")
+        self.model.eval()
+
+        def step():
+            for i in range(len(dataset)):
+                sample = dataset[i]
+                image = self.paddle.to_tensor(sample["img"]).unsqueeze(0)
+                with self.paddle.no_grad():
+                    predicted, _ = aug_inference(
+                        self.model, image, sample["trans_info"], PAPER_SCALES, True
+                    )
+                # PaddleSeg's own count crashes on Paddle 3.
+                predicted = predicted.numpy()[0, 0]
+                confusion_matrix(sample["label"][0], predicted, dataset.num_classes, IGNORED)
+
+        return step
+
+    def data(self):
+        import cv2
+        import paddleseg.transforms as T
+        from PIL import Image
+
+        cv2.setNumThreads(0)
+        (dataset,) = self.build(self.config, "train_dataset")
+        transforms = T.Compose(
+            [
+                T.ResizeStepScaling(0.5, 2.0, 0.25),
+                T.RandomPaddingCrop([512, 512]),
+                T.RandomHorizontalFlip(),
+                T.RandomDistort(0.4, 1, 0.4, 1, 0.4),
+                T.Normalize(MEAN, STD),
+            ]
+        )
+
+        def step():
+            for i in range(self.spec.samples):
+                image, label = dataset.file_list[i % len(dataset)]
+                label = np.asarray(Image.open(label)) - np.uint8(1)
+                transforms({"img": image, "label": label, "gt_fields": ["label"]})
+
+        return step
+
+
+class PaddleSegAsInstalled(PaddleSeg):
+    """The same with Paddle's defaults: one thread, memory given back, the slow path on AMD."""
+
+    tuned = False
+
+
+class HuggingFace:
+    """transformers' SegFormer on PyTorch."""
+
+    def __init__(self, spec):
+        import torch
+        from transformers import SegformerConfig, SegformerForSemanticSegmentation
+
+        from paddleseg_segformer.weights import SIZES
+
+        self.torch, self.spec = torch, spec
+        self.device = spec.device or ("cuda" if torch.cuda.is_available() else "cpu")
+        self.device = self.device.replace("gpu", "cuda")
+        channels, depths = SIZES[spec.backbone]
+        torch.manual_seed(0)
+        config = SegformerConfig(
+            hidden_sizes=channels,
+            depths=depths,
+            num_attention_heads=[1, 2, 5, 8],
+            decoder_hidden_size=spec.width,
+            num_labels=spec.classes,
+            semantic_loss_ignore_index=IGNORED,
+        )
+        self.model = SegformerForSemanticSegmentation(config).to(self.device)
+        self.model.save_pretrained(spec.weights)
+        dtype = torch.float16 if spec.precision == "fp16" else torch.bfloat16
+        half = spec.precision != "fp32"
+        self.amp = {"device_type": self.device.split(":")[0], "dtype": dtype, "enabled": half}
+        self.images = torch.from_numpy(spec.images).to(self.device)
+        self.labels = torch.from_numpy(spec.labels).to(self.device)
+
+    def synchronize(self):
+        if self.device != "cpu":
+            self.torch.cuda.synchronize()
+
+    def held_memory(self):
+        if self.device == "cpu":
+            return None
+        self.torch.cuda.reset_peak_memory_stats()
+        return self.torch.cuda.memory_allocated()
+
+    def peak_memory(self):
+        return self.torch.cuda.max_memory_allocated()
+
+    def macs(self):
+        from torch.utils.flop_counter import FlopCounterMode
+
+        self.model.set_attn_implementation("eager")  # the counter does not see the fused one
+        with FlopCounterMode(display=False) as counter, self.torch.no_grad():
+            self.model(self.images[:1])
+        return counter.get_total_flops() // 2
+
+    def square_product(self, n):
+        dtype = self.amp["dtype"] if self.amp["enabled"] else self.torch.float32
+        x = self.torch.randn([n, n], device=self.device).to(dtype)
+        return lambda: self.torch.matmul(x, x)
+
+    def train(self):
+        optimizer = self.torch.optim.AdamW(self.model.parameters(), 6e-5)
+        self.model.train()
+
+        def step():
+            with self.torch.autocast(**self.amp):
+                loss = self.model(self.images, labels=self.labels).loss
+            loss.backward()
+            optimizer.step()
+            optimizer.zero_grad()
+
+        return step
+
+    def infer(self):
+        """Upsampled, then the largest: as its ``post_process_semantic_segmentation`` does."""
+        self.model.eval()
+
+        def step():
+            with self.torch.no_grad(), self.torch.autocast(**self.amp):
+                logits = self.model(self.images).logits
+                full = self.torch.nn.functional.interpolate(
+                    logits, self.spec.size, mode="bilinear", align_corners=False
+                )
+                return full.argmax(dim=1).cpu().numpy()
+
+        return step
+
+
+IMPLEMENTATIONS = {
+    "ours": Ours,
+    "paddleseg": PaddleSeg,
+    "paddleseg-as-installed": PaddleSegAsInstalled,
+    "huggingface": HuggingFace,
+}

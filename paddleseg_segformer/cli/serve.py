@@ -1,0 +1,34 @@
+"""Segment images on a web page of this machine, and for other programs on it."""
+
+from ..errors import InputError
+from ..inference import Predictor
+from . import common
+
+
+def parse_args():
+    parser = common.model_parser(__doc__, "--model_path output/best_model")
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen at")
+    parser.add_argument("--port", type=int, default=8000, help="port; 0 takes a free one")
+    parser.add_argument(
+        "--max_megapixels",
+        type=float,
+        default=25,
+        metavar="N",
+        help="of an image; see docs/serve.md",
+    )
+    common.add_prediction_flags(parser)
+    return parser.parse_args()
+
+
+def main():
+    options = common.start_model(vars(parse_args()))
+    try:
+        from ..deploy import server
+    except ImportError as error:
+        raise InputError(
+            f"{error.name} is not installed; pip install 'paddleseg-segformer[serve]'."
+        ) from error
+    address = options.pop("host"), options.pop("port")
+    limits = server.Limits(megapixels=options.pop("max_megapixels"))
+    predictor = Predictor(options.pop("model_path"), **options)
+    server.serve(predictor, *address, limits)

@@ -1,0 +1,76 @@
+"""Operators that keep less for their gradient than Paddle's own.
+
+As with any ``PyLayer`` of Paddle 3.3, a second backward pass through the same graph
+(``retain_graph``) ends the process.
+"""
+
+import paddle
+import paddle.nn.functional as F
+from paddle.autograd import PyLayer
+
+
+def scale_samples(x, factors):
+    """Multiply each sample by a constant; on the CPU x is not kept.
+
+    Args:
+        x: Float tensor ``[N, ...]``.
+        factors: Tensor of x's type that broadcasts to it, without a gradient.
+
+    Returns:
+        Float tensor of x's shape.
+    """
+    if not paddle.in_dynamic_mode() or not x.place.is_cpu_place():
+        return x * factors
+    return _ScaleSamples.apply(x, factors)
+
+
+class _ScaleSamples(PyLayer):
+    @staticmethod
+    def forward(ctx, x, factors):
+        ctx.save_for_backward(factors)
+        return x * factors
+
+    @staticmethod
+    def backward(ctx, upstream):
+        (factors,) = ctx.saved_tensor()
+        return upstream * factors, None
+
+
+def gelu_matmul(x, weight):
+    """GELU (erf), then a product over the channels; on the CPU the GELU's result is not kept.
+
+    It is computed again for the weight's gradient, in a fraction of the time of the product.
+
+    Args:
+        x: Float tensor ``[N, C, L]``.
+        weight: Float tensor ``[C, D]``.
+
+    Returns:
+        Float tensor ``[N, L, D]``.
+    """
+    if not paddle.in_dynamic_mode() or not x.place.is_cpu_place():
+        return paddle.matmul(F.gelu(x), weight, transpose_x=True)
+    return _GeluMatmul.apply(x, weight)
+
+
+class _GeluMatmul(PyLayer):
+    @staticmethod
+    def forward(ctx, x, weight):
+        ctx.save_for_backward(x, weight)
+        ctx.frozen = x.stop_gradient, weight.stop_gradient
+        return paddle.matmul(F.gelu(x), weight, transpose_x=True)
+
+    @staticmethod
+    def backward(ctx, upstream):
+        x, weight = ctx.saved_tensor()
+        with paddle.enable_grad():
+            leaf = x.detach()
+            leaf.stop_gradient = False
+            hidden = F.gelu(leaf)
+        x_gradient = weight_gradient = None  # which Paddle insists on for what is frozen
+        if not ctx.frozen[1]:
+            weight_gradient = paddle.matmul(hidden.detach(), upstream).sum(axis=0)
+        if not ctx.frozen[0]:
+            hidden_gradient = paddle.matmul(weight, upstream, transpose_y=True)
+            (x_gradient,) = paddle.grad(hidden, leaf, hidden_gradient)
+        return x_gradient, weight_gradient

@@ -1,0 +1,187 @@
+"""A folder that looks to the documentation's commands like a fresh checkout, with small data."""
+
+import json
+import os
+import re
+import shutil
+import sys
+import tarfile
+
+import cv2
+import numpy as np
+from checkpoint_fixtures import FORMATS
+from pages import ROOT
+from safetensors.numpy import save_file
+from served_model import write_model
+from small_models import save
+
+import paddleseg_segformer as ps
+from paddleseg_segformer.data.scenes import draw_scene, write_scenes
+
+SIZE = (128, 96)
+# What the configs' sizes become.
+SMALLER = {"2048": "128", "1024": "96", "960": "128", "768": "64", "720": "96"}
+SMALLER |= {"640": "64", "512": "64", "320": "64"}
+SIZES = ("b0", "b2")  # of the backbones that pages train from
+FROM_CHECKOUT = ("tools", "paddleseg_segformer", "README.md", "setup.py", "pyproject.toml")
+
+# Checkpoints that pages name without saying where from: format, and number of classes.
+CHECKPOINTS = {
+    "segformer.b0.512x512.ade.160k.pth": ("nvlabs", 150),
+    "segformer-b0-finetuned-ade-512-512": ("huggingface", 150),
+    "segformer-b0-finetuned-cityscapes-1024-1024": ("huggingface", 19),
+    "segformer_mit-b0_512x512_160k_ade20k.pth": ("mmseg", 150),
+    "segformer_b0_ade20k_512x512_160k.pdparams": ("paddlevit", 150),
+    "model.pdparams": ("paddleseg", 19),
+    "mit_b0.pth": ("nvlabs", None),
+}
+IMAGES = ("photo.jpg", "street.jpg", "photos/1.jpg", "photos/2.jpg")
+
+# In place of python: what the documentation's command says, in the smallest measure.
+PYTHON = """\
+#!{python}
+import os, subprocess, sys, time, urllib.request
+arguments = sys.argv[1:]
+tool = next((a[6:] for a in arguments if a.startswith("tools/")), "")
+if arguments[:2] == ["-m", "paddleseg_segformer"]:
+    tool = arguments[2] + ".py"
+short = {{
+    "train.py": ["--iters", "2", "--batch_size", "1"],
+    "benchmark.py": ["--size", "64", "64", "--rounds", "1", "--samples", "2"],
+    "make_scenes.py": ["--train", "4", "--val", "2"],
+    "survey_models.py": ["--models", "FCN"],
+    "serve.py": ["--port", "{port}"],
+}}
+command = [{python!r}, *arguments, *short.get(tool, [])]
+if tool != "serve.py":
+    os.execv(command[0], command)
+server = subprocess.Popen(command)
+for _ in range(3000):
+    try:
+        urllib.request.urlopen("http://127.0.0.1:{port}/").read()
+        break
+    except OSError:
+        if server.poll() is not None:
+            sys.exit("the server ended")
+        time.sleep(0.1)
+else:
+    sys.exit("the server does not answer")
+"""
+
+
+def write_data(root):
+    """Data sets in the layouts that the configs name: ADE20K, Cityscapes, and file lists."""
+    write_scenes(root / "ADEChallengeData2016", train=4, val=2, size=SIZE)
+    (root / "ade").symlink_to("ADEChallengeData2016")
+    labels = {}
+    for path in sorted((root / "ADEChallengeData2016/images").rglob("*.jpg")):
+        annotation = str(path).replace("/images/", "/annotations/").replace(".jpg", ".png")
+        ids = cv2.imread(annotation, cv2.IMREAD_GRAYSCALE)
+        labels[path] = np.where(ids == 0, 255, ids % 11).astype("uint8")
+    splits = {"training": "train", "validation": "val"}
+    lists = {"train": [], "val": []}
+    for number, (path, label) in enumerate(labels.items()):
+        split, image = splits[path.parent.name], cv2.imread(str(path))
+        name = f"town_{number:06d}_000000"
+        folders = ("leftImg8bit", "leftImg8bit.png"), ("gtFine", "gtFine_labelTrainIds.png")
+        for (folder, ending), pixels in zip(folders, (image, label)):
+            write(root / f"cityscapes/{folder}/{split}/town/{name}_{ending}", pixels)
+        write(root / f"camvid/images/{number:04d}.png", image)
+        write(root / f"camvid/annotations/{number:04d}.png", label)
+        lists[split].append(f"images/{number:04d}.png annotations/{number:04d}.png\n")
+    for split, listed in lists.items():
+        (root / f"camvid/{split}.txt").write_text("".join(listed))
+    (root / "camvid_small").symlink_to("camvid")
+    (root / "camvid/labels.txt").write_text("".join(f"class {i}\n" for i in range(11)))
+
+
+def write(path, pixels):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    assert cv2.imwrite(str(path), pixels)
+
+
+def write_weights(root):
+    """The checkpoints that pages name; a file's kind is told from its content, not its name."""
+    for name, (source_format, classes) in CHECKPOINTS.items():
+        make, projection = FORMATS[source_format]
+        model = ps.SegFormer(classes or 1, ps.MixVisionTransformer_B0(), 256, projection)
+        state = make({k: v.numpy() for k, v in model.state_dict().items()}, classes or 1)
+        if classes is None:
+            state = {k[len("backbone.") :]: v for k, v in state.items() if "backbone." in k}
+        target = root / name
+        if not target.suffix or source_format == "huggingface":
+            target.mkdir()
+            labels = {str(i): f"class {i}" for i in range(classes)}
+            (target / "config.json").write_text(json.dumps({"id2label": labels}))
+            target = target / "model.safetensors"
+        save_file({k: np.ascontiguousarray(v) for k, v in state.items()}, target)
+    folder = root / "weights"
+    folder.mkdir()
+    for size in SIZES:
+        backbone = getattr(ps, f"MixVisionTransformer_{size.upper()}")()
+        file = save(backbone, folder / f"{size}.pdparams")
+        with tarfile.open(folder / f"{size}.tar.gz", "w:gz", compresslevel=0) as archive:
+            archive.add(file, "model.pdparams")
+
+
+def make_stock(root):
+    """What all sandboxes share: data sets, checkpoints, images, a trained model."""
+    write_data(root / "data")
+    write_weights(root)
+    for seed, name in enumerate(IMAGES):
+        write(root / name, draw_scene(np.random.default_rng(seed), SIZE)[0][:, :, ::-1])
+    (root / "output/best_model").mkdir(parents=True)
+    write_model(root / "output/best_model")
+    return root
+
+
+def make_sandbox(root, stock, trained, port):
+    """A checkout with smaller configs, beside which lies what ``make_stock`` has written.
+
+    Args:
+        root: An empty folder.
+        stock: That of ``make_stock``.
+        trained: Whether there is a run's ``output`` from the start.
+        port: What ``tools/serve.py`` listens at.
+
+    Returns:
+        The environment for its commands: ``python`` does less than it is told, and there is no
+        network.
+    """
+    for name in (*FROM_CHECKOUT, *(path.name for path in ROOT.glob("requirements*.txt"))):
+        (root / name).symlink_to(ROOT / name)
+    for path in stock.iterdir():
+        if path.name not in ("output", "data"):
+            (root / path.name).symlink_to(path)
+    for folder in ("docs", "data", "bin"):
+        (root / folder).mkdir()
+    for path in (stock / "data").iterdir():
+        (root / "data" / path.name).symlink_to(path)
+    if trained:
+        shutil.copytree(stock / "output", root / "output")
+    for path in (ROOT / "configs").rglob("*.yaml"):
+        target = root / path.relative_to(ROOT)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_text(smaller(path.read_text(encoding="utf-8")), encoding="utf-8")
+    python = root / "bin/python"
+    python.write_text(PYTHON.format(python=sys.executable, port=port))
+    python.chmod(0o755)
+    (root / ".curlrc").write_text("fail\n")  # else an answer that says no is a success
+    nowhere = "http://127.0.0.1:9"
+    return {
+        **os.environ,
+        "PATH": f"{python.parent}{os.pathsep}{os.environ['PATH']}",
+        "PYTHONPATH": str(ROOT),
+        "CUDA_VISIBLE_DEVICES": "",
+        "CURL_HOME": str(root),
+        "HF_HUB_OFFLINE": "1",
+        "http_proxy": nowhere,
+        "https_proxy": nowhere,
+        "no_proxy": "127.0.0.1",
+    }
+
+
+def smaller(config):
+    """A config's text with small images, and with weights that are here in place of URLs."""
+    config = re.sub(r"https://\S+/mix_vision_transformer_(b\d\.tar\.gz)", r"weights/\1", config)
+    return re.sub(r"(?<!embedding_dim: )\b\d{3,4}\b", lambda n: SMALLER.get(n[0], n[0]), config)

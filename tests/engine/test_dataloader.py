@@ -1,0 +1,269 @@
+"""The stream of batches: each sample once an epoch, from any start, for any number of processes."""
+
+import mmap
+import multiprocessing
+import os
+import pickle
+import random
+import signal
+import subprocess
+import sys
+import threading
+import time
+from itertools import chain
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from paddleseg_segformer.engine import dataloader, distributed
+from paddleseg_segformer.engine.dataloader import BatchReader, TrainSampler, train_batches
+from paddleseg_segformer.errors import InputError, RunError
+
+
+def stream(size, batch_size, steps, first=0, seed=0, parts=1):
+    return list(TrainSampler(size, batch_size, parts, first, steps, seed))
+
+
+@pytest.mark.parametrize("size, batch_size", [(10, 4), (3, 5), (7, 7), (1, 3)])
+def test_each_sample_once_an_epoch(size, batch_size):
+    flat = [item for batch in stream(size, batch_size, 4 * size) for item in batch]
+    assert [number for number, _ in flat] == list(range(len(flat)))
+    indices = [index for _, index in flat]
+    for epoch in range(len(flat) // size):
+        assert sorted(indices[epoch * size : (epoch + 1) * size]) == list(range(size))
+
+
+def test_epochs_and_seeds_differ():
+    indices = [[i for _, i in batch] for batch in stream(50, 50, 3)]
+    assert indices[0] != indices[1] != indices[2]
+    assert stream(50, 50, 1, seed=1) != stream(50, 50, 1, seed=0)
+
+
+def test_a_later_start_continues_the_same_stream():
+    assert stream(10, 4, 9)[5:] == stream(10, 4, 4, first=20)
+
+
+@pytest.mark.parametrize("parts", [1, 2])
+def test_two_processes_share_the_stream_of_one(parts, monkeypatch):
+    """In each step the first one has the first half, cut into parts."""
+    whole = stream(10, 8, 6)
+    monkeypatch.setattr(distributed, "world_size", lambda: 2)
+    halves = []
+    for rank in range(2):
+        monkeypatch.setattr(distributed, "rank", lambda rank=rank: rank)
+        turns = stream(10, 4 // parts, 6, parts=parts)
+        steps = [turns[i : i + parts] for i in range(0, len(turns), parts)]
+        halves.append([list(chain.from_iterable(step)) for step in steps])
+    assert [a + b for a, b in zip(*halves)] == whole
+
+
+class Random:
+    """Samples that are random numbers, drawn as PaddleSeg's transforms draw them."""
+
+    file_list = [[f"{index}.jpg", f"{index}.png"] for index in range(5)]  # noqa: RUF012
+    broken = larger = ()
+
+    def __len__(self):
+        return 5
+
+    def __getitem__(self, index):
+        if index in self.broken:
+            raise ValueError("not an image")
+        draws = [index, random.random(), np.random.rand()]
+        draws *= 1 + (index in self.larger)
+        others = {"trans_info": [("resize", (1, 2))], "masks": np.array([{}, None], dtype=object)}
+        return {"img": np.array(draws, dtype="float64"), **others}
+
+
+def batches(num_workers, dataset=None, seed=0, replace_bad=False, first=0):
+    read = BatchReader(dataset or Random(), seed, replace_bad)
+    sampler = TrainSampler(5, 2, 1, first, 8 - first // 2, seed)
+    return list(train_batches(read, sampler, num_workers))
+
+
+def images(found):
+    assert all(list(batch.arrays) == ["img"] for batch in found)  # the others are no tensors
+    return np.stack([batch.arrays["img"].numpy() for batch in found])
+
+
+def refuse(*args):
+    raise OSError("Cannot allocate memory")
+
+
+# What of the loader is not as it is elsewhere.
+WAYS = {
+    "shared memory": {},
+    "too large for it": {"SHM_BYTES": 1},
+    "none to be had": {"mmap": SimpleNamespace(mmap=refuse, PAGESIZE=mmap.PAGESIZE)},
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_augmentation_is_the_same_for_any_number_of_workers(way, monkeypatch):
+    """Whichever way their batches come, of which there are more than places for them."""
+    for name, value in WAYS[way].items():
+        monkeypatch.setattr(dataloader, name, value)
+    alone = images(batches(num_workers=0))
+    np.testing.assert_array_equal(alone, images(batches(num_workers=2)))
+    assert alone.shape == (8, 2, 3)
+    assert len(np.unique(alone[..., 1])) == 16  # no two samples of any epoch are alike
+    assert not np.array_equal(alone, images(batches(num_workers=0, seed=1)))
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_a_broken_sample_is_named_or_replaced(num_workers):
+    dataset = Random()
+    dataset.broken = [3]
+    with pytest.raises(InputError, match=r"3\.jpg and 3\.png: cannot be read .*not an image"):
+        batches(num_workers, dataset)
+    found = batches(num_workers, dataset, replace_bad=True)
+    assert 3 not in images(found)[..., 0]
+    problems = [problem for batch in found for problem in batch.problems]
+    assert len(problems) >= 3 and all(problem.startswith("3.jpg") for problem in problems)
+    for batch in found:  # the files are those of the replacements
+        indices = batch.arrays["img"].numpy()[:, 0].astype(int)
+        assert batch.files == [f"{index}.jpg" for index in indices]
+    # The same ones replace it in a run that is resumed, and none of the others is changed.
+    resumed = batches(num_workers, dataset, replace_bad=True, first=6)
+    np.testing.assert_array_equal(images(found)[3:], images(resumed))
+    whole, replaced = images(batches(num_workers)), images(found)
+    np.testing.assert_array_equal(replaced[whole[..., 0] != 3], whole[whole[..., 0] != 3])
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_samples_that_make_no_batch_are_named(num_workers):
+    dataset = Random()
+    dataset.larger = [3]
+    with pytest.raises(InputError, match=r"\d\.jpg: its img is .* that of \d\.jpg, which make no"):
+        batches(num_workers, dataset, replace_bad=True)
+
+
+def test_a_set_without_a_readable_sample_is_an_error():
+    dataset = Random()
+    dataset.broken = range(5)
+    with pytest.raises(InputError, match="samples in a row"):
+        batches(0, dataset, replace_bad=True)
+
+
+class Deadly(Random):
+    """A set whose sample 2 kills the process that reads it, or holds it up."""
+
+    def __init__(self, deed):
+        self.deed = deed
+
+    def __getitem__(self, index):
+        if index == 2:
+            self.deed()
+        return super().__getitem__(index)
+
+
+DEEDS = {
+    "killed": (lambda: os.kill(os.getpid(), signal.SIGKILL), 50, "worker was killed"),
+    "stalled": (lambda: time.sleep(600), 3, "has not answered"),
+}
+
+
+@pytest.mark.parametrize("case", DEEDS)
+def test_a_lost_worker_is_an_error_and_leaves_no_process(case, monkeypatch):
+    deed, seconds, message = DEEDS[case]
+    monkeypatch.setattr(dataloader, "WORKER_TIMEOUT", seconds)
+    with pytest.raises(RunError, match=message):
+        batches(2, Deadly(deed))
+    deadline = time.monotonic() + 10
+    while multiprocessing.active_children() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not multiprocessing.active_children()
+
+
+STOPPED = """
+import time
+import numpy as np
+from paddleseg_segformer.engine import dataloader
+
+class Slow:
+    file_list = [("0.jpg", "0.png")]
+    def __len__(self):
+        return 1
+    def __getitem__(self, index):
+        for _ in range(100):  # none of them goes on while the process is stopped
+            time.sleep(0.01)
+        return {"img": np.zeros([3, 4, 5])}
+
+dataloader.WORKER_TIMEOUT = 4
+sampler = dataloader.TrainSampler(1, 1, 1, 0, 3, 0)
+for _ in dataloader.train_batches(dataloader.BatchReader(Slow(), 0, False), sampler, 1):
+    print("batch", flush=True)
+"""
+
+
+def test_the_time_for_which_a_run_is_stopped_does_not_count():
+    """As by Ctrl-Z, or by a cluster that lends the machine to somebody else."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", STOPPED], stdout=subprocess.PIPE, text=True, start_new_session=True
+    )
+    assert process.stdout.readline() == "batch\n"
+    os.killpg(process.pid, signal.SIGSTOP)
+    time.sleep(5)
+    os.killpg(process.pid, signal.SIGCONT)
+    assert process.communicate()[0] == "batch\n" * 2 and process.returncode == 0
+
+
+class Large(Random):
+    """A set of which a batch takes far longer to send than to make."""
+
+    def __getitem__(self, index):
+        return {"img": np.zeros([3, 3000, 3000], dtype="float32")}
+
+
+def test_workers_ended_as_they_send_leave_no_thread_behind(monkeypatch):
+    """One that waited for the rest of a batch would keep the process from ending."""
+    monkeypatch.setattr(dataloader, "SHM_BYTES", 1)  # so that they send it through a pipe
+    before = set(threading.enumerate())
+    found = train_batches(BatchReader(Large(), 0, False), TrainSampler(5, 2, 1, 0, 9, 0), 2)
+    next(found)
+    assert set(threading.enumerate()) > before
+    found.close()
+    assert not [thread for thread in set(threading.enumerate()) - before if not thread.daemon]
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="only forked workers share memory")
+def test_arrays_do_not_pass_through_the_pipe(monkeypatch):
+    """Whose bytes one thread reads, for all workers."""
+    answers = []
+
+    def note(future, *args):
+        answers.append(result(future, *args))
+        return answers[-1]
+
+    result = dataloader.futures.Future.result
+    monkeypatch.setattr(dataloader.futures.Future, "result", note)
+    read = BatchReader(Large(), 0, False)
+    found = list(train_batches(read, TrainSampler(5, 1, 1, 0, 1, 0), 1))
+    assert found[0].arrays["img"].shape == [1, 3, 3000, 3000]
+    assert len(pickle.dumps(answers)) < 10_000
+
+
+class Labelled(Random):
+    num_classes, ignore_index = 3, 255
+
+    def __getitem__(self, index):
+        label = np.array([[0, 255, 2 + (index == 4)]], dtype="uint8")
+        return {**super().__getitem__(index), "label": label}
+
+
+def test_a_label_that_is_no_class_names_its_file():
+    with pytest.raises(InputError, match=r"4\.png: label 3 is neither a class"):
+        batches(0, Labelled())
+
+
+def test_a_label_of_colors_says_what_makes_one_of_classes():
+    class Colored(Random):
+        num_classes, ignore_index = 3, 255
+
+        def __getitem__(self, index):
+            label = np.full([4, 5, 3], 200, dtype="uint8")
+            return {**super().__getitem__(index), "label": label}
+
+    with pytest.raises(InputError, match=r"png: must be an image of one channel.*from_colors"):
+        batches(0, Colored())

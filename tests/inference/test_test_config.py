@@ -1,0 +1,42 @@
+"""What a configuration and its options say about how images are looked at."""
+
+import pytest
+
+import paddleseg_segformer as ps
+from paddleseg_segformer.inference import TestConfig
+from paddleseg_segformer.inference.test_config import PAPER_SCALES
+
+
+class Config:
+    def __init__(self, **test_config):
+        self.test_config = test_config
+
+
+def test_options_are_paddlesegs():
+    paper = TestConfig(scales=PAPER_SCALES, flip_horizontal=True)
+    assert TestConfig.from_config(Config(), aug_eval=True) == paper
+    assert TestConfig.from_config(Config(aug_eval=True)) == paper
+    assert TestConfig.from_config(Config(scales=[0.5, 2], flip_horizontal=True)) == TestConfig()
+    assert TestConfig.from_config(Config(), aug_eval=True, scales=2) == TestConfig(scales=(2,))
+    mirrored = {"aug_eval": True, "flip_horizontal": True}  # which to PaddleSeg is one scale
+    assert TestConfig.from_config(Config(), **mirrored) == TestConfig(flip_horizontal=True)
+    config = Config(is_slide=True, crop_size=[64, 32], stride=[48, 24])
+    assert TestConfig.from_config(config) == TestConfig(crop_size=(64, 32), stride=(48, 24))
+    assert TestConfig(flip_horizontal=True, flip_vertical=True).flips == [[], [3], [2], [3, 2]]
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"aug_eval": True, "scales": [0.5, 0]}, "--scales"),
+        ({"is_slide": True, "crop_size": [64, 64]}, "--stride"),
+        ({"is_slide": True, "crop_size": [64, 64], "stride": [65, 64]}, "--stride"),
+        ({"is_sliding": True}, "is_sliding"),
+        ({"aug_eval": True, "scales": []}, "scales"),
+        ({"aug_eval": True, "scales": "big"}, "scales"),
+        ({"is_slide": True, "crop_size": 1024, "stride": [768, 768]}, "crop_size"),
+    ],
+)
+def test_bad_options_are_named(options, message):
+    with pytest.raises(ps.InputError, match=message):
+        TestConfig.from_config(Config(), **options)

@@ -1,0 +1,119 @@
+"""PaddleSeg's losses and models that Paddle 3 refuses, and those mended here."""
+
+import numpy as np
+import paddle
+import pytest
+from paddleseg.cvlibs import manager
+
+from paddleseg_segformer import compat
+
+LOSSES, MODELS = manager.LOSSES.components_dict, manager.MODELS.components_dict
+
+
+def normal(*shape, seed=0):
+    return np.random.RandomState(seed).standard_normal(shape).astype("float32")
+
+
+LABEL = np.random.RandomState(9).randint(0, 5, [2, 32, 32])
+LABEL[:, :4] = 255
+LOGITS = normal(2, 5, 32, 32) * 3
+EDGE_LOGITS = normal(2, 1, 32, 32, seed=2) + np.float32(0.8)
+POINTS = np.random.RandomState(1).rand(2, 64, 2).astype("float32")
+
+# Loss, and gradient of the logits times random numbers, of PaddleSeg 2.8.0 on PaddlePaddle 2.6.2.
+OF_PADDLE_2 = {
+    "OhemCrossEntropyLoss": ({"min_kept": 100}, LOGITS, 4.2263536, -1.9497133e-4),
+    "OhemEdgeAttentionLoss": ({"min_kept": 50}, (LOGITS, EDGE_LOGITS), 4.1887765, 5.0850287e-2),
+    "PointCrossEntropyLoss": ({}, (normal(2, 5, 64, seed=6), POINTS), 1.9331903, 1.0646094e-2),
+    "RMILoss": ({"num_classes": 5}, LOGITS, 5.2249360, -6.8677440e-3),
+    "DualTaskLoss": ({}, LOGITS, 6.2281169e-2, -1.4655273e-3),
+}
+
+
+def run(name, options, inputs, *labels):
+    """A loss, and the gradient of its first input."""
+    several = isinstance(inputs, tuple)
+    tensors = [paddle.to_tensor(array) for array in (inputs if several else [inputs])]
+    tensors[0].stop_gradient = False
+    paddle.seed(3)  # DualTaskLoss draws
+    first = tuple(tensors) if several else tensors[0]
+    loss = LOSSES[name](**options)(first, *map(paddle.to_tensor, labels))
+    loss.backward()
+    return float(loss), tensors[0].grad.numpy()
+
+
+@pytest.mark.parametrize("name", OF_PADDLE_2)
+def test_losses_equal_those_on_paddle_2(name):
+    options, inputs, expected, expected_gradient = OF_PADDLE_2[name]
+    loss, gradient = run(name, options, inputs, LABEL)
+    assert loss == pytest.approx(expected, rel=1e-5)
+    along = float((gradient * normal(*gradient.shape, seed=5)).sum())
+    assert along == pytest.approx(expected_gradient, rel=1e-3)
+
+
+def test_distillation_is_the_cross_entropy_with_the_teacher():
+    teacher = normal(2, 5, 32, 32, seed=4)
+    loss, _ = run("DistillCrossEntropyLoss", {}, LOGITS, teacher, LABEL)
+    log_probabilities = LOGITS - np.log(np.exp(LOGITS).sum(1, keepdims=True))
+    targets = np.exp(teacher) / np.exp(teacher).sum(1, keepdims=True)
+    each = -(targets * log_probabilities).sum(1)
+    assert loss == pytest.approx(each[LABEL != 255].mean(), rel=1e-5)
+
+
+def test_relaxed_boundary_counts_every_class_next_to_a_pixel():
+    label = np.zeros([1, 6, 6], "int64")
+    label[0, :, 3:] = 1
+    logits = normal(1, 3, 6, 6)
+    loss, gradient = run("RelaxBoundaryLoss", {}, logits, label)
+    probabilities = np.exp(logits[0]) / np.exp(logits[0]).sum(0)
+    allowed = np.zeros([3, 6, 6], bool)
+    allowed[0, :, :4] = allowed[1, :, 2:] = True
+    expected = -np.log((probabilities * allowed).sum(0)).sum() / (36 + 1)
+    assert loss == pytest.approx(expected, rel=1e-5)
+    assert np.abs(gradient).sum() > 0.1  # none on Paddle 2, which rounded the logarithms
+
+
+@pytest.mark.parametrize("name", [mended.__name__ for mended in compat.MODELS])
+def test_models_run(name):
+    backbone = manager.BACKBONES.components_dict["ResNet18_vd"](output_stride=8)
+    indices = {"DecoupledSegNet": (0, 3), "SFNet": (0, 1, 2, 3)}[name]
+    model = MODELS[name](num_classes=5, backbone=backbone, backbone_indices=indices)
+    model.eval()
+    (logits,) = model(x=paddle.zeros([1, 3, 64, 96]))[:1]
+    assert logits.shape == [1, 5, 64, 96]
+    assert np.isfinite(logits.numpy()).all()
+
+
+def test_arithmetic_is_paddles_own_again_afterwards():
+    floats, integers = paddle.ones([2]), paddle.ones([2], dtype="int64")
+    with compat.type_promotion():
+        assert (integers * floats / 2).tolist() == [0.5, 0.5]
+        assert (paddle.to_tensor([True, False]) + integers).tolist() == [2, 1]
+    with pytest.raises(TypeError, match="Type promotion"):
+        floats * integers
+
+
+def test_arithmetic_stays_mended_until_the_last_thread_leaves():
+    floats, integers = paddle.ones([2]), paddle.ones([2], dtype="int64")
+    first, second = compat.type_promotion(), compat.type_promotion()
+    first.__enter__()
+    second.__enter__()  # as of another thread
+    first.__exit__(None, None, None)
+    assert (integers * floats).tolist() == [1, 1]
+    second.__exit__(None, None, None)
+    with pytest.raises(TypeError, match="Type promotion"):
+        floats * integers
+
+
+def test_areas_are_counted_without_ignored_pixels():
+    label = paddle.to_tensor([[[0, 0, 1], [1, 2, 255]]])
+    pred = paddle.to_tensor([[[[0, 1, 1], [2, 2, 0]]]])
+    areas = compat.calculate_area(pred, label, 4)
+    assert [area.tolist() for area in areas] == [[1, 1, 1, 0], [1, 2, 2, 0], [2, 2, 1, 0]]
+
+
+def test_vision_transformer_needs_no_file_of_weights():
+    model = manager.BACKBONES.components_dict["ViT_small_patch16_224"](img_size=32)
+    assert isinstance(model, compat.VisionTransformer)
+    maps, _ = model(paddle.zeros([1, 3, 32, 32]))
+    assert np.isfinite(maps[-1].numpy()).all()

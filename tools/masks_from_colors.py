@@ -1,0 +1,6 @@
+"""``segformer masks_from_colors`` from a checkout."""
+
+from paddleseg_segformer.cli import main
+
+if __name__ == "__main__":
+    main("masks_from_colors")
