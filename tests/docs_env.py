@@ -23,7 +23,14 @@ SIZE = (128, 96)
 SMALLER = {"2048": "128", "1024": "96", "960": "128", "768": "64", "720": "96"}
 SMALLER |= {"640": "64", "512": "64", "320": "64"}
 SIZES = ("b0", "b2")  # of the backbones that pages train from
-FROM_CHECKOUT = ("tools", "paddleseg_segformer", "README.md", "setup.py", "pyproject.toml")
+FROM_CHECKOUT = (
+    "tools",
+    "benchmarks",
+    "paddleseg_segformer",
+    "README.md",
+    "setup.py",
+    "pyproject.toml",
+)
 
 # Checkpoints that pages name without saying where from: format, and number of classes.
 CHECKPOINTS = {
@@ -42,7 +49,8 @@ PYTHON = """\
 #!{python}
 import os, subprocess, sys, time, urllib.request
 arguments = sys.argv[1:]
-tool = next((a[6:] for a in arguments if a.startswith("tools/")), "")
+scripts = [a for a in arguments if a.startswith(("tools/", "benchmarks/"))]
+tool = os.path.basename(scripts[0]) if scripts else ""
 if arguments[:2] == ["-m", "paddleseg_segformer"]:
     tool = arguments[2] + ".py"
 short = {{

@@ -140,6 +140,6 @@ def test_flags_in_the_text_are_the_tools(page):
         if not re.search(r"tools/\w+\.py", code):
             continue
         tool, arguments = re.search(r"tools/(\w+)\.py(.*)", code, re.DOTALL).groups()
-        source = (ROOT / f"tools/{tool}.py").read_text(encoding="utf-8") + common
+        source = (ROOT / f"paddleseg_segformer/cli/{tool}.py").read_text(encoding="utf-8") + common
         for flag in re.findall(r"--\w+", arguments):
             assert f'"{flag}"' in source, code
