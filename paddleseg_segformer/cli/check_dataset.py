@@ -1,6 +1,6 @@
 """Read a whole data set as a configuration would, and report everything that is wrong with it."""
 
-from ..engine.dataset_check import check_datasets
+from ..data.validate import full_check
 from . import common
 
 
@@ -16,4 +16,4 @@ def parse_args():
 def main():
     options = vars(parse_args())
     config = common.start(options)
-    check_datasets(config, **options)
+    full_check(config, **options)

@@ -28,7 +28,7 @@ PADDLESEG = {
     "--profiler_options": "benchmarks/benchmark.py measures a step",
     "--repeats": "leave it out; --iters alone says how long a run is",
     "--use_multilabel": "leave it out; a pixel has one class here",
-    "--use_trt": "leave it out; predict.py's --runtime has the choice",
+    "--use_trt": "leave it out; predict.py's --backend has the choice",
     "--with_argmax": "leave it out; the export's --output_op is known",
 }
 
@@ -107,9 +107,9 @@ def add_test_flags(parser, augment):
 
 
 def add_prediction_flags(parser):
-    """Flags of tools that show a model images: ``Predictor``'s runtime, and the test_config's."""
+    """Flags of tools that show a model images: ``Predictor``'s backend, and the test_config's."""
     parser.add_argument(
-        "--runtime", dest="runtime_name", choices=BACKENDS, help="of an exported model; the fastest"
+        "--backend", "--runtime", choices=BACKENDS, help="of an exported model; the fastest"
     )
     add_test_flags(parser, "--aug_pred")
 

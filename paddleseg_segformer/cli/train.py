@@ -14,6 +14,7 @@ def parse_args():
     recipe.add_argument("--batch_size", type=common.positive, help="images a step, on each device")
     recipe.add_argument("--learning_rate", type=float, help="base learning rate")
     recipe.add_argument(
+        "--grad_accum_steps",
         "--accumulate",
         type=common.positive,
         default=1,

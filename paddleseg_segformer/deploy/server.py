@@ -343,7 +343,7 @@ def _answer(labels, seconds, predictor):
         {
             "index": index,
             "name": predictor.classes[index],
-            "color": "#" + bytes(predictor.palette[index]).hex(),
+            "colour": "#" + bytes(predictor.palette[index]).hex(),
             "share": counts[index] / labels.size,
         }
         for index in found

@@ -369,3 +369,31 @@ def _set_model_state(model, path):
     if missing or unexpected:
         name = (missing or unexpected)[0]
         raise InputError(f"{path}: is a checkpoint of another model ({name} does not match).")
+
+
+def check_disk_space(save_dir, model, saves, saved, keep, use_ema):
+    """See whether the checkpoints that a run will keep fit on the disk.
+
+    Args:
+        save_dir: The run's folder.
+        model: The model; the optimizer is taken to keep two moments of each weight, as Adam does.
+        saves: How many checkpoints the run writes from its start to its end.
+        saved: How many of them are there.
+        keep: How many of them will be kept at a time; 0 keeps all.
+        use_ema: Whether there is an averaged model.
+
+    Raises:
+        InputError: They do not.
+    """
+    weights = 4 * sum(tensor.size for tensor in model.state_dict().values()) * (1 + use_ema)
+    checkpoint = weights + 8 * sum(p.size for p in model.parameters() if not p.stop_gradient)
+    # One more than is kept, while the next is written; and the best models.
+    wanted = min(saves, keep + 1) if keep > 0 else saves
+    needed = checkpoint * max(0, wanted - saved) + weights
+    free = shutil.disk_usage(save_dir).free
+    if needed > free:
+        raise InputError(
+            f"--save_dir {save_dir}: {free / 1e9:.2f} GB are free, but {wanted} checkpoints of "
+            f"{checkpoint / 1e9:.2f} GB need {needed / 1e9:.2f}; make room, lower "
+            "--keep_checkpoint_max or raise --save_interval."
+        )

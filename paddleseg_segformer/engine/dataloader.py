@@ -15,7 +15,8 @@ import cv2
 import numpy as np
 import paddle
 
-from ..errors import InputError, RunError, one_line
+from ..data.validate import read_sample
+from ..errors import InputError, RunError
 from . import distributed
 
 # Seconds after which a batch that the model waits for will not come any more.
@@ -75,44 +76,6 @@ class Batch(NamedTuple):
     arrays: dict
     files: list
     problems: list
-
-
-def read_sample(dataset, index):
-    """``dataset[index]``, with an error that names the sample's files.
-
-    Raises:
-        InputError: The sample cannot be read or transformed, or has a label out of range.
-    """
-    image, label = map(str, dataset.file_list[index])
-    try:
-        sample = dataset[index]
-    except InputError:
-        raise
-    except Exception as error:  # PaddleSeg's data sets raise whatever OpenCV and NumPy do
-        reason = one_line(error)
-        raise InputError(
-            f"{image} and {label}: cannot be read or transformed ({reason})."
-        ) from error
-    if "label" in sample:
-        _check_range(np.asarray(sample["label"]), dataset, label)
-    return sample
-
-
-def _check_range(labels, dataset, path):
-    classes = dataset.num_classes
-    if labels.size and not 0 <= labels.min() <= labels.max() < classes:  # mostly: some are ignored
-        wrong = labels[(labels < 0) | (labels >= classes)]
-        wrong = wrong[wrong != dataset.ignore_index]
-        if wrong.size and np.squeeze(labels).ndim > 2:
-            raise InputError(
-                f"{path}: must be an image of one channel, whose values are classes; of colors "
-                "tools/masks_from_colors.py makes one."
-            )
-        if wrong.size:
-            raise InputError(
-                f"{path}: label {wrong.flat[0]} is neither a class (0 to {classes - 1}) nor "
-                f"ignored ({dataset.ignore_index}); correct it, or the config's num_classes."
-            )
 
 
 class BatchReader:

@@ -17,13 +17,13 @@ from paddleseg.cvlibs import Config
 
 from ..config import build, settings
 from ..data import class_names, palette
+from ..data.validate import read_sample
 from ..device import num_threads
 from ..errors import InputError, RunError
 from ..fs import StrPath, atomic_write, check_dir_writable, check_file_writable
 from ..inference import Segmenter, TestConfig, load_model
 from ..log import logger, progress
 from . import distributed
-from .dataloader import read_sample
 from .metrics import Scores, confusion_matrix
 from .report import WorstBestImages, describe_test_config, write_report
 

@@ -8,7 +8,7 @@ import paddle
 from ..device import available_cpus
 from ..errors import InputError
 
-MIN_VALUES = {"accumulate": 1, "save_interval": 1, "log_iters": 1}
+MIN_VALUES = {"grad_accum_steps": 1, "save_interval": 1, "log_iters": 1}
 MIN_VALUES |= {"num_workers": 0, "keep_checkpoint_max": 0}
 CHOICES = {"on_bad_sample": ("error", "skip"), "precision": ("fp32", "fp16", "bf16")}
 
@@ -26,7 +26,7 @@ class TrainOptions:
         freeze_backbone: Whether the backbone stays as it is: no gradients, no dropped paths, fixed
             statistics of BatchNorm.
         use_ema: Whether to keep, save and evaluate an exponential average of the weights too.
-        accumulate: Batches whose joint gradient makes a step.
+        grad_accum_steps: Gradient accumulation steps: micro-batches per optimizer step.
         num_workers: Processes that prepare batches; None takes none on a CPU, where the model
             needs the cores, and up to 8 beside a GPU.
         on_bad_sample: ``"error"`` or ``"skip"``: what a training sample that cannot be read does.
@@ -49,7 +49,7 @@ class TrainOptions:
     use_vdl: bool = False
     freeze_backbone: bool = False
     use_ema: bool = False
-    accumulate: int = 1
+    grad_accum_steps: int = 1
     num_workers: Optional[int] = None
     on_bad_sample: str = "error"
     save_interval: int = 1000

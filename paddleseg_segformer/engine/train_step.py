@@ -71,11 +71,11 @@ class TrainStep:
         types = [t for loss in losses["types"] for t in (loss, *getattr(loss, "losses", ()))]
         self.cross_entropies = [loss for loss in types if isinstance(loss, CrossEntropyLoss)]
         exact = [loss for loss in self.cross_entropies if loss.top_k_percent_pixels >= 1]
-        if options.accumulate * distributed.world_size() > 1 and len(exact) < len(types):
+        if options.grad_accum_steps * distributed.world_size() > 1 and len(exact) < len(types):
             logger.warning(
                 "A loss that is no mean over pixels is averaged over the %d parts of a step, which "
                 "is not the loss of the whole batch",
-                options.accumulate * distributed.world_size(),
+                options.grad_accum_steps * distributed.world_size(),
             )
 
     def __call__(self, parts, iteration):
@@ -262,7 +262,7 @@ def out_of_memory_hint(shape, parts, model):
             advice.insert(0, "--opts model.backbone.recompute=true")
         smaller = max((n for n in range(1, images) if images % n == 0), default=None)
         if smaller is not None:
-            flags = f"--batch_size {smaller} --accumulate {parts * images // smaller}"
+            flags = f"--batch_size {smaller} --grad_accum_steps {parts * images // smaller}"
             advice.insert(0, f"{flags}, which has the same gradients")
         raise MemoryError(
             f"The device's memory is full with {images} images of {width}x{height} at a time: "

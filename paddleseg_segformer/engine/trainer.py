@@ -17,12 +17,14 @@ from paddleseg.utils import init_ema_params
 
 from ..config import build, settings
 from ..data import class_names, palette
+from ..data.validate import first_sample, quick_check
 from ..device import versions
 from ..errors import InputError, RunError
 from ..fs import check_dir_writable, lock_dir
 from ..inference import TestConfig
 from ..log import eta_text, logger, training_bar
-from . import checkpoint, distributed, preflight, resume
+from ..models import MIN_IMAGE_SIZE
+from . import checkpoint, distributed, resume
 from .average_meter import AverageMeter
 from .checkpoint_saver import CheckpointSaver
 from .dataloader import BatchReader, TrainSampler, train_batches
@@ -109,7 +111,7 @@ class Trainer:
             self.ema_model.eval()
         self.step = TrainStep(model, losses, self.optimizer, options, self.ema_model)
         self.model = self.step.model
-        self.batch_size = config.batch_size * options.accumulate * distributed.world_size()
+        self.batch_size = config.batch_size * options.grad_accum_steps * distributed.world_size()
         self.saver = CheckpointSaver(
             self.save_dir,
             options.keep_checkpoint_max,
@@ -126,12 +128,12 @@ class Trainer:
     def _check(self, model):
         options = self.options
         one_size, tolerant = self.config.batch_size > 1, options.on_bad_sample == "skip"
-        preflight.check_datasets(self.dataset, self.val_dataset, one_size, tolerant)
+        quick_check(self.dataset, self.val_dataset, one_size, tolerant, MIN_IMAGE_SIZE)
         if self.val_dataset is not None:  # what fails after hours of training fails now
-            evaluate(model, preflight.first_sample(self.val_dataset), self.test_config)
+            evaluate(model, first_sample(self.val_dataset), self.test_config)
         saves = math.ceil(self.config.iters / options.save_interval)
         saved = checkpoint.count_saved(self.save_dir) if options.resume else 0
-        preflight.check_space(
+        checkpoint.check_disk_space(
             self.save_dir, model, saves, saved, options.keep_checkpoint_max, options.use_ema
         )
 
@@ -139,7 +141,7 @@ class Trainer:
     def arrangement(self):
         """What of the options and processes changes the result."""
         return {
-            "accumulate": self.options.accumulate,
+            "accumulate": self.options.grad_accum_steps,
             "freeze_backbone": self.options.freeze_backbone,
             "use_ema": self.options.use_ema,
             "precision": self.options.precision,
@@ -212,7 +214,7 @@ class Trainer:
     def _batches(self):
         """Yield the parts of each step to come, a list of ``Batch``."""
         read = BatchReader(self.dataset, self.seed, self.options.on_bad_sample == "skip")
-        parts = self.options.accumulate
+        parts = self.options.grad_accum_steps
         sampler = TrainSampler(
             len(self.dataset),
             self.config.batch_size,

@@ -125,7 +125,7 @@ def open_backend(path, name=None):
     wanted = {"paddle": PaddleInference} if Path(path).is_dir() else ONNX_BACKENDS
     if name is not None:
         if name not in wanted:
-            raise InputError(f"--runtime {name}: does not read {path}; use {' or '.join(wanted)}.")
+            raise InputError(f"--backend {name}: does not read {path}; use {' or '.join(wanted)}.")
         wanted = {name: wanted[name]}
     for runtime in wanted.values():
         try:

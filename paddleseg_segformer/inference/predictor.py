@@ -79,7 +79,7 @@ class Predictor:
         config: The configuration, or its path, of a checkpoint that does not hold it.
         device: ``"gpu"``, ``"gpu:1"``, ``"cpu"``; None takes the GPU where there is one. An
             exported graph runs on the CPU.
-        runtime_name: Of ``BACKENDS``, for an exported graph; None takes the fastest.
+        backend: Of ``BACKENDS``, for an exported graph; None takes the fastest.
         options: Override keys of the configuration's ``test_config``; see ``TestConfig``.
 
     Attributes:
@@ -95,7 +95,7 @@ class Predictor:
         source: StrPath,
         config: Config | StrPath | None = None,
         device: str | None = None,
-        runtime_name: str | None = None,
+        backend: str | None = None,
         **options: Any,
     ) -> None:
         product = resolve_model(source, config)
@@ -108,8 +108,8 @@ class Predictor:
                 f"{source}: has {len(self.classes)} classes; label maps hold {MAX_CLASSES}."
             )
         if product.output_op is None:
-            if runtime_name is not None:
-                raise InputError(f"--runtime {runtime_name}: {source} is no exported graph.")
+            if backend is not None:
+                raise InputError(f"--backend {backend}: {source} is no exported graph.")
             try:
                 set_device(device)
             except ValueError as error:
@@ -120,7 +120,7 @@ class Predictor:
             if device not in (None, "cpu"):
                 raise InputError(f"--device {device}: an exported graph runs on the CPU.")
             set_device("cpu")
-            graph = open_backend(product.weights, runtime_name)
+            graph = open_backend(product.weights, backend)
             self._segmenter = make_segmenter(graph, product, transforms, test_config)
 
     def __call__(self, image: Picture, probabilities: bool = False) -> Prediction:

@@ -74,7 +74,7 @@ def test_graphs_of_any_size(form, output_op, folder, tmp_path):
     source = tmp_path if form == "paddle" else tmp_path / "model.onnx"
     for runtime in runtimes(form):
         pytest.importorskip(runtime)
-        predictor = Predictor(source, runtime_name=runtime)
+        predictor = Predictor(source, backend=runtime)
         assert predictor.classes == expected.classes
         for image in images(folder):
             found = predictor(image).label_map
@@ -92,7 +92,7 @@ def test_graphs_of_one_size_take_images_of_any(form, output_op, folder, tmp_path
     export(weights, tmp_path, images(folder)[1], **options)
     model = Predictor(weights, device="cpu")
     source = tmp_path if form == "paddle" else tmp_path / "model.onnx"
-    predictor = Predictor(source, runtime_name=runtimes(form)[0])
+    predictor = Predictor(source, backend=runtimes(form)[0])
     found = predictor(images(folder)[0]).label_map
     assert (found == model(images(folder)[0]).label_map).mean() >= 0.999
     image = cv2.imread(images(folder)[1])[:, :, ::-1]
@@ -123,7 +123,7 @@ def test_threads_share_a_graph(runtime, folder, tmp_path):
     if form == "onnx":
         pytest.importorskip("paddle2onnx")
     export(folder / "model.pdparams", tmp_path, images(folder)[0], format=form)
-    predictor = Predictor(tmp_path, runtime_name=runtime)
+    predictor = Predictor(tmp_path, backend=runtime)
     expected = [predictor(image).label_map for image in images(folder)]
     with ThreadPoolExecutor(4) as threads:
         found = list(threads.map(predictor, images(folder) * 8))
@@ -140,7 +140,7 @@ def test_paddle_inference_leaves_paddle_its_threads(folder, tmp_path):
     before = threads()
     export(folder / "model.pdparams", tmp_path, images(folder)[0])
     assert threads() == before
-    Predictor(tmp_path, runtime_name="paddle")(images(folder)[0])
+    Predictor(tmp_path, backend="paddle")(images(folder)[0])
     assert threads() == before
 
 
@@ -302,8 +302,8 @@ def test_wrong_input_is_named_and_leaves_nothing(folder, tmp_path):
     export(weights, tmp_path / "b", image)
     with pytest.raises(InputError, match="is an exported graph already"):
         export(tmp_path / "b", tmp_path / "a", image)
-    with pytest.raises(InputError, match="--runtime openvino: does not read"):
-        Predictor(tmp_path / "b", runtime_name="openvino")
+    with pytest.raises(InputError, match="--backend openvino: does not read"):
+        Predictor(tmp_path / "b", backend="openvino")
     with pytest.raises(InputError, match=r"absent\.png"):
         export(weights, tmp_path / "a", "absent.png")
     assert not (tmp_path / "a").exists()

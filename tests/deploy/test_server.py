@@ -113,7 +113,7 @@ def test_answer_is_the_predictors(client, predictor):
     assert {found["name"]: found["share"] for found in answer["classes"]} == expected.shares()
     for found in answer["classes"]:
         assert found["name"] == CLASSES[found["index"]]
-        assert found["color"] == "#" + bytes(PALETTE[found["index"]]).hex()
+        assert found["colour"] == "#" + bytes(PALETTE[found["index"]]).hex()
 
 
 @pytest.mark.parametrize("kind", server.FORMATS)

@@ -64,7 +64,7 @@ def test_two_processes_are_one_with_the_joint_batch(more, scenes, tmp_path):
     """Ten steps of four images: at once, and in two processes of two parts of one image each."""
     runs = {
         "one": ((), "--batch_size", 4),
-        "two": (TWO, "--batch_size", 1, "--accumulate", 2),
+        "two": (TWO, "--batch_size", 1, "--grad_accum_steps", 2),
     }
     for name, (launcher, *batch) in runs.items():
         process = start(scenes, tmp_path / name, launcher, "--iters", 10, *batch, *more)
@@ -79,7 +79,7 @@ def test_two_processes_are_one_with_the_joint_batch(more, scenes, tmp_path):
 
 
 def test_what_one_process_meets_all_skip_and_the_first_tells(scenes, tmp_path):
-    options = ("--iters", 3, "--batch_size", 2, "--accumulate", 2)
+    options = ("--iters", 3, "--batch_size", 2, "--grad_accum_steps", 2)
     process = start(scenes, tmp_path, TWO, *options, script="nan_in_second_process")
     output, _ = process.communicate(timeout=300)
     assert process.returncode == 0, output[-3000:]

@@ -16,7 +16,7 @@ from paddleseg_segformer.errors import InputError
 CLASSES = 5
 
 
-def stepper(loss, accumulate=1, fixed_statistics=True):
+def stepper(loss, grad_accum_steps=1, fixed_statistics=True):
     """A stepper of a small model, always with the same weights, that drops nothing."""
     paddle.seed(0)
     backbone = MixVisionTransformer_B0(drop_path_rate=0.0)
@@ -29,7 +29,7 @@ def stepper(loss, accumulate=1, fixed_statistics=True):
         paddle.optimizer.lr.LinearWarmup(1e-3, 5, 1e-4, 1e-3), parameters=model.parameters()
     )
     losses = {"types": [loss], "coef": [1.0]}
-    options = TrainOptions(accumulate=accumulate)
+    options = TrainOptions(grad_accum_steps=grad_accum_steps)
     return TrainStep(model, losses, optimizer, options, copy.deepcopy(model))
 
 
@@ -60,7 +60,7 @@ LOSSES = {
 
 @pytest.mark.parametrize("case", LOSSES)
 def test_four_batches_of_one_make_the_step_of_one_of_four(case):
-    whole, parts = stepper(LOSSES[case]()), stepper(LOSSES[case](), accumulate=4)
+    whole, parts = stepper(LOSSES[case]()), stepper(LOSSES[case](), grad_accum_steps=4)
     for step in range(1, 11):
         expected, actual = whole([batch(step)], step), parts(cut(batch(step), 4), step)
         np.testing.assert_allclose(actual.losses, expected.losses, rtol=0, atol=1e-5)
@@ -72,7 +72,7 @@ def test_a_part_without_a_valid_pixel_counts_for_nothing():
     arrays["label"][1:] = 255
     parts = cut(arrays, 4)
     alone = stepper(CrossEntropyLoss())(parts[:1], 1)
-    outcome = stepper(CrossEntropyLoss(), accumulate=4)(parts, 1)
+    outcome = stepper(CrossEntropyLoss(), grad_accum_steps=4)(parts, 1)
     np.testing.assert_allclose(outcome.losses, alone.losses, rtol=1e-5)
     np.testing.assert_allclose(outcome.norm, alone.norm, rtol=1e-4)
 
@@ -189,15 +189,15 @@ def test_an_overflow_lowers_the_loss_scale_once(monkeypatch):
     assert scales == [first / 2] * 3 and step.scaler_state()["incr_count"] == 1
 
 
-@pytest.mark.parametrize("accumulate, bad_samples", [(1, [0, 1, 2, 3]), (2, [2, 3])])
-def test_the_images_of_a_loss_that_is_not_finite_are_named(accumulate, bad_samples):
+@pytest.mark.parametrize("grad_accum_steps, bad_samples", [(1, [0, 1, 2, 3]), (2, [2, 3])])
+def test_the_images_of_a_loss_that_is_not_finite_are_named(grad_accum_steps, bad_samples):
     class Infinite(paddle.nn.Layer):
         def forward(self, logit, label):
             return logit.mean() / (label != 7).all().astype("float32")
 
     arrays = batch(1)
     arrays["label"][3, 0, 0] = 7
-    outcome = stepper(Infinite(), accumulate)(cut(arrays, accumulate), 1)
+    outcome = stepper(Infinite(), grad_accum_steps)(cut(arrays, grad_accum_steps), 1)
     assert "loss is" in outcome.skipped and outcome.bad_samples == bad_samples
 
 
@@ -264,8 +264,8 @@ class Recomputing:
 
 
 ADVICE = [
-    (8, 2, Recomputing, r"--batch_size 4 --accumulate 4, .*recompute=true, or smaller crops"),
-    (5, 1, Recomputing, r"--batch_size 1 --accumulate 5, "),
+    (8, 2, Recomputing, r"--batch_size 4 --grad_accum_steps 4, .*recompute=true, or smaller crops"),
+    (5, 1, Recomputing, r"--batch_size 1 --grad_accum_steps 5, "),
     (1, 4, Recomputing, r"try --opts model.backbone.recompute=true, or smaller crops"),
     (1, 1, object, r"try smaller crops"),
 ]

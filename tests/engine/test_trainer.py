@@ -50,7 +50,7 @@ def config(scenes):
 
 def run(config, save_dir, **options):
     """All that makes exactness hard at once: dropout, averages, accumulation, evaluation."""
-    defaults = {"accumulate": 2, "use_ema": True, "save_interval": 2, "log_iters": 1}
+    defaults = {"grad_accum_steps": 2, "use_ema": True, "save_interval": 2, "log_iters": 1}
     train(config, save_dir=str(save_dir), **{**defaults, **options})
     return save_dir / f"iter_{config.iters}"
 
@@ -59,7 +59,7 @@ def command(scenes, save_dir, *more):
     """The same run as a user would start it."""
     return [
         *(sys.executable, "tools/train.py", "--config", CONFIG, "--device", "cpu"),
-        *("--iters", ITERS, "--batch_size", 2, "--accumulate", 2, "--use_ema"),
+        *("--iters", ITERS, "--batch_size", 2, "--grad_accum_steps", 2, "--use_ema"),
         *("--save_interval", 2, "--log_iters", 1, "--save_dir", save_dir, *more),
         *("--opts", *roots(scenes)),
     ]
@@ -408,7 +408,7 @@ def test_a_run_that_evaluates_nothing_has_no_best(config, tmp_path):
     """Begun where another one had ended, and been evaluated."""
     config.dic["iters"] = 2
     done = run(config, tmp_path / "done", do_eval=True, use_ema=False)
-    options = {"resume_model": str(done), "do_eval": True, "accumulate": 2}
+    options = {"resume_model": str(done), "do_eval": True, "grad_accum_steps": 2}
     assert train(config, save_dir=str(tmp_path / "own"), **options) is None
 
 
@@ -447,7 +447,7 @@ def test_bad_samples_are_replaced_and_summed_up(tmp_path, caplog):
     broken.write_bytes(b"\xff\xd8 not a JPEG")
     config = load_config(CONFIG, roots(tmp_path), iters=6, batch_size=2)
     caplog.set_level("INFO", "paddleseg_segformer")
-    run(config, tmp_path / "out", accumulate=1, on_bad_sample="skip")
+    run(config, tmp_path / "out", grad_accum_steps=1, on_bad_sample="skip")
     replaced = [line for line in read_lines(tmp_path / "out") if line["kind"] == "replaced_sample"]
     assert len(replaced) >= 2 and all(str(broken) in line["text"] for line in replaced)
     assert f"{len(replaced)} samples that could not be read" in caplog.text

@@ -116,7 +116,7 @@ def test_more_classes_than_a_label_map_holds(tmp_path):
 
 def test_options_that_cannot_apply(checkpoint):
     with pytest.raises(InputError, match="is no exported graph"):
-        Predictor(checkpoint, device="cpu", runtime_name="paddle")
+        Predictor(checkpoint, device="cpu", backend="paddle")
     with pytest.raises(InputError, match="--device gpu"):
         Predictor(checkpoint, device="gpu")
 

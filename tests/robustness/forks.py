@@ -16,7 +16,7 @@ import sys
 import time
 import traceback
 
-SLOW = ("engine.cli", "engine.dataset_check", "data.scenes")
+SLOW = ("cli.common", "data.validate", "data.scenes")
 OPTIONAL = ("onnx", "onnxruntime")
 
 

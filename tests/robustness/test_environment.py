@@ -110,7 +110,7 @@ WRONG = [
         "a runtime for a checkpoint",
         "predict",
         lambda p: [*p.predict(p.image()), "--runtime", "paddle"],
-        "--runtime paddle",
+        "--backend paddle",
     ),
     Case("few workers", "train", train("--device", "cpu", "--num_workers", -1), "--num_workers"),
     Case(

@@ -10,7 +10,7 @@ from PIL import Image
 from paddleseg_segformer import InputError
 from paddleseg_segformer.config import load_config
 from paddleseg_segformer.data.scenes import write_scenes
-from paddleseg_segformer.engine.dataset_check import check_datasets
+from paddleseg_segformer.data.validate import full_check
 
 
 @pytest.fixture
@@ -26,7 +26,7 @@ def check(request, root, caplog):
     )
     logging.getLogger("paddleseg_segformer").propagate = True
     with caplog.at_level(logging.INFO, logger="paddleseg_segformer"):
-        check_datasets(config)
+        full_check(config)
     return caplog.text
 
 

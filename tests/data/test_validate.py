@@ -11,7 +11,8 @@ from paddleseg import datasets
 
 from paddleseg_segformer import Dataset, ResizeToFit
 from paddleseg_segformer.config import load_config
-from paddleseg_segformer.engine import preflight, train
+from paddleseg_segformer.data.validate import quick_check
+from paddleseg_segformer.engine import checkpoint, train
 from paddleseg_segformer.errors import InputError
 
 NORMALIZE = "{type: Normalize}"
@@ -78,13 +79,13 @@ def dataset(root, mode="train", kind=Dataset, transforms=()):
 
 def test_masks_in_black_and_white_are_warned_of(data, caplog):
     """White is 255, which is ignored, so that all else is right."""
-    preflight.check_datasets(dataset(data))
+    quick_check(dataset(data))
     assert not caplog.records
     for i in range(6):
         mask = np.zeros([48, 64], "uint8")
         mask[:, :20] = 255
         cv2.imwrite(str(data / f"annotations/{i}.png"), mask)
-    preflight.check_datasets(dataset(data))
+    quick_check(dataset(data))
     (warning,) = [record.getMessage() for record in caplog.records]
     assert "6 samples" in warning and "no class but 0" in warning
     assert "255" in warning and "tools/masks_from_colors.py" in warning
@@ -94,25 +95,25 @@ def test_masks_in_black_and_white_are_warned_of(data, caplog):
 def test_all_of_vocs_modes_train(mode, data):
     pairs = dataset(data)
     pairs.mode = mode
-    preflight.check_datasets(pairs)
+    quick_check(pairs)
 
 
 def test_modes_that_are_mixed_up(data):
     (data / "test.txt").write_text(PAIR.format(0, 0))
     for mode in ("val", "test"):
         with pytest.raises(InputError, match=rf"train_dataset\.mode: must be train, not {mode}\."):
-            preflight.check_datasets(dataset(data, mode))
+            quick_check(dataset(data, mode))
     for mode in ("train", "test"):
         with pytest.raises(InputError, match=rf"val_dataset\.mode: must be val, not {mode}\."):
-            preflight.check_datasets(dataset(data), dataset(data, mode))
+            quick_check(dataset(data), dataset(data, mode))
 
 
 def test_images_of_bytes(data):
     """Our data sets make floats of them, PaddleSeg's do not."""
     fit = [ResizeToFit((64, 48))]
-    preflight.check_datasets(dataset(data, transforms=fit))
+    quick_check(dataset(data, transforms=fit))
     with pytest.raises(InputError, match=r"train_dataset\.transforms: .* uint8; .* Normalize"):
-        preflight.check_datasets(dataset(data, kind=datasets.Dataset, transforms=fit))
+        quick_check(dataset(data, kind=datasets.Dataset, transforms=fit))
 
 
 def test_no_images(data):
@@ -166,9 +167,11 @@ def test_no_room_for_the_checkpoints(tmp_path, monkeypatch):
     free = namedtuple("Usage", "free")
     monkeypatch.setattr(shutil, "disk_usage", lambda _: free(70e6))
     with pytest.raises(InputError, match=r"0\.07 GB .* 6 checkpoints of 0\.01 GB need 0\.08"):
-        preflight.check_space(tmp_path, model, 50, saved=0, keep=5, use_ema=False)  # 6 * 12 + 4
-    preflight.check_space(tmp_path, model, 5, saved=0, keep=0, use_ema=False)
-    preflight.check_space(tmp_path, model, 50, saved=1, keep=5, use_ema=False)
+        checkpoint.check_disk_space(
+            tmp_path, model, 50, saved=0, keep=5, use_ema=False
+        )  # 6 * 12 + 4
+    checkpoint.check_disk_space(tmp_path, model, 5, saved=0, keep=0, use_ema=False)
+    checkpoint.check_disk_space(tmp_path, model, 50, saved=1, keep=5, use_ema=False)
 
 
 def test_another_runs_checkpoints_make_no_room(data, monkeypatch):
