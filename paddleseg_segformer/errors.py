@@ -1,11 +1,11 @@
-"""Errors that are told in one sentence, without a traceback."""
+"""Errors that the command-line tools report in one sentence, without a traceback."""
 
 
 class InputError(Exception):
-    """Bad input: which file or key, what is wrong, what to do.
+    """Invalid input: which file or key, what is wrong, what to do. Exit code 2.
 
-    The command-line tools print it and exit with code 2. Line ends and control characters, which a
-    name in a file may have, are told as Python's escapes.
+    Its text is printable: line breaks and control characters, which file names may contain, are
+    escaped as in Python.
     """
 
     def __str__(self):
@@ -13,14 +13,11 @@ class InputError(Exception):
 
 
 class RunError(Exception):
-    """A run that cannot go on though its input may be good: a full disk, a lost process.
-
-    The command-line tools print it and exit with code 1.
-    """
+    """A failure not caused by the input, such as a full disk or a lost process. Exit code 1."""
 
 
 def one_line(error):
-    """An error's message on one line; its type's name where it has none."""
-    if isinstance(error, KeyError):  # whose message is the key alone
+    """An error's message on one line, or the name of its type if it has no message."""
+    if isinstance(error, KeyError):  # its message is only the key
         return f"{error} is missing"
     return " ".join(str(error).split()) or type(error).__name__

@@ -1,4 +1,4 @@
-"""Folders and files to write to, and folders that come with the package."""
+"""File system helpers: checks before writing, atomic writes, folder locks, package folders."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ PACKAGE = Path(__file__).parent
 
 
 def check_dir_writable(folder: StrPath, flag: str = "--save_dir") -> None:
-    """Make the folder that a flag names.
+    """Create an output folder if needed, and check that files can be created in it.
 
     Raises:
-        InputError: It cannot be made, or not be written to.
+        InputError: The folder cannot be created or written to; the message names ``flag``.
     """
     try:
         Path(folder).mkdir(parents=True, exist_ok=True)
@@ -32,15 +32,15 @@ def check_dir_writable(folder: StrPath, flag: str = "--save_dir") -> None:
 
 
 def check_file_writable(path: StrPath, flag: str) -> None:
-    """Make the folder of the file that a flag names, and try the file: it stays as it is.
+    """Check that an output file can be written; its folder is created, its content is unchanged.
 
     Raises:
-        InputError: The folder cannot be made, or the file not be written.
+        InputError: The folder cannot be created or the file cannot be written.
     """
     is_new = not os.path.lexists(path)
-    if is_new or os.path.isfile(path):  # in whose place another comes, from beside it
+    if is_new or os.path.isfile(path):  # will be replaced by a file written beside it
         check_dir_writable(Path(path).resolve().parent, flag)
-    elif Path(path).is_fifo():  # whose reader would take the end of a trial for the end of it all
+    elif Path(path).is_fifo():  # closing it here would be the end of the file to its reader
         return
     try:
         with open(path, "a"):
@@ -55,10 +55,12 @@ def check_file_writable(path: StrPath, flag: str) -> None:
 
 @contextlib.contextmanager
 def lock_dir(folder: StrPath) -> Iterator[None]:
-    """Within, no other process on this machine can lock the folder; one that is killed loses it.
+    """Hold an exclusive lock on a folder, against other processes on this machine.
+
+    The lock ends with the process. Where the file system has no locks, nothing is locked.
 
     Raises:
-        InputError: Another process has.
+        InputError: Another process holds the lock.
     """
     path, descriptor = Path(folder) / ".lock", None
     if os.name == "posix":
@@ -76,22 +78,22 @@ def lock_dir(folder: StrPath) -> Iterator[None]:
     finally:
         if descriptor is not None:
             with contextlib.suppress(OSError):
-                path.unlink()  # while it is locked
+                path.unlink()  # before the lock is released
             os.close(descriptor)
 
 
 def _lock(path):
-    """The descriptor of the file, locked.
+    """Open and lock a file, and return its descriptor.
 
     Raises:
-        BlockingIOError: Another process has locked it.
+        BlockingIOError: Another process holds the lock.
     """
     import fcntl
 
     while True:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT)
         try:
-            # Unlike flock's, no lock that data workers would inherit, and outlive us with.
+            # Not flock, whose locks data-loading workers would inherit and keep after this process.
             fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             with contextlib.suppress(FileNotFoundError):
                 if os.path.samestat(os.stat(path), os.fstat(descriptor)):
@@ -99,7 +101,7 @@ def _lock(path):
         except OSError:
             os.close(descriptor)
             raise
-        os.close(descriptor)  # its owner of before has just removed it
+        os.close(descriptor)  # its previous owner has just removed it
 
 
 def package_dir(name: str) -> Path:
@@ -110,10 +112,10 @@ def package_dir(name: str) -> Path:
 
 @contextlib.contextmanager
 def cleanup_on_error(path: Path, flag: str = "--save_dir") -> Iterator[None]:
-    """Within, write a file of a folder that was checked; half a file is not left.
+    """Create the parent folder of an output file, and remove the file if writing it fails.
 
     Raises:
-        RunError: It cannot be written, as where the disk is full.
+        RunError: An OSError was raised within, such as for a full disk.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -124,25 +126,40 @@ def cleanup_on_error(path: Path, flag: str = "--save_dir") -> Iterator[None]:
         raise RunError(f"{flag}: {path} cannot be written ({error.strerror}).") from error
 
 
-def atomic_write(path: Path, content: bytes) -> None:
-    """Write a file that is there whole or as it was, whenever the process or machine stops.
+@contextlib.contextmanager
+def atomic_path(path: Path) -> Iterator[Path]:
+    """Yield a temporary path in the same folder, which replaces ``path`` if nothing is raised.
+
+    The temporary path has the same suffix, and one per process. After a crash of the process or
+    the machine, ``path`` has its old content or all of the new one.
 
     Raises:
-        OSError: It cannot be written, and is as it was.
+        OSError: The file cannot be flushed or renamed.
     """
-    partial = path.with_name(path.name + ".partial")
+    temporary = path.with_name(f".{path.stem}.{os.getpid()}.partial{path.suffix}")
     try:
-        partial.write_bytes(content)
-        fsync(partial)
-        partial.replace(path)
+        yield temporary
+        fsync(temporary)
+        temporary.replace(path)
     finally:
-        partial.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink()
     fsync(path.parent)
 
 
+def atomic_write(path: Path, content: bytes) -> None:
+    """Write a whole file with ``atomic_path``.
+
+    Raises:
+        OSError: It cannot be written; its content is unchanged.
+    """
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(content)
+
+
 def fsync(path: Path) -> None:
-    """Wait until a file or a folder's list of files is on the disk."""
-    if os.name == "nt":  # which cannot do it by a descriptor for reading
+    """Flush a file, or the entries of a folder, to the disk."""
+    if os.name == "nt":  # Windows flushes only descriptors that are open for writing
         return
     descriptor = os.open(path, os.O_RDONLY)
     try:

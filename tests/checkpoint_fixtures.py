@@ -1,7 +1,7 @@
-"""State dicts as the five other projects write them, made from ours.
+"""State dicts in each of the source formats, converted from PaddleSeg's.
 
-The rules here are written down separately from those of the package, in the other direction, and
-held to the published lists of names in ``shared/reference/state_dicts``.
+These conversions are independent of the package's, and in the opposite direction. tests/weights
+compares their names and shapes with the published ones in ``shared/reference/state_dicts``.
 """
 
 import re
@@ -16,7 +16,7 @@ def torch_layout(state):
 
 
 def with_counts(state):
-    """PyTorch counts the batches that each BatchNorm has seen."""
+    """Add the buffer ``num_batches_tracked`` of PyTorch's BatchNorm."""
     for name in [name for name in state if name.endswith("running_mean")]:
         state[name.replace("running_mean", "num_batches_tracked")] = np.array(7)
     return state
@@ -76,7 +76,7 @@ def huggingface(ours, classes):
 
 
 def _openmmlab(ours, layers):
-    """What mmsegmentation and PaddleViT share; ``layers`` names those of a block."""
+    """Shared by mmsegmentation and PaddleViT; ``layers`` renames the layers of a block."""
     state = {}
     for name, value in ours.items():
         parts = name.split(".")
@@ -121,7 +121,7 @@ def mmseg(ours, classes):
 
 
 def _kv_of(name):
-    """Our name of the key-value projection beside mmsegmentation's query."""
+    """PaddleSeg's name of the key-value projection that belongs to mmsegmentation's query."""
     stage, block, kind = re.match(r".*layers\.(\d)\.1\.(\d+)\.attn\.q\.(\w+)", name).groups()
     return f"backbone.block{int(stage) + 1}.{block}.attn.kv.{kind}"
 
@@ -140,7 +140,7 @@ def paddleseg(ours, classes):
     return dict(ours)
 
 
-# Of each format: how to write it, and the head that its project trains.
+# Conversion to each format, and the stage projection of its decode head.
 FORMATS = {
     "paddleseg": (paddleseg, "linear"),
     "nvlabs": (nvlabs, "linear"),

@@ -1,4 +1,4 @@
-"""Other implementations that the tests compare with."""
+"""Reference implementations for comparison in tests."""
 
 import importlib
 
@@ -6,7 +6,7 @@ import numpy as np
 
 
 def paddleseg_segformer_model(size, num_classes, embedding_dim):
-    """PaddleSeg's own SegFormer; the installed package serves as an oracle."""
+    """PaddleSeg's own SegFormer, from the installed package."""
     backbones = importlib.import_module("paddleseg.models.backbones.mix_transformer")
     models = importlib.import_module("paddleseg.models.segformer")
     backbone = getattr(backbones, f"MixVisionTransformer_{size}")()
@@ -14,7 +14,7 @@ def paddleseg_segformer_model(size, num_classes, embedding_dim):
 
 
 def bilinear(x, size, align_corners=False):
-    """``[N, C, h, w]`` resized: each target mixes the four sources around it; loops, float64."""
+    """Bilinear resizing of ``[N, C, h, w]`` to ``size``, pixel by pixel, in float64."""
     n, c, h, w = x.shape
     out = np.zeros([n, c, *size])
     for i in range(size[0]):

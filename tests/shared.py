@@ -1,4 +1,4 @@
-"""The folder of real images and weights beside a developer's checkout; users do not have it."""
+"""The folder of real images and weights beside a developer's checkout, which is not published."""
 
 import os
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Reading checkpoints of every SegFormer; no code in a checkpoint is ever run."""
+"""Reading, converting and loading checkpoints; code in a checkpoint is never run."""
 
 from .architecture import SIZES
 from .checkpoint_io import read_saved_dict

@@ -1,11 +1,11 @@
-"""The sizes of the family, and telling from tensors which one they are."""
+"""The SegFormer variants, and recognizing one by the tensors of a state dict."""
 
 from __future__ import annotations
 
 import re
 from dataclasses import dataclass
 
-from .naming import BACKBONE
+from .formats import BACKBONE
 
 _SMALL, _WIDE = (32, 64, 160, 256), (64, 128, 320, 512)
 SIZES: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = {
@@ -21,11 +21,11 @@ SIZES: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = {
 
 @dataclass(frozen=True)
 class Architecture:
-    """What the shapes of a state dict say.
+    """The architecture that the shapes of a state dict imply.
 
     Attributes:
-        channels, depths: Of the encoder's stages.
-        width: Decoder width; None, as the next two, of a backbone alone.
+        channels, depths: Channels and blocks of the encoder's four stages.
+        width: ``embedding_dim`` of the decode head; None for a backbone, like the next two.
         stage_projection: ``"linear"`` or ``"conv_bn_relu"``.
         classes: Number of classes.
     """
@@ -55,10 +55,10 @@ class Architecture:
 
 
 def infer_architecture(state):
-    """The architecture of a state dict in our names, of a whole model or a backbone.
+    """The architecture of a state dict in PaddleSeg's names, of a whole model or a backbone.
 
     Returns:
-        ``Architecture``, or None where a part of the encoder is missing.
+        ``Architecture``, or None if layers of the encoder are missing.
     """
     shapes = {name.replace(BACKBONE, ""): value.shape for name, value in state.items()}
     try:
@@ -82,20 +82,22 @@ def _depth(names, stage):
     return 1 + max(int(number[1]) for number in numbers if number)
 
 
-_LINEARS = ("attn.q", "attn.kv", "attn.proj", "mlp.fc1", "mlp.fc2")
-_BLOCK = ("norm1", "norm2", *_LINEARS, "mlp.dwconv.dwconv")
+_BLOCK = ("norm1", "norm2", "attn.q", "attn.kv", "attn.proj")
+_BLOCK += ("mlp.fc1", "mlp.dwconv.dwconv", "mlp.fc2")
+_SEQUENCE_REDUCTION = ("attn.sr", "attn.norm")  # not in stage 4, whose reduction ratio is 1
 
 
-def missing_parts(architecture, state):
-    """The layers of an architecture that a state dict in our names has no weight of."""
+def missing_layers(architecture, state):
+    """The layers of an architecture without a weight in a state dict in PaddleSeg's names."""
     layers = []
     for i, depth in enumerate(architecture.depths, 1):
         layers += [f"patch_embed{i}.proj", f"patch_embed{i}.norm", f"norm{i}"]
-        parts = _BLOCK if i == 4 else (*_BLOCK, "attn.sr", "attn.norm")  # the last keeps all keys
-        layers += [f"block{i}.{j}.{part}" for j in range(depth) for part in parts]
+        block = _BLOCK if i == 4 else (*_BLOCK, *_SEQUENCE_REDUCTION)
+        layers += [f"block{i}.{j}.{layer}" for j in range(depth) for layer in block]
     if architecture.width is not None:
-        kinds = ("proj",) if architecture.stage_projection == "linear" else ("_conv", "_batch_norm")
+        is_linear = architecture.stage_projection == "linear"
+        projection = ("proj",) if is_linear else ("_conv", "_batch_norm")
         layers = [BACKBONE + layer for layer in layers]
-        layers += [f"linear_c{i}.{kind}" for i in range(1, 5) for kind in kinds]
+        layers += [f"linear_c{i}.{layer}" for i in range(1, 5) for layer in projection]
         layers += ["linear_fuse._conv", "linear_fuse._batch_norm", "linear_pred"]
     return [layer for layer in layers if f"{layer}.weight" not in state]

@@ -1,4 +1,4 @@
-"""Reading checkpoint files. The kind of a file is told from its content, not from its name."""
+"""Read checkpoint files; their format is recognized by content, not by file name."""
 
 import tarfile
 import zipfile
@@ -11,14 +11,14 @@ from safetensors import SafetensorError, deserialize
 from ..errors import InputError, one_line
 from .unpickle import bfloat16_to_float32, unpickle, unpickle_torch
 
-# Names of the weights in a folder: PaddleSeg's, of which the first counts, and Hugging Face's.
+# Weights in a folder: the first of PaddleSeg's that exists, or the only one of Hugging Face's.
 _PADDLE_FILES = ("model.pdparams", "ema_model.pdparams")
-_FOLDER_FILES = ("model.safetensors", "pytorch_model.bin")
+_HUGGINGFACE_FILES = ("model.safetensors", "pytorch_model.bin")
 
-# Before version 1.6, torch.save began with this magic number, pickled.
-_OLD_TORCH = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
+# Files of torch.save before PyTorch 1.6 begin with this pickled magic number.
+_LEGACY_TORCH_MAGIC = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
 
-MAX_COMPRESSION_RATIO = 100  # times the archive's size; weights hardly shrink
+MAX_COMPRESSION_RATIO = 100  # of an archive; weights hardly compress
 
 _SAFETENSORS_TYPES = {
     **{f"F{8 * size}": f"<f{size}" for size in (2, 4, 8)},
@@ -30,54 +30,58 @@ _SAFETENSORS_TYPES = {
 
 
 def read_checkpoint(path):
-    """Read a checkpoint of any kind: Paddle's, PyTorch's, safetensors, a ``.tar.gz`` or a folder.
+    """Read the tensors of a Paddle, PyTorch or safetensors checkpoint.
 
     Args:
-        path: A file, or a Hugging Face model folder.
+        path: A file, a ``.tar.gz`` of a ``.pdparams`` file, or a folder of PaddleSeg or Hugging
+            Face.
 
     Returns:
         A dictionary of NumPy arrays by name; a nested ``state_dict``, ``model_state_dict`` or
         ``model`` is unwrapped.
 
     Raises:
-        InputError: The path is missing, is no checkpoint, is damaged, or asks to run code.
+        InputError: The path does not exist, or is not a checkpoint, is damaged or asks to run code.
     """
-    return extract_tensors(_read(_file_of(Path(path))), path)
+    return extract_tensors(_read(_weights_file(Path(path))), path)
 
 
 def extract_tensors(state, source):
-    """The tensors in a dictionary that a framework would save.
+    """Extract the tensors of a saved dictionary.
 
     Args:
-        state: Arrays, or tensors of Paddle or PyTorch, by name, perhaps nested and beside others.
-        source: Where it came from, for messages.
+        state: Arrays, or Paddle or PyTorch tensors, by name; they may be nested, as for
+            ``read_checkpoint``, and other values are ignored.
+        source: Path or description, for messages.
 
     Returns:
         As ``read_checkpoint``.
 
     Raises:
-        InputError: There are none, or one has no NumPy type.
+        InputError: There are no tensors, or one cannot be converted to NumPy.
     """
     for wrapper in ("state_dict", "model_state_dict", "model"):
         if isinstance(state.get(wrapper), Mapping):
             state = state[wrapper]
     tensors = {}
     for name, value in state.items():
-        if isinstance(value, list) and len(value) == 2:  # nested, Paddle names each tensor again
+        if isinstance(value, list) and len(value) == 2:  # (name, data), of a nested Paddle tensor
             value = value[1]
         if hasattr(value, "__array__"):
             try:
-                tensors[str(name).removeprefix("module.")] = _array(value)
+                tensors[str(name).removeprefix("module.")] = _to_numpy(value)
             except (TypeError, ValueError, RuntimeError) as error:
-                raise InputError(f"{source}: {name} is no array ({one_line(error)}).") from error
+                raise InputError(
+                    f"{source}: {name} cannot be converted to an array ({one_line(error)})."
+                ) from error
     if not tensors:
         keys = ", ".join(str(key) for key in list(state)[:3]) or "none"
         raise InputError(f"{source}: holds no tensors; its first keys are {keys}.")
     return tensors
 
 
-def _array(value):
-    if hasattr(value, "detach"):  # Paddle's or PyTorch's
+def _to_numpy(value):
+    if hasattr(value, "detach"):  # a Paddle or PyTorch tensor
         value = value.detach().cpu()
         if str(value.dtype) == "torch.bfloat16":
             value = value.float()
@@ -85,7 +89,7 @@ def _array(value):
 
 
 def read_saved_dict(path):
-    """Read one file's dictionary as it was saved, such as an optimizer's state from a ``.pdopt``.
+    """Read the dictionary in a file, such as the optimizer state in a ``.pdopt`` file.
 
     Raises:
         InputError: As ``read_checkpoint``.
@@ -93,18 +97,20 @@ def read_saved_dict(path):
     return _read(Path(path))
 
 
-def _file_of(path):
+def _weights_file(path):
+    """The file itself, or the file of weights in a folder."""
     if not path.is_dir():
         return path
     for name in _PADDLE_FILES:
         if (path / name).is_file():
             return path / name
-    candidates = [path / name for name in _FOLDER_FILES if (path / name).is_file()]
+    candidates = [name for name in _HUGGINGFACE_FILES if (path / name).is_file()]
     if len(candidates) != 1:
-        found = " and ".join(candidate.name for candidate in candidates) or "none"
-        names = ", ".join((*_PADDLE_FILES, *_FOLDER_FILES))
-        raise InputError(f"{path}: holds {found} of {names}; name the file to load.")
-    return candidates[0]
+        names = ", ".join((*_PADDLE_FILES, *_HUGGINGFACE_FILES))
+        raise InputError(
+            f"{path}: holds {' and '.join(candidates) or 'none'} of {names}; name the file to load."
+        )
+    return path / candidates[0]
 
 
 def _read(path):
@@ -116,8 +122,8 @@ def _read(path):
         raise InputError(f"{path}: {error}") from None
     except Exception as error:  # a damaged pickle can raise anything
         raise InputError(
-            f"{path}: is no checkpoint, or is damaged ({type(error).__name__}: {error}); fetch it "
-            "again."
+            f"{path}: is not a checkpoint, or is damaged ({type(error).__name__}: {error}); "
+            "download it again."
         ) from error
     if not isinstance(state, dict):
         raise InputError(f"{path}: holds a {type(state).__name__}, not a dictionary of tensors.")
@@ -129,13 +135,13 @@ def _reader(path):
     with open(path, "rb") as file:
         start = file.read(64)
     if not start:
-        raise InputError("is empty; fetch it again.")
-    if start.startswith(_OLD_TORCH):
+        raise InputError("is empty; download it again.")
+    if start.startswith(_LEGACY_TORCH_MAGIC):
         raise InputError(
-            "has the format of PyTorch before 1.6; load it there and save it again with torch.save."
+            "has the format of PyTorch before 1.6; load it in PyTorch and save it with torch.save."
         )
     if start.lstrip().lower().startswith((b"<!doctype", b"<html")):
-        raise InputError("is a web page, not a checkpoint; fetch the file itself.")
+        raise InputError("is a web page, not a checkpoint; download the file itself.")
     if start.startswith(b"\x1f\x8b"):
         return _read_tar
     if zipfile.is_zipfile(path):
@@ -144,7 +150,7 @@ def _reader(path):
         return _read_safetensors
     if start.startswith(b"\x80"):
         return _read_paddle
-    raise InputError("is no checkpoint: not of Paddle, PyTorch or safetensors.")
+    raise InputError("is not a checkpoint of Paddle, PyTorch or safetensors.")
 
 
 def _read_paddle(path):
@@ -158,7 +164,7 @@ def _read_tar(path):
         if len(members) != 1:
             raise InputError(f"holds {len(members)} files *.pdparams; there must be one.")
         if members[0].size > MAX_COMPRESSION_RATIO * path.stat().st_size:
-            raise InputError("would unpack to far more than weights do; fetch it again.")
+            raise InputError("would unpack to far more than its size; download it again.")
         return unpickle(archive.extractfile(members[0]).read())
 
 
@@ -166,7 +172,7 @@ def _read_safetensors(path):
     try:
         tensors = deserialize(path.read_bytes())
     except SafetensorError as error:
-        raise InputError(f"is a damaged safetensors file ({error}); fetch it again.") from error
+        raise InputError(f"is a damaged safetensors file ({error}); download it again.") from error
     state = {}
     for name, tensor in tensors:
         if tensor["dtype"] not in _SAFETENSORS_TYPES:

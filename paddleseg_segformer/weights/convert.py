@@ -1,4 +1,4 @@
-"""Writing a checkpoint in our names."""
+"""Convert checkpoints of any supported format to PaddleSeg's."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from safetensors import SafetensorError
 from safetensors.numpy import save_file
 
 from ..errors import InputError
-from ..fs import StrPath
-from .architecture import missing_parts
+from ..fs import StrPath, atomic_path
+from .architecture import missing_layers
 from .load import Checkpoint, Source, read_weights
 
 
@@ -26,15 +26,15 @@ WRITERS = {".pdparams": _save_paddle, ".safetensors": save_file}
 def convert_checkpoint(
     source: Source, target: StrPath, force: bool = False
 ) -> tuple[Checkpoint, int, int]:
-    """Turn a checkpoint of any format into ours.
+    """Convert a checkpoint to PaddleSeg's names and Paddle's layout.
 
     Args:
-        source: As in ``load_weights``.
-        target: File to write, ``.pdparams`` or ``.safetensors``. It appears whole or not at all.
+        source: As for ``load_weights``.
+        target: File to write, ``.pdparams`` or ``.safetensors``; written atomically.
         force: Whether an existing file may be replaced.
 
     Returns:
-        The ``Checkpoint``, the number of its tensors, and that of its parameters.
+        The ``Checkpoint``, its number of tensors, and its number of parameters.
 
     Raises:
         InputError: The source cannot be read, or the target cannot be written.
@@ -46,24 +46,19 @@ def convert_checkpoint(
         raise InputError(f"{target}: exists; choose another name, or replace it with --force.")
     checkpoint = read_weights(source)
     architecture = checkpoint.architecture
-    missing = missing_parts(architecture, checkpoint.state) if architecture else ["the encoder"]
+    missing = missing_layers(architecture, checkpoint.state) if architecture else ["the encoder"]
     if missing:
         raise InputError(
             f"{checkpoint.source}: lacks {missing[0]} and {len(missing) - 1} other layers of a "
             "SegFormer; nothing was written."
         )
     state = {name: value.copy(order="C") for name, value in checkpoint.state.items()}
-    # Paddle and safetensors look at the ending, so the temporary name keeps it.
-    partial = target.with_name(f".{os.getpid()}.partial{target.suffix}")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        WRITERS[target.suffix](state, partial)
-        partial.replace(target)
+        with atomic_path(target) as temporary:
+            WRITERS[target.suffix](state, temporary)
     except (OSError, SafetensorError) as error:
         raise InputError(f"{target}: cannot be written ({error}).") from error
-    finally:
-        if os.path.exists(partial):
-            partial.unlink()
     parameters = sum(
         math.prod(value.shape)
         for name, value in state.items()

@@ -1,8 +1,7 @@
-"""Fetching weights from a URL, once."""
+"""Download weights into PaddleSeg's cache."""
 
 import hashlib
 import http.client
-import os
 import re
 import time
 import urllib.error
@@ -13,37 +12,38 @@ from paddleseg.utils import seg_env
 from tqdm import tqdm
 
 from ..errors import InputError
+from ..fs import atomic_path
 
-TRIES, TIMEOUT = 3, 30
+MAX_ATTEMPTS = 3
+TIMEOUT = 30  # seconds without data
 
 
 def is_url(source):
-    """Whether ``source`` is an http or https address."""
+    """Whether ``source`` is an http or https URL."""
     return isinstance(source, str) and source.lower().startswith(("http://", "https://"))
 
 
 def download(url):
-    """Fetch a file into PaddleSeg's cache of pretrained models, unless it is there.
+    """Download a file into PaddleSeg's cache of pretrained models, unless it is there.
 
     Returns:
-        Its path. A file of that name in the cache is whole.
+        Its path.
 
     Raises:
-        InputError: It could not be fetched.
+        InputError: It cannot be downloaded.
     """
-    # Many files are called model.pdparams: a folder for each address keeps them apart.
+    # Many files are called model.pdparams, so each URL gets its own folder.
     name = re.sub(r"[^\w.-]", "_", url.split("?")[0].split("#")[0].rstrip("/").split("/")[-1])
     folder = Path(seg_env.PRETRAINED_MODEL_HOME, hashlib.sha256(url.encode()).hexdigest()[:16])
     target = folder / name
     if target.is_file():
         return target
-    partial = folder / f"{name}.{os.getpid()}.partial"  # several processes may fetch
-    for attempt in range(TRIES):
+    for attempt in range(MAX_ATTEMPTS):
         time.sleep(attempt)
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            _fetch(url, partial)
-            partial.replace(target)
+            with atomic_path(target) as temporary:
+                _fetch(url, temporary)
             return target
         except (OSError, http.client.HTTPException, ValueError) as error:
             failure = error
@@ -51,11 +51,8 @@ def download(url):
                 isinstance(error, urllib.error.HTTPError) and error.code < 500
             ):
                 break
-        finally:
-            if partial.exists():
-                partial.unlink()
     raise InputError(
-        f"{url}: could not be fetched ({failure}); fetch it elsewhere and set the config's "
+        f"{url}: cannot be downloaded ({failure}); download it elsewhere and set the config's "
         "pretrained key to the file, such as --opts model.backbone.pretrained=FILE, or to null to "
         "start from random weights."
     ) from failure
@@ -64,10 +61,10 @@ def download(url):
 def _fetch(url, path):
     with urllib.request.urlopen(url, timeout=TIMEOUT) as response, open(path, "wb") as file:
         size = int(response.headers.get("Content-Length") or 0)
-        with tqdm(total=size or None, desc=path.stem, unit="B", unit_scale=True) as bar:
+        with tqdm(total=size or None, desc="download", unit="B", unit_scale=True) as bar:
             while chunk := response.read(1 << 20):
                 if file.tell() == 0 and chunk.lstrip()[:1] == b"<":
-                    raise ValueError("the answer is a web page")
+                    raise ValueError("the response is a web page")
                 file.write(chunk)
                 bar.update(len(chunk))
         if size and file.tell() != size:

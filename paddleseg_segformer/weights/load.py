@@ -1,4 +1,4 @@
-"""Recognizing a checkpoint, and loading it into a model."""
+"""Load a checkpoint in any supported format into a model."""
 
 from __future__ import annotations
 
@@ -14,17 +14,14 @@ from paddle import nn
 
 from ..errors import InputError
 from ..fs import StrPath
-from . import huggingface, mmseg, nvlabs, paddleseg, paddlevit
 from .architecture import Architecture, infer_architecture
 from .checkpoint_io import extract_tensors, read_checkpoint
 from .download import download, is_url
-from .naming import BACKBONE
+from .formats import BACKBONE, FORMATS, PADDLESEG
 from .unpickle import bfloat16_to_float32
 
-FORMATS = (paddleseg, nvlabs, huggingface, mmseg, paddlevit)
 CLASSIFIER = ("linear_pred.weight", "linear_pred.bias")
 
-# What ``load_weights`` takes.
 Source = Union[StrPath, Mapping[str, np.ndarray]]
 
 logger = logging.getLogger(__name__)
@@ -32,15 +29,15 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A checkpoint in our names and Paddle's layout.
+    """A checkpoint in PaddleSeg's names and Paddle's layout.
 
     Attributes:
-        source: Where it came from, for messages.
-        format: Name of the format it was in.
-        norm_epsilon: LayerNorm's epsilon in the implementation that it comes from; None is the
-            paper's mix.
-        state: float arrays by name; a backbone's names have no prefix.
-        architecture: ``Architecture``, or None where parts of an encoder are missing.
+        source: Path, URL or description, for messages.
+        format: Name of the original format.
+        norm_epsilon: LayerNorm epsilon of the original implementation; None for the paper's, which
+            differs between layers.
+        state: Arrays by name; the names of a backbone have no prefix.
+        architecture: ``Architecture``, or None if layers of the encoder are missing.
     """
 
     source: str
@@ -52,12 +49,12 @@ class Checkpoint:
 
 @dataclass(frozen=True)
 class LoadResult:
-    """What ``load_weights`` did.
+    """The result of ``load_weights``.
 
     Attributes:
-        loaded: Names of the model's tensors that have new values.
+        loaded: Names of the model's tensors that were loaded.
         missing: Names of the model's other tensors.
-        unexpected: Names, ours, of the source's tensors that the model has no place for.
+        unexpected: Names, after conversion, of the checkpoint's tensors that the model lacks.
         checkpoint: The ``Checkpoint``.
     """
 
@@ -68,18 +65,15 @@ class LoadResult:
 
 
 def read_weights(source: Source, names: Container[str] = ()) -> Checkpoint:
-    """Read a checkpoint in any of the formats, and turn it into our names.
+    """Read a checkpoint and convert it to PaddleSeg's format.
 
     Args:
-        source: As in ``load_weights``.
-        names: Of the model's tensors; a checkpoint in no known format that shares them is that of
-            another PaddleSeg model, and is left as it is.
-
-    Returns:
-        ``Checkpoint``.
+        source: As for ``load_weights``.
+        names: Names of the model's tensors. A checkpoint in no known format that shares some of
+            them belongs to another PaddleSeg model and is not converted.
 
     Raises:
-        InputError: It cannot be read, or is no SegFormer.
+        InputError: The source cannot be read, or is no SegFormer checkpoint.
     """
     if isinstance(source, Mapping):
         name = "the given arrays"
@@ -92,138 +86,143 @@ def read_weights(source: Source, names: Container[str] = ()) -> Checkpoint:
     else:
         name = os.fspath(source)
         state = read_checkpoint(download(name) if is_url(name) else name)
-    state = {key: _checked(name, key, value) for key, value in state.items()}
+    state = {key: _normalize_array(name, key, value) for key, value in state.items()}
     for source_format in FORMATS:
         try:
             if source_format.matches(state):
-                return _converted(name, source_format, state)
+                return _convert(name, source_format, state)
         except (KeyError, ValueError, IndexError) as error:
             raise InputError(
-                f"{name}: is a damaged {source_format.NAME} checkpoint ({error}); fetch it again."
+                f"{name}: is a damaged {source_format.name} checkpoint ({error}); download it "
+                "again."
             ) from error
     if any(key in names for key in state):
-        return Checkpoint(name, paddleseg.NAME, paddleseg.EPSILON, state, None)
+        return Checkpoint(name, PADDLESEG.name, PADDLESEG.norm_epsilon, state, None)
     raise InputError(
-        f"{name}: is no SegFormer in a known format ({', '.join(f.NAME for f in FORMATS)}); its "
+        f"{name}: is no SegFormer in a known format ({', '.join(f.name for f in FORMATS)}); its "
         f"first tensors are {_first(list(state))}."
     )
 
 
-def _checked(source, name, value):
-    """A tensor's numbers: finite, in native byte order, not in Paddle's guise of bfloat16."""
+def _normalize_array(source, name, value):
+    """Convert to native byte order, and Paddle's bfloat16 (saved as uint16) to float32.
+
+    Raises:
+        InputError: The array is not numeric, or not finite.
+    """
     if value.dtype == np.uint16:
         value = bfloat16_to_float32(value)
     if value.dtype.kind not in "biuf":
-        raise InputError(f"{source}: {name} holds no numbers.")
+        raise InputError(f"{source}: {name} is not numeric; use another checkpoint.")
     if value.dtype.kind == "f" and not np.isfinite(value).all():
         raise InputError(f"{source}: {name} has NaN or infinite values; use another checkpoint.")
     return value.astype(value.dtype.newbyteorder("="), copy=False)
 
 
-def _converted(name, source_format, state):
+def _convert(name, source_format, state):
     state = source_format.convert(state)
     if all(key.startswith(BACKBONE) for key in state):
         state = {key[len(BACKBONE) :]: value for key, value in state.items()}
     architecture = infer_architecture(state)
-    return Checkpoint(name, source_format.NAME, source_format.EPSILON, state, architecture)
+    return Checkpoint(name, source_format.name, source_format.norm_epsilon, state, architecture)
 
 
 def load_weights(model: nn.Layer, source: Source, strict: bool = True) -> LoadResult:
     """Load weights into a SegFormer, a Mix Transformer, or another PaddleSeg model.
 
+    A backbone loads into a whole model, and the backbone of a whole model into a backbone.
+
     Args:
         model: The layer to load into.
         source: Path of a file (``.pdparams``, a ``.tar.gz`` of one, ``.safetensors``, ``.pth``,
-            ``.bin``) or of a Hugging Face model folder, a URL of such a file, or a dictionary of
-            arrays or of PyTorch's or Paddle's tensors; of PaddleSeg, NVlabs, Hugging Face,
-            mmsegmentation or PaddleViT. A backbone loads into a whole model too, and a whole model
-            into a backbone.
-        strict: Whether tensors that are missing or unexpected are an error. A whole model's head
-            may always be missing from a backbone, and a classifier for another number of classes.
-
-    Returns:
-        ``LoadResult``.
+            ``.bin``) or of a Hugging Face model folder, URL of such a file, or dictionary of
+            arrays or of PyTorch or Paddle tensors, from PaddleSeg, NVlabs, Hugging Face,
+            mmsegmentation or PaddleViT.
+        strict: Whether missing or unexpected tensors are an error. The decode head may be missing
+            from a backbone, and a classifier for another number of classes is not loaded.
 
     Raises:
         InputError: The source cannot be read, or does not fit the model. The model is unchanged.
     """
     target = model.state_dict()
     checkpoint = read_weights(source, target)
-    state = _with_names_of(target, checkpoint.state)
-    fitting = {
+    state = _match_backbone_prefix(checkpoint.state, target)
+    matching = {
         name: state[name]
         for name, tensor in target.items()
         if name in state and list(state[name].shape) == tensor.shape
     }
-    missing = [name for name in target if name not in fitting]
+    missing = [name for name in target if name not in matching]
     unexpected = [name for name in state if name not in target]
     has_head = any(name in state for name in target if not name.startswith(BACKBONE))
     other_classes = has_head and all(name in state and name in missing for name in CLASSIFIER)
     if has_head:
-        may_miss = CLASSIFIER if other_classes else ()
+        optional = CLASSIFIER if other_classes else ()
     else:
-        may_miss = [name for name in missing if not name.startswith(BACKBONE)]
-    misfits = [name for name in missing if name not in may_miss]
-    if not fitting or (strict and (misfits or unexpected)):
-        raise InputError(_misfit(checkpoint, infer_architecture(target), misfits, unexpected))
-    for name, value in fitting.items():
-        with np.errstate(over="ignore"):  # which is told below
-            fitting[name] = tensor = paddle.to_tensor(value, dtype=target[name].dtype)
+        optional = [name for name in missing if not name.startswith(BACKBONE)]
+    mismatched = [name for name in missing if name not in optional]
+    if not matching or (strict and (mismatched or unexpected)):
+        architecture = infer_architecture(target)
+        raise InputError(_mismatch_message(checkpoint, architecture, mismatched, unexpected))
+    for name, value in matching.items():
+        with np.errstate(over="ignore"):  # reported below
+            matching[name] = tensor = paddle.to_tensor(value, dtype=target[name].dtype)
         if paddle.is_floating_point(tensor) and not paddle.isfinite(tensor).all():
             dtype = str(target[name].dtype).rpartition(".")[2]
             raise InputError(
                 f"{checkpoint.source}: {name} has numbers beyond the range of the model's {dtype}; "
                 "use another checkpoint, or a model of a wider type."
             )
-    for name, value in fitting.items():
+    for name, value in matching.items():
         target[name].set_value(value)
-    _warn_of_epsilon(model, checkpoint)
+    _check_norm_epsilon(model, checkpoint)
     if other_classes:
         logger.warning(
-            "%s has another number of classes than the model: the classifier keeps its own weights",
+            "%s has another number of classes than the model: the classifier is not loaded",
             checkpoint.source,
         )
-    return LoadResult(list(fitting), missing, unexpected, checkpoint)
+    return LoadResult(list(matching), missing, unexpected, checkpoint)
 
 
-def _warn_of_epsilon(model, checkpoint):
+def _check_norm_epsilon(model, checkpoint):
+    """Warn if the model's LayerNorm epsilon differs from that of the original implementation."""
+    expected = checkpoint.norm_epsilon
     epsilons = {
         layer._epsilon for layer in model.sublayers() if type(layer).__name__ == "LayerNorm"
     }
-    wanted = checkpoint.norm_epsilon
-    if wanted is not None and epsilons - {wanted}:
+    if expected is not None and epsilons - {expected}:
         logger.warning(
-            "%s comes from %s, where every LayerNorm's epsilon is %g: set model.backbone."
-            "norm_epsilon=%g for the same function",
+            "%s comes from %s, where the LayerNorm epsilon is %g: set model.backbone."
+            "norm_epsilon=%g for identical outputs",
             checkpoint.source,
             checkpoint.format,
-            wanted,
-            wanted,
+            expected,
+            expected,
         )
 
 
 def load_pretrained(model: nn.Layer, source: Source | None) -> None:
-    """What ``pretrained`` means in a config: ``load_weights``, told in the log, or None."""
+    """Load and log the weights that a config's ``pretrained`` key names; None loads nothing."""
     if source is None:
         return
-    loaded = load_weights(model, source)
+    result = load_weights(model, source)
     logger.info(
         "Loaded %d of %d tensors from %s (%s, %s)",
-        len(loaded.loaded),
-        len(loaded.loaded) + len(loaded.missing),
-        loaded.checkpoint.source,
-        loaded.checkpoint.format,
-        loaded.checkpoint.architecture,
+        len(result.loaded),
+        len(result.loaded) + len(result.missing),
+        result.checkpoint.source,
+        result.checkpoint.format,
+        result.checkpoint.architecture,
     )
 
 
-def _with_names_of(target, state):
-    """Add or take away the prefix of the backbone, as the model has it."""
-    whole_model = any(name.startswith(BACKBONE) for name in target)
-    whole_state = any(name.startswith(BACKBONE) for name in state)
-    if whole_model and not whole_state:
+def _match_backbone_prefix(state, target):
+    """Add or remove the backbone's prefix, as in the model's names."""
+    target_has_prefix = any(name.startswith(BACKBONE) for name in target)
+    state_has_prefix = any(name.startswith(BACKBONE) for name in state)
+    if target_has_prefix and not state_has_prefix:
         return {BACKBONE + name: value for name, value in state.items()}
-    if whole_state and not whole_model:
+    if state_has_prefix and not target_has_prefix:
         return {
             name[len(BACKBONE) :]: value
             for name, value in state.items()
@@ -232,31 +231,31 @@ def _with_names_of(target, state):
     return state
 
 
-def _misfit(checkpoint, wanted, misfits, unexpected):
-    """One sentence on why a checkpoint does not fit, and what would."""
-    found = checkpoint.architecture
-    if found is not None and wanted is not None and not _compatible(found, wanted):
+def _mismatch_message(checkpoint, expected, mismatched, unexpected):
+    actual = checkpoint.architecture
+    if actual is not None and expected is not None and not _compatible(actual, expected):
         return (
-            f"{checkpoint.source}: is a {found}, and the model is a {wanted}; "
-            f"{_arguments_for(found)}."
+            f"{checkpoint.source}: is a {actual}, and the model is a {expected}; "
+            f"{_config_hint(actual)}."
         )
-    parts = []
-    if misfits:
-        parts.append(f"lacks, or has in another shape, {_first(misfits)}")
+    reasons = []
+    if mismatched:
+        reasons.append(f"lacks, or has in another shape, {_first(mismatched)}")
     if unexpected:
-        parts.append(f"has what the model has no place for, {_first(unexpected)}")
-    return f"{checkpoint.source}: {' and '.join(parts)}; use a checkpoint of the same model."
+        reasons.append(f"has unexpected tensors, {_first(unexpected)}")
+    return f"{checkpoint.source}: {' and '.join(reasons)}; use a checkpoint of the same model."
 
 
-def _compatible(found, wanted):
-    if (found.channels, found.depths) != (wanted.channels, wanted.depths):
+def _compatible(a, b):
+    if (a.channels, a.depths) != (b.channels, b.depths):
         return False
-    if found.width is None or wanted.width is None:
+    if a.width is None or b.width is None:
         return True
-    return (found.width, found.stage_projection) == (wanted.width, wanted.stage_projection)
+    return (a.width, a.stage_projection) == (b.width, b.stage_projection)
 
 
-def _arguments_for(architecture):
+def _config_hint(architecture):
+    """The config settings that build this architecture."""
     if architecture.size is None:
         encoder = (
             f"set the backbone's embed_dims {list(architecture.channels)} and depths "

@@ -1,8 +1,8 @@
-"""Reading pickles as data.
+"""Unpickle tensors without running code.
 
-A pickle is a program: it can call any function, set any attribute, and hand NumPy forged pointers.
-This reader runs the few instructions that tensors in dictionaries need, and what a pickle takes for
-NumPy's and PyTorch's types are objects of our own that check what they are given.
+A pickle is a program: it can call any function, set any attribute, and give NumPy forged pointers.
+This unpickler accepts only the opcodes that dictionaries of tensors need, and replaces NumPy's and
+PyTorch's types by its own, which validate their arguments.
 """
 
 import io
@@ -25,7 +25,7 @@ _OPCODES = """
 
 
 class _Dict(dict):
-    """A dictionary of names: other keys could take for ever to hash. Attributes are not for it."""
+    """A dictionary with only strings and integers as keys: others could take forever to hash."""
 
     __slots__ = ()
 
@@ -35,11 +35,11 @@ class _Dict(dict):
         super().__setitem__(key, value)
 
     def __setstate__(self, state):
-        """PyTorch's ``_metadata``, of no use here."""
+        """Ignore the attribute ``_metadata`` of PyTorch's state dicts."""
 
 
 class _Function:
-    """What a pickle may call. It cannot be changed by one."""
+    """A function that a pickle may call, but not change."""
 
     __slots__ = ("_function",)
 
@@ -50,11 +50,11 @@ class _Function:
         return self._function(*args)
 
     def __setstate__(self, state):
-        raise ValueError("it changes a function")
+        raise ValueError("it sets attributes of a function")
 
 
 class _Inert:
-    """Stands for objects beside the tensors, such as a training log's; nothing happens to it."""
+    """Placeholder of objects other than tensors, such as a training log; does nothing."""
 
     __slots__ = ()
 
@@ -69,7 +69,7 @@ class _Inert:
 
 
 class _Dtype:
-    """``numpy.dtype`` of plain numbers."""
+    """``numpy.dtype``, restricted to numbers."""
 
     __slots__ = ("code",)
 
@@ -84,7 +84,7 @@ class _Dtype:
 
 
 class _Array:
-    """An array; NumPy's pickles make it empty and fill it afterwards, through ``__setstate__``."""
+    """An array; NumPy's pickles create it empty and fill it by ``__setstate__``."""
 
     __slots__ = ("value",)
 
@@ -95,12 +95,12 @@ class _Array:
         _, shape, dtype, column_major, data = state
         values = _numbers(data, dtype)
         if any(type(n) is not int or n < 0 for n in shape) or math.prod(shape) != values.size:
-            raise ValueError("an array's shape does not fit its data")
+            raise ValueError("the shape of an array does not match its data")
         self.value = values.reshape(shape, order="F" if column_major else "C")
 
 
 def _numbers(data, dtype):
-    """The plain numbers in some bytes, as an array that shares them."""
+    """A one-dimensional array that shares the memory of the bytes."""
     if type(data) is not bytes or type(dtype) is not _Dtype:
         raise ValueError("an array without data or type")
     return np.frombuffer(data, dtype=dtype.code)
@@ -125,7 +125,7 @@ _ALLOWED = {
             ("scalar", _Function(_scalar)),
         )
     },
-    # What mmengine's checkpoints hold beside the weights.
+    # In mmengine's checkpoints beside the weights.
     ("mmengine.logging.history_buffer", "HistoryBuffer"): _Inert(),
     ("builtins", "getattr"): _Inert(),
 }
@@ -138,22 +138,22 @@ def _fill(dictionary, items):
 
 
 class _DataUnpickler(pickle._Unpickler):
-    """Python's own unpickler in Python: the one in C lets a small file ask for any memory."""
+    """The pure Python unpickler: the C one can be made to allocate any amount of memory."""
 
-    dispatch = {  # noqa: RUF012 - as in the class it changes
+    dispatch = {  # noqa: RUF012 - as in the base class
         getattr(pickle, name)[0]: pickle._Unpickler.dispatch[getattr(pickle, name)[0]]
         for name in _OPCODES.split()
     }
 
     def __init__(self, data):
         super().__init__(io.BytesIO(data))
-        self.most = len(data)  # bytes that its text can stand for, each piece once
+        self.encodable = len(data)  # bytes: each string may be encoded once
 
     def encode(self, text, encoding):
-        """What pickles of protocol 2 call for bytes."""
-        self.most -= len(text)
-        if encoding != "latin1" or self.most < 0:
-            raise ValueError(f"the codec {encoding}, or too often")
+        """``_codecs.encode``, by which protocol 2 pickles bytes."""
+        self.encodable -= len(text)
+        if encoding != "latin1" or self.encodable < 0:
+            raise ValueError(f"it uses the codec {encoding}, or encodes too much text")
         return text.encode("latin1")
 
     def load_empty_dict(self):
@@ -168,46 +168,46 @@ class _DataUnpickler(pickle._Unpickler):
             return self.allowed()[module, name]
         except KeyError:
             raise InputError(
-                f"asks to run {module}.{name}, which no checkpoint needs; nothing of it was run."
+                f"asks to run {module}.{name}, which no checkpoint needs; nothing was run."
             ) from None
 
     def allowed(self):
-        """What the pickle may name."""
+        """The globals that the pickle may use, by module and name."""
         return _ALLOWED
 
 
-def _plain(tree, done):
-    """The same tree with NumPy arrays; ``done`` keeps what is shared from being walked again."""
+def _to_builtin(tree, done):
+    """Replace the types of this module; ``done`` holds the results of shared objects by id."""
     if isinstance(tree, _Array):
         return tree.value
     if not isinstance(tree, (dict, list, tuple)):
         return tree
     if id(tree) not in done:
         if isinstance(tree, dict):
-            done[id(tree)] = plain = {}
-            plain.update((key, _plain(value, done)) for key, value in tree.items())
+            done[id(tree)] = converted = {}
+            converted.update((key, _to_builtin(value, done)) for key, value in tree.items())
         else:
-            done[id(tree)] = [_plain(value, done) for value in tree]
+            done[id(tree)] = [_to_builtin(value, done) for value in tree]
     return done[id(tree)]
 
 
 def unpickle(data):
-    """Read a pickle of arrays, numbers, strings, and dictionaries and lists of them.
+    """Unpickle arrays, numbers, strings, and dictionaries and lists of them.
 
     Args:
         data: bytes.
 
     Returns:
-        What was pickled, with NumPy arrays, tuples as lists, and dictionaries for all mappings.
+        The object, with NumPy arrays, lists for tuples, and dictionaries for all mappings.
 
     Raises:
-        InputError: It asks for anything else.
-        Exception: It is damaged; a damaged pickle can raise anything.
+        InputError: The pickle uses another type or function.
+        Exception: The pickle is damaged; any type may be raised.
     """
-    return _plain(_DataUnpickler(data).load(), {})
+    return _to_builtin(_DataUnpickler(data).load(), {})
 
 
-# PyTorch's storages hold raw little-endian numbers; bfloat16 is the upper half of a float32.
+# PyTorch's storages are little-endian; bfloat16 is the upper half of a float32.
 _STORAGES = {
     "FloatStorage": "<f4",
     "DoubleStorage": "<f8",
@@ -223,12 +223,12 @@ _STORAGES = {
 
 
 def bfloat16_to_float32(bits):
-    """Widen bfloat16 numbers, given as uint16, without loss."""
+    """Convert bfloat16 numbers, given as uint16, to float32 without loss."""
     return np.left_shift(bits, 16, dtype="uint32").view("float32")
 
 
 class _Storage:
-    """The numbers that tensors are views of."""
+    """The one-dimensional array that tensors are views of."""
 
     __slots__ = ("numbers",)
 
@@ -236,15 +236,15 @@ class _Storage:
         self.numbers = numbers
 
     def __setstate__(self, state):
-        raise ValueError("it changes a storage")
+        raise ValueError("it sets attributes of a storage")
 
 
 def _rebuild_tensor(storage, offset, size, stride, *_):
-    """A tensor of ``size`` and ``stride`` (in elements) within its storage."""
+    """A view of a storage; ``offset`` and ``stride`` are in elements."""
     if type(storage) is not _Storage or len(size) != len(stride):
         raise ValueError("a tensor without storage")
     if any(type(n) is not int or n < 0 for n in (offset, *size, *stride)):
-        raise ValueError("a tensor's size is not a number")
+        raise ValueError("the size or stride of a tensor is invalid")
     numbers = storage.numbers
     last = offset + sum((n - 1) * step for n, step in zip(size, stride))
     if math.prod(size) > len(numbers) or (0 not in size and last >= len(numbers)):
@@ -286,17 +286,17 @@ class _TorchUnpickler(_DataUnpickler):
 
 
 def unpickle_torch(path):
-    """Read a file of ``torch.save`` of PyTorch 1.6 or later, plain tensors only, without PyTorch.
+    """Read a file of ``torch.save`` of PyTorch 1.6 or later, without PyTorch.
 
     Returns:
-        What was saved, as ``unpickle``.
+        As ``unpickle``.
 
     Raises:
-        InputError: It asks for anything but tensors and containers.
-        Exception: It is damaged, or is no such file.
+        InputError: The file uses other types or functions than tensors and containers.
+        Exception: The file is damaged or has another format.
     """
     with zipfile.ZipFile(path) as archive:
         if any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist()):
             raise ValueError("it is compressed, which PyTorch's files are not")
         (name,) = [name for name in archive.namelist() if name.endswith("/data.pkl")]
-        return _plain(_TorchUnpickler(archive, name).load(), {})
+        return _to_builtin(_TorchUnpickler(archive, name).load(), {})

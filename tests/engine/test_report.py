@@ -185,7 +185,7 @@ def test_the_pictures_of_an_earlier_page_go_and_nothing_else(tmp_path):
 
 def test_a_report_that_cannot_be_written_leaves_the_old_one(tmp_path):
     (tmp_path / "report.html").write_text("old")
-    (tmp_path / "report.html.partial").mkdir()
+    (tmp_path / f".report.{os.getpid()}.partial.html").mkdir()
     with pytest.raises(RunError, match="--report"):
         write_empty_report(tmp_path)
     assert (tmp_path / "report.html").read_text() == "old"

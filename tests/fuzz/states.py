@@ -9,7 +9,7 @@ with atheris.instrument_imports(include=["paddleseg_segformer"], enable_loader_o
     from paddleseg_segformer import MixVisionTransformer, SegFormer
     from paddleseg_segformer.errors import InputError
     from paddleseg_segformer.weights import load_weights, read_weights
-    from paddleseg_segformer.weights.architecture import missing_parts
+    from paddleseg_segformer.weights.architecture import missing_layers
 
 import numpy as np
 from fuzzing import check_error, fuzz
@@ -57,7 +57,7 @@ def one_input(data):
     try:
         checkpoint = read_weights(state)
         if checkpoint.architecture is not None:
-            missing_parts(checkpoint.architecture, checkpoint.state)
+            missing_layers(checkpoint.architecture, checkpoint.state)
             str(checkpoint.architecture)
         target = MODELS[choose.PickValueInList(list(MODELS))]
         load_weights(target, state, strict=choose.ConsumeBool())

@@ -1,9 +1,9 @@
-"""What a whole SegFormer consists of, against the models' own tensors."""
+"""Architectures inferred from state dicts, against the tensors of the models."""
 
 import pytest
 
 import paddleseg_segformer as ps
-from paddleseg_segformer.weights.architecture import infer_architecture, missing_parts
+from paddleseg_segformer.weights.architecture import infer_architecture, missing_layers
 
 MODELS = {
     "linear": lambda: ps.SegFormer(3, ps.MixVisionTransformer_B0(), 8),
@@ -13,15 +13,15 @@ MODELS = {
 
 
 @pytest.mark.parametrize("kind", MODELS)
-def test_every_layer_is_missed(kind):
+def test_missing_layers_are_all_weights_of_a_model(kind):
     state = MODELS[kind]().state_dict()
     architecture = infer_architecture(state)
-    assert not missing_parts(architecture, state)
+    assert not missing_layers(architecture, state)
     layers = [name[: -len(".weight")] for name in state if name.endswith(".weight")]
-    assert sorted(missing_parts(architecture, {})) == sorted(layers)
+    assert sorted(missing_layers(architecture, {})) == sorted(layers)
 
 
-def test_it_is_told_in_words():
+def test_description():
     assert str(infer_architecture(MODELS["backbone"]().state_dict())) == "MiT-B0 (backbone)"
     assert str(infer_architecture(MODELS["conv_bn_relu"]().state_dict())) == (
         "SegFormer with MiT-B1, embedding_dim 8, stage_projection 'conv_bn_relu', 3 classes"

@@ -1,4 +1,4 @@
-"""Checkpoint files: every kind read without its framework, and nothing in them ever run."""
+"""Checkpoint files are read without their framework, and code in them is never run."""
 
 import hashlib
 import http.server
@@ -103,7 +103,7 @@ KINDS.update({"float16": "HalfStorage", "uint16": "BFloat16Storage"})
 
 
 class _TorchPickle:
-    """Pickles by hand, in protocol 0's text opcodes, what PyTorch would ask for."""
+    """The pickle that PyTorch writes, from protocol 0's text opcodes."""
 
     def __init__(self, state):
         self.data = b"\x80\x02" + self.item(state) + b"."
@@ -150,7 +150,7 @@ def test_torch_bfloat16(tmp_path):
 
 
 def forged(path, size=(4,), stride=(1,), offset=0):
-    """A torch file whose one tensor claims this view of a storage of four numbers."""
+    """A PyTorch file with one tensor, which is this view of a storage of four numbers."""
     item = _TorchPickle({}).item
     storage = b"(" + item("storage") + b"ctorch\nFloatStorage\n" + item("x") + item("cpu")
     storage += item(4) + b"tQ"
@@ -173,11 +173,11 @@ VIEWS = {
 
 @pytest.mark.parametrize("view", VIEWS)
 def test_torch_tensor_outside_its_storage(view, tmp_path):
-    """A view beyond the file's bytes must not read other memory, nor fill it."""
+    """A view outside its storage must not read other memory, nor allocate much."""
     forged(tmp_path / "m.pth")
     assert read_checkpoint(tmp_path / "m.pth")["x"].tolist() == [0, 1, 2, 3]
     forged(tmp_path / "m.pth", **VIEWS[view])
-    with pytest.raises(ps.InputError, match=r"m\.pth: is no checkpoint, or is damaged"):
+    with pytest.raises(ps.InputError, match=r"m\.pth: is not a checkpoint, or is damaged"):
         read_checkpoint(tmp_path / "m.pth")
 
 
@@ -203,14 +203,14 @@ ATTACKS = {
 
 @pytest.mark.parametrize("attack", ATTACKS)
 def test_forged_pickles(attack, tmp_path):
-    """Each made NumPy or Python read foreign memory, or take for ever, when it was let near."""
+    """Each made the standard unpickler read foreign memory, allocate gigabytes or hang."""
     path = tmp_path / "m.pdparams"
     path.write_bytes(b"\x80\x04}(" + TEXT("x") + ATTACKS[attack] + b"u.")
     with pytest.raises(ps.InputError, match=r"m\.pdparams: "):
         read_checkpoint(path)
 
 
-def test_no_control_character_of_a_file_reaches_the_terminal(tmp_path):
+def test_control_characters_are_escaped_in_errors(tmp_path):
     (tmp_path / "m.pdparams").write_bytes(b"\x80\x04c\x1b[2J\nname\r\n.")
     with pytest.raises(ps.InputError) as caught:
         read_checkpoint(tmp_path / "m.pdparams")
@@ -218,7 +218,7 @@ def test_no_control_character_of_a_file_reaches_the_terminal(tmp_path):
 
 
 def test_bfloat16_of_paddle(tmp_path):
-    """Paddle saves bfloat16 as if it were uint16."""
+    """Paddle saves bfloat16 as uint16."""
     model = ps.MixVisionTransformer_B0()
     state = {name: value.astype("bfloat16") for name, value in model.state_dict().items()}
     paddle.save(state, str(tmp_path / "m.pdparams"))
@@ -252,18 +252,18 @@ def test_real_torch(tmp_path):
         np.testing.assert_array_equal(actual[name], value.detach().numpy())
 
 
-class Malice:
+class RunsCode:
     def __reduce__(self):
         return os.system, ("touch executed",)
 
 
-def paddle_malice(path):
-    path.write_bytes(pickle.dumps({"a": Malice()}))
+def paddle_code(path):
+    path.write_bytes(pickle.dumps({"a": RunsCode()}))
 
 
-def torch_malice(path):
+def torch_code(path):
     with zipfile.ZipFile(path, "w") as archive:
-        archive.writestr("archive/data.pkl", pickle.dumps({"a": Malice()}, 2))
+        archive.writestr("archive/data.pkl", pickle.dumps({"a": RunsCode()}, 2))
 
 
 def two_candidates(path):
@@ -273,31 +273,31 @@ def two_candidates(path):
 
 
 def truncated(write):
-    def spoil(path):
+    def damage(path):
         write(path)
         path.write_bytes(path.read_bytes()[:-60])
 
-    return spoil
+    return damage
 
 
 BAD = {
     "missing": (lambda path: None, "cannot be read"),
     "empty": (lambda path: path.write_bytes(b""), "is empty"),
     "web page": (lambda path: path.write_bytes(b"\n<!DOCTYPE html><html>"), "is a web page"),
-    "text": (lambda path: path.write_bytes(b"hello, I am a checkpoint"), "is no checkpoint"),
+    "text": (lambda path: path.write_bytes(b"hello, I am a checkpoint"), "is not a checkpoint"),
     "old torch": (
         lambda path: path.write_bytes(b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19.\x80\x02M"),
         "before 1.6",
     ),
-    "code": (paddle_malice, "asks to run posix.system"),
-    "torch code": (torch_malice, "asks to run posix.system"),
+    "code": (paddle_code, "asks to run posix.system"),
+    "torch code": (torch_code, "asks to run posix.system"),
     "list": (lambda path: path.write_bytes(pickle.dumps([1])), "holds a list"),
     "no tensors": (
         lambda path: path.write_bytes(pickle.dumps({"epoch": 1, "net": {}})),
         "holds no tensors; its first keys are epoch, net.",
     ),
     "truncated paddle": (truncated(save_paddle), "damaged"),
-    "truncated torch": (truncated(lambda path: FakeTorch(path, TENSORS)), "no checkpoint"),
+    "truncated torch": (truncated(lambda path: FakeTorch(path, TENSORS)), "not a checkpoint"),
     "truncated safetensors": (truncated(lambda path: save_file(TENSORS, path)), "damaged"),
     "two candidates": (two_candidates, "model.safetensors and pytorch_model.bin"),
     "empty folder": (lambda path: path.mkdir(), "holds none of model.pdparams"),
@@ -306,11 +306,11 @@ BAD = {
 
 @pytest.mark.parametrize("case", BAD)
 def test_bad_sources(case, tmp_path, monkeypatch):
-    """One sentence that names the file; nothing of it has run."""
+    """The error is one sentence that names the file; nothing is run."""
     monkeypatch.chdir(tmp_path)
-    spoil, message = BAD[case]
+    damage, message = BAD[case]
     path = tmp_path / "bad.pth"
-    spoil(path)
+    damage(path)
     with pytest.raises(ps.InputError) as caught:
         read_checkpoint(path)
     assert str(caught.value).startswith(str(path)) and message in str(caught.value)
@@ -318,7 +318,7 @@ def test_bad_sources(case, tmp_path, monkeypatch):
 
 
 class Server(http.server.BaseHTTPRequestHandler):
-    """Serves some bytes; the first answer breaks off half-way."""
+    """Serves some bytes; the first response ends half-way."""
 
     content, status, requests = b"x" * 100_000, 200, 0
 
@@ -336,7 +336,7 @@ class Server(http.server.BaseHTTPRequestHandler):
 
 @pytest.fixture
 def served(tmp_path, monkeypatch):
-    """An address, what is fetched from which goes to a folder that is not there yet."""
+    """A URL, whose download goes to a folder that does not exist yet."""
     monkeypatch.setattr(seg_env, "PRETRAINED_MODEL_HOME", str(tmp_path / "home" / "models"))
     monkeypatch.setattr(Server, "requests", 0)
     server = http.server.HTTPServer(("127.0.0.1", 0), Server)
@@ -358,10 +358,10 @@ def test_download_is_retried_checked_and_cached(served, tmp_path):
     [
         (404, b"", 1, "Error 404"),
         (503, b"", 3, "Error 503"),
-        (200, b"\n<html>Log in</html>", 1, "the answer is a web page"),
+        (200, b"\n<html>Log in</html>", 1, "the response is a web page"),
     ],
 )
-def test_what_may_pass_is_tried_again(
+def test_only_server_errors_are_retried(
     status, content, requests, message, served, tmp_path, monkeypatch
 ):
     waits = []
@@ -370,7 +370,7 @@ def test_what_may_pass_is_tried_again(
     )
     monkeypatch.setattr(Server, "status", status)
     monkeypatch.setattr(Server, "content", content)
-    with pytest.raises(ps.InputError, match=f"could not be fetched .*{message}"):
+    with pytest.raises(ps.InputError, match=f"cannot be downloaded .*{message}"):
         download_module.download(served)
     assert Server.requests == requests
     assert [wait for wait in waits if wait[1]] == [(n, n) for n in range(1, requests)]
@@ -384,7 +384,7 @@ def test_what_may_pass_is_tried_again(
         ("http://127.0.0.1:9/d?id=1", "http://127.0.0.1:9/d?id=2"),
     ],
 )
-def test_no_two_addresses_share_a_file(one, other, tmp_path, monkeypatch):
+def test_urls_do_not_share_a_file(one, other, tmp_path, monkeypatch):
     monkeypatch.setattr(seg_env, "PRETRAINED_MODEL_HOME", str(tmp_path))
     monkeypatch.setattr(download_module, "_fetch", lambda url, path: path.write_text(url))
     for url in (one, other, "http://127.0.0.1:9/%2e%2e/%2e%2e/evil"):
@@ -392,7 +392,7 @@ def test_no_two_addresses_share_a_file(one, other, tmp_path, monkeypatch):
         assert path.read_text() == url and path.parent.parent == tmp_path
 
 
-def test_unreachable_url_says_which_key_to_set(tmp_path, monkeypatch):
+def test_an_unreachable_url_names_the_key_to_set(tmp_path, monkeypatch):
     monkeypatch.setattr(seg_env, "PRETRAINED_MODEL_HOME", str(tmp_path))
     with pytest.raises(ps.InputError, match=r"--opts model\.backbone\.pretrained=FILE"):
         ps.MixVisionTransformer_B0(pretrained="http://127.0.0.1:9/weights.tar.gz")
@@ -409,7 +409,7 @@ def test_a_small_file_takes_little_memory(tmp_path):
         archive.addfile(member, io.BytesIO(bytes(member.size)))
     for name in ("often.pdparams", "bomb.tar.gz"):
         tracemalloc.start()
-        with pytest.raises(ps.InputError, match=rf"{name}: .*fetch it again"):
+        with pytest.raises(ps.InputError, match=rf"{name}: .*download it again"):
             read_checkpoint(tmp_path / name)
         _, most = tracemalloc.get_traced_memory()
         tracemalloc.stop()

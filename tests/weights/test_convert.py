@@ -1,4 +1,4 @@
-"""Converting: what is written is what was read, whole or not at all."""
+"""Converted checkpoints have the source's tensors, and are written atomically."""
 
 import subprocess
 import sys
@@ -23,9 +23,9 @@ def source():
 
 @pytest.mark.parametrize("ending", ["pdparams", "safetensors"])
 def test_target_holds_the_source(source, ending, tmp_path):
-    ours, theirs = source
+    ours, state = source
     target = tmp_path / f"model.{ending}"
-    checkpoint, tensors, parameters = convert_checkpoint(theirs, target)
+    checkpoint, tensors, parameters = convert_checkpoint(state, target)
     assert (checkpoint.format, tensors) == ("mmseg", len(ours))
     statistics = [name for name in ours if name.endswith(("._mean", "._variance"))]
     assert parameters == sum(v.size for n, v in ours.items() if n not in statistics)
@@ -54,7 +54,7 @@ def test_bad_targets(source, target, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
-def test_tool_refuses_in_one_sentence(tmp_path):
+def test_the_tool_reports_an_error_in_one_sentence(tmp_path):
     bad = tmp_path / "page.pth"
     bad.write_bytes(b"<!DOCTYPE html>")
     done = subprocess.run(

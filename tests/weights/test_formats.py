@@ -1,4 +1,4 @@
-"""Every source format loads whole, and computes the same function."""
+"""Every source format is recognized, converted and loaded."""
 
 import csv
 
@@ -16,7 +16,7 @@ WIDTHS = {"B0": 256, "B1": 256, "B2": 768}
 
 
 def random_model(size, projection, classes=19, width=None, seed=0):
-    """A model whose every tensor, BatchNorm statistics too, is random and its own."""
+    """A model with random values in all tensors, including the BatchNorm statistics."""
     paddle.seed(seed)
     backbone = getattr(ps, f"MixVisionTransformer_{size}")()
     model = ps.SegFormer(classes, backbone, width or WIDTHS[size], stage_projection=projection)
@@ -57,7 +57,7 @@ REFERENCES = {
 @needs_shared
 @pytest.mark.parametrize("name", FORMATS)
 def test_names_and_shapes_are_the_published_ones(name):
-    """What the tests above load is what the projects write."""
+    """The fixtures of these tests have the names and shapes of published checkpoints."""
     write, projection = FORMATS[name]
     with open(SHARED / f"reference/state_dicts/{REFERENCES[name]}.tsv") as file:
         rows = list(csv.reader(file, delimiter="\t"))
@@ -65,7 +65,7 @@ def test_names_and_shapes_are_the_published_ones(name):
     classes = 19 if name == "huggingface" else 150
     ours = write(arrays(random_model("B0", projection, classes)), classes)
     written = {key: list(value.shape) for key, value in ours.items()}
-    if name == "nvlabs":  # the list leaves out the classifier that the project never uses
+    if name == "nvlabs":  # the list lacks the classifier that the project never uses
         unused = {key for key in written if ".conv_seg." in key} - published.keys()
         written = {key: shape for key, shape in written.items() if key not in unused}
     if name == "huggingface":
@@ -93,7 +93,7 @@ def strip(state):
 
 @pytest.mark.parametrize("name", FORMATS)
 def test_imagenet_backbone(name):
-    """Into a backbone, and into a whole model, whose head keeps its own weights."""
+    """It loads into a backbone, and into a whole model, whose head is unchanged."""
     write, projection = FORMATS[name]
     source, target = (random_model("B0", projection, seed=seed) for seed in (1, 2))
     state = BACKBONES[name](write(arrays(source), 19))
@@ -109,8 +109,8 @@ def test_imagenet_backbone(name):
         np.testing.assert_array_equal(arrays(target)[key], value)
 
 
-def test_query_key_and_value_are_told_apart():
-    """In mmsegmentation's fused projection, the three lie one above the other."""
+def test_fused_query_key_and_value_are_split():
+    """mmsegmentation concatenates the three along the first axis."""
     write, projection = FORMATS["mmseg"]
     state = write(arrays(random_model("B0", projection)), 19)
     name = "backbone.layers.1.1.0.attn.attn.in_proj_weight"
@@ -120,7 +120,7 @@ def test_query_key_and_value_are_told_apart():
     assert converted["backbone.block2.0.attn.kv.weight"][0].tolist() == [2.0] * 64 + [3.0] * 64
 
 
-def test_mismatch_says_which_arguments_would_fit():
+def test_a_mismatch_names_the_config_that_fits():
     write, projection = FORMATS["mmseg"]
     state = write(arrays(random_model("B1", projection)), 19)
     with pytest.raises(ps.InputError) as caught:
@@ -131,7 +131,7 @@ def test_mismatch_says_which_arguments_would_fit():
         ps.load_weights(random_model("B1", projection, width=64), state)
 
 
-def test_other_classifier_is_left_alone():
+def test_a_classifier_of_another_size_is_not_loaded():
     source, target = random_model("B0", "linear", classes=7), random_model("B0", "linear")
     classifier = arrays(target)["linear_pred.weight"]
     result = ps.load_weights(target, arrays(source))
@@ -154,9 +154,9 @@ def test_missing_and_unexpected_tensors():
     assert result.missing == gone and result.unexpected == ["backbone.extra.weight"]
 
 
-def test_nothing_that_fits_is_an_error_even_so():
+def test_no_matching_tensor_is_an_error_even_if_not_strict():
     model = manager.MODELS.components_dict["BiSeNetV2"](num_classes=2)
-    with pytest.raises(ps.InputError, match=r"no place for, patch_embed1\.proj\.weight"):
+    with pytest.raises(ps.InputError, match=r"unexpected tensors, patch_embed1\.proj\.weight"):
         ps.load_weights(model, arrays(random_model("B0", "linear")), strict=False)
 
 
@@ -187,7 +187,7 @@ def test_a_model_of_half_precision_keeps_it(dtype):
 
 
 def test_a_bfloat16_number_of_paddle():
-    """Which saves it as if it were uint16: a tensor without dimensions."""
+    """Paddle saves bfloat16 as uint16; here a tensor without dimensions."""
     state = {**arrays(random_model("B0", "linear")), "scale": np.array(0xC040, "uint16")}
     assert read_weights(state).state["scale"] == -3
 
@@ -203,7 +203,7 @@ def test_a_dictionary_is_unwrapped_as_a_file_is(prefix, wrap):
 
 
 def test_tensors_of_frameworks():
-    """Those that PyTorch trains, and bfloat16, which NumPy does not have."""
+    """PyTorch parameters that require gradients, and bfloat16, which NumPy lacks."""
     torch = pytest.importorskip("torch", reason="PyTorch is not installed")
     source, target = ps.MixVisionTransformer_B0(), ps.MixVisionTransformer_B0()
     for kind in (torch.float32, torch.bfloat16):
@@ -228,20 +228,20 @@ def test_tensors_of_frameworks():
         ({}, "holds no tensors; its first keys are none"),
         ({"a": [[1], [1, 2]]}, "holds no tensors; its first keys are a"),
         ({0: np.ones(2)}, "first tensors are 0"),
-        ({"a": np.array(["text"])}, "a holds no numbers"),
+        ({"a": np.array(["text"])}, "a is not numeric"),
     ],
 )
-def test_what_holds_no_weights_is_told(source, message):
+def test_sources_without_weights_are_errors(source, message):
     with pytest.raises(ps.InputError, match=message):
         ps.load_weights(ps.MixVisionTransformer_B0(), source)
 
 
-def test_foreign_model_is_named():
+def test_another_model_is_an_error_with_its_tensor_names():
     with pytest.raises(ps.InputError, match=r"is no SegFormer.*layer1\.0\.conv1\.weight"):
         read_weights({"layer1.0.conv1.weight": np.ones([2, 2])})
 
 
-def test_nan_is_named():
+def test_nan_is_an_error():
     state = arrays(random_model("B0", "linear"))
     state["backbone.norm1.bias"] = np.full([32], np.nan, "float32")
     with pytest.raises(ps.InputError, match=r"backbone\.norm1\.bias has NaN"):
@@ -251,7 +251,7 @@ def test_nan_is_named():
 @pytest.mark.parametrize(
     "dtype, number", [("float16", 1e5), ("bfloat16", 1e39), ("float32", 1e300)]
 )
-def test_a_number_beyond_the_models_type_is_named(dtype, number):
+def test_a_number_beyond_the_range_of_the_models_dtype_is_an_error(dtype, number):
     target = ps.MixVisionTransformer_B0()
     target.to(dtype=dtype)
     before = target.norm1.bias.astype("float32").numpy()
@@ -264,14 +264,14 @@ def test_a_number_beyond_the_models_type_is_named(dtype, number):
 
 
 @pytest.mark.parametrize("dtype", ["bool", "uint8", "int64"])
-def test_numbers_that_are_no_floats_load_too(dtype):
+def test_integer_and_boolean_tensors_load(dtype):
     model = paddle.nn.Layer()
     model.register_buffer("mask", paddle.zeros([3], dtype))
     ps.load_weights(model, {"mask": np.array([0, 1, 1], dtype)})
     assert model.mask.tolist() == [0, 1, 1]
 
 
-def test_half_a_classifier_is_missing_tensors():
+def test_a_classifier_without_bias_is_an_error():
     state = arrays(random_model("B0", "linear"))
     del state["linear_pred.bias"]
     with pytest.raises(ps.InputError, match=r"lacks, .*shape, linear_pred\.bias; use a"):
@@ -291,7 +291,7 @@ def test_damaged_projections_are_an_input_error(name):
         read_weights(state)
 
 
-def test_other_epsilon_is_told(caplog):
+def test_another_norm_epsilon_is_a_warning(caplog):
     write, projection = FORMATS["huggingface"]
     state = write(arrays(random_model("B0", projection)), 19)
     with caplog.at_level("WARNING"):
@@ -303,8 +303,8 @@ def test_other_epsilon_is_told(caplog):
     assert "norm_epsilon" not in caplog.text
 
 
-def test_another_models_own_head_is_no_imagenet_classifier(tmp_path):
-    """ENCNet's last layer is called head, as is the classifier of a published backbone."""
+def test_a_layer_named_head_of_another_model_is_loaded(tmp_path):
+    """ENCNet has a layer named head, like the ImageNet classifier of a published backbone."""
     backbone = ps.MixVisionTransformer_B0()
     model = manager.MODELS.components_dict["ENCNet"](num_classes=3, backbone=backbone)
     paddle.save(model.state_dict(), str(tmp_path / "model.pdparams"))
@@ -314,7 +314,7 @@ def test_another_models_own_head_is_no_imagenet_classifier(tmp_path):
 
 
 def test_another_paddleseg_model(tmp_path):
-    """Without a Mix Transformer: its own names are the format."""
+    """A model without a Mix Transformer loads by name, without conversion."""
     source, target = (manager.MODELS.components_dict["BiSeNetV2"](num_classes=2) for _ in "ab")
     state = {name: value + 1 for name, value in arrays(source).items()}
     paddle.save({name: paddle.to_tensor(v) for name, v in state.items()}, str(tmp_path / "m"))
@@ -326,7 +326,7 @@ def test_another_paddleseg_model(tmp_path):
         np.testing.assert_array_equal(arrays(target)[name], value)
 
 
-def test_pretrained_is_told_in_the_log(caplog):
+def test_load_pretrained_is_logged(caplog):
     state, target = arrays(random_model("B0", "linear", seed=1)), ps.MixVisionTransformer_B0()
     with caplog.at_level("INFO"):
         load_pretrained(target, None)

@@ -1,4 +1,4 @@
-"""Files that Hugging Face transformers itself writes, and the logits that it computes."""
+"""Files that transformers writes give the logits that transformers computes."""
 
 import numpy as np
 import paddle
@@ -12,7 +12,7 @@ transformers = pytest.importorskip("transformers", reason="transformers is not i
 SIZES = {"B0": 256, "B1": 256, "B2": 768}
 
 
-def their_model(size, kind="SegformerForSemanticSegmentation"):
+def huggingface_model(size, kind="SegformerForSemanticSegmentation"):
     """A model with random weights and BatchNorm statistics."""
     torch.manual_seed(0)
     channels, depths = ps.weights.SIZES[size]
@@ -35,35 +35,35 @@ def their_model(size, kind="SegformerForSemanticSegmentation"):
 @pytest.mark.parametrize("kind", ["safetensors", "bin"])
 @pytest.mark.parametrize("size", SIZES)
 def test_segmentation(size, kind, tmp_path):
-    theirs = their_model(size)
+    reference = huggingface_model(size)
     if kind == "safetensors":
-        theirs.save_pretrained(tmp_path)
+        reference.save_pretrained(tmp_path)
         source = tmp_path
     else:
         source = tmp_path / "pytorch_model.bin"
-        torch.save(theirs.state_dict(), source)
+        torch.save(reference.state_dict(), source)
     backbone = getattr(ps, f"MixVisionTransformer_{size}")(norm_epsilon=1e-5)
-    ours = ps.SegFormer(19, backbone, SIZES[size])
-    result = ps.load_weights(ours, source)
+    model = ps.SegFormer(19, backbone, SIZES[size])
+    result = ps.load_weights(model, source)
     assert not result.missing and not result.unexpected
-    ours.eval()
+    model.eval()
     images = np.random.default_rng(0).normal(size=[1, 3, 96, 128]).astype("float32")
     with torch.no_grad(), paddle.no_grad():
-        expected = theirs(torch.from_numpy(images)).logits.numpy()
-        actual = ours.decode(ours.backbone(paddle.to_tensor(images))).numpy()
+        expected = reference(torch.from_numpy(images)).logits.numpy()
+        actual = model.decode(model.backbone(paddle.to_tensor(images))).numpy()
     np.testing.assert_allclose(actual, expected, atol=1e-4)
 
 
 def test_image_classification(tmp_path):
-    """ImageNet models give their encoder."""
-    theirs = their_model("B0", "SegformerForImageClassification")
-    theirs.save_pretrained(tmp_path)
-    ours = ps.MixVisionTransformer_B0(norm_epsilon=1e-5)
-    result = ps.load_weights(ours, tmp_path)
+    """An ImageNet classifier loads into a backbone."""
+    reference = huggingface_model("B0", "SegformerForImageClassification")
+    reference.save_pretrained(tmp_path)
+    model = ps.MixVisionTransformer_B0(norm_epsilon=1e-5)
+    result = ps.load_weights(model, tmp_path)
     assert not result.missing and not result.unexpected
-    ours.eval()
+    model.eval()
     images = np.random.default_rng(0).normal(size=[1, 3, 64, 96]).astype("float32")
     with torch.no_grad(), paddle.no_grad():
-        expected = theirs.segformer(torch.from_numpy(images)).last_hidden_state.numpy()
-        actual = ours(paddle.to_tensor(images))[3].numpy()
+        expected = reference.segformer(torch.from_numpy(images)).last_hidden_state.numpy()
+        actual = model(paddle.to_tensor(images))[3].numpy()
     np.testing.assert_allclose(actual, expected, atol=1e-4)

@@ -1,4 +1,4 @@
-"""A real published checkpoint: Hugging Face's layout, Cityscapes' classes."""
+"""A published checkpoint, trained on Cityscapes, in Hugging Face's format."""
 
 import cv2
 import numpy as np
@@ -15,7 +15,7 @@ pytestmark = needs_shared
 
 NORMALIZE = Normalize([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
 
-# Cityscapes' 19 classes in CamVid's terms.
+# CamVid's class of each of Cityscapes' 19 classes.
 CAMVID = {
     "road": "road",
     "sidewalk": "pavement",
@@ -61,7 +61,7 @@ def test_demo_image(model):
 
 
 def test_camvid(model):
-    """Hugging Face gets mIoU 0.7405 and accuracy 0.9413 on the same images."""
+    """transformers gets mIoU 0.7405 and accuracy 0.9413 on the same images."""
     root = SHARED / "data/camvid_small"
     names = [name.strip() for name in (root / "labels.txt").read_text().split("\n") if name.strip()]
     to_camvid = np.array([names.index(name) for name in CAMVID.values()])
