@@ -1,4 +1,4 @@
-"""Reading PaddleSeg's configuration files and building what they describe."""
+"""Read PaddleSeg configs and build their components."""
 
 from __future__ import annotations
 
@@ -18,45 +18,45 @@ from paddleseg.cvlibs.config_checker import ConfigChecker
 from paddleseg.utils.utils import CachedProperty
 
 from .config_check import OPTIONAL_SECTIONS, check_config
-from .config_file import read_settings
 from .errors import InputError, one_line
 from .fs import StrPath, package_dir
 from .schedule import WarmupPolynomialDecay
 
+MAX_YAML_VALUES = 100_000  # with aliases expanded
+
 
 def load_config(path: StrPath, opts: Iterable[str] = (), **overrides: float | None) -> Config:
-    """Read a YAML configuration with its ``_base_`` files.
+    """Read a YAML config with its ``_base_`` files, apply overrides, and check it.
 
     Args:
-        path: The file. Where no file ``configs/…`` is, neither here nor beside a file that has it
-            as ``_base_``, the one that comes with the package is meant.
-        opts: ``key=value`` strings; a key is dotted, a value is read as YAML (``null`` or ``None``
-            sets nothing).
-        overrides: PaddleSeg's ``learning_rate``, ``batch_size``, ``iters``; None leaves the file's.
+        path: The file. If a path ``configs/…`` does not exist, neither in the current folder nor
+            beside the file that has it as ``_base_``, the package's config is read.
+        opts: Config overrides, ``key=value`` with a dotted key and a value in YAML.
+        overrides: ``learning_rate``, ``batch_size`` and ``iters``; None keeps the file's value.
 
     Returns:
         PaddleSeg's ``Config``.
 
     Raises:
         InputError: The file is missing or malformed, an option names no key, or ``check_config``
-            finds something wrong.
+            finds an error.
     """
-    file = _find(os.fspath(path))
+    file = _find_config(os.fspath(path))
     try:
         config = _Config(file, checker=ConfigChecker([]), **overrides)
         for option in opts:
             _set_option(config.dic, option)
-        config.dic = _read_numbers(config.dic)
+        config.dic = _parse_numbers(config.dic)
         check_config(config.dic)
         for key in OPTIONAL_SECTIONS:
-            if config.dic.get(key) is None:  # which PaddleSeg would take for a section
+            if config.dic.get(key) is None:  # PaddleSeg expects a dictionary if the key exists
                 config.dic.pop(key, None)
         Config._build_default_checker().apply_all_rules(config)
     except InputError as error:
-        text = str(error)
-        named = text.startswith(file)  # as errors of reading are, by that file or its base
-        raise InputError(text if named else f"{path}: {text}") from error.__cause__
-    except Exception as error:  # PaddleSeg reports by assert, KeyError and RuntimeError alike
+        message = str(error)
+        names_file = message.startswith(file)
+        raise InputError(message if names_file else f"{path}: {message}") from error.__cause__
+    except Exception as error:  # PaddleSeg raises AssertionError, KeyError and RuntimeError
         reason = one_line(error).rpartition("the error message is: ")[2]
         raise InputError(f"{path}: {reason}") from error
     _clamp_warmup(config.dic["lr_scheduler"], config.iters)
@@ -64,51 +64,88 @@ def load_config(path: StrPath, opts: Iterable[str] = (), **overrides: float | No
 
 
 class _Config(Config):
-    """PaddleSeg's, with files that are found with the package, too, and that errors name."""
+    """PaddleSeg's ``Config``, with the package's configs as bases and with errors naming files."""
 
     @classmethod
-    def _parse_from_yaml(cls, path, above=()):
-        if os.path.realpath(path) in above:
+    def _parse_from_yaml(cls, path, derived=()):
+        """Read a file and its bases; ``derived`` are the files that have it as a base."""
+        if os.path.realpath(path) in derived:
             raise InputError(f"{path}: is its own _base_, in the end; remove one of these keys.")
-        above = (*above, os.path.realpath(path))
-        tree = read_settings(path)
+        derived = (*derived, os.path.realpath(path))
+        tree = _read_yaml(path)
         bases = tree.pop("_base_", None) or []
         bases = [bases] if isinstance(bases, str) else bases
         if not isinstance(bases, list) or not all(isinstance(base, str) for base in bases):
             raise InputError(f"{path}: _base_ must be a file or a list of files, not {bases!r}.")
         for base in bases:
-            found = cls._parse_from_yaml(_find(base, os.path.dirname(path)), above)
-            tree = merge_config_dicts(tree, found)
+            base_path = _find_config(base, os.path.dirname(path))
+            tree = merge_config_dicts(tree, cls._parse_from_yaml(base_path, derived))
         return tree
 
 
-def _find(name, folder=""):
+def _find_config(name, folder=""):
     path = os.path.join(folder, name)
     if os.path.exists(path):
         return path
-    ours = package_dir("configs")
+    configs = package_dir("configs")
     if not name.startswith("configs/"):
-        raise InputError(f"{path}: does not exist; the configs of this package are in {ours}.")
-    if not (ours.parent / name).is_file():
-        raise InputError(f"{path}: does not exist, nor does {ours.parent / name}.")
-    return str(ours.parent / name)
+        raise InputError(f"{path}: does not exist; the configs of this package are in {configs}.")
+    if not (configs.parent / name).is_file():
+        raise InputError(f"{path}: does not exist, nor does {configs.parent / name}.")
+    return str(configs.parent / name)
+
+
+def _read_yaml(path):
+    """Read one YAML file, which must hold a dictionary.
+
+    Raises:
+        InputError: The file is missing or malformed, or its aliases expand to too many values.
+    """
+    try:
+        with open(path, encoding="utf-8") as file:
+            tree = yaml.load(file, Loader=yaml.FullLoader)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror}).") from error
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: is not UTF-8 text; save it as UTF-8.") from error
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: too many digits
+        raise InputError(f"{path}: is not valid YAML ({one_line(error)}).") from error
+    if not isinstance(tree, dict):
+        raise InputError(f"{path}: holds no settings, such as iters: 300.")
+    if _count_values(tree, {}) > MAX_YAML_VALUES:
+        raise InputError(
+            f"{path}: its aliases expand to more than {MAX_YAML_VALUES:,} values; write the values "
+            "without aliases."
+        )
+    return tree
+
+
+def _count_values(tree, counts):
+    """The number of values in a tree with aliases expanded; ``counts`` caches them by id."""
+    if not isinstance(tree, (dict, list)):
+        return 1
+    if id(tree) not in counts:
+        counts[id(tree)] = math.inf  # the result of a tree that contains itself
+        children = tree.values() if isinstance(tree, dict) else tree
+        counts[id(tree)] = 1 + sum(_count_values(child, counts) for child in children)
+    return counts[id(tree)]
 
 
 def settings(config: Config) -> dict[str, Any]:
-    """A configuration's settings as JSON has them; to be taken before parts are built from it.
+    """A JSON-compatible copy of a config's settings.
 
     Args:
-        config: PaddleSeg's ``Config``, whose dictionaries building adds to.
+        config: PaddleSeg's ``Config``. Copy it before building, which adds keys.
     """
     return json.loads(json.dumps(config.dic, default=str))
 
 
-def _read_numbers(tree, path=""):
-    """The same tree with its numbers: YAML 1.1 takes 6e-5, without a point, for text."""
+def _parse_numbers(tree, path=""):
+    """Convert text like 6e-5 to numbers: YAML 1.1 requires a decimal point in them."""
     if isinstance(tree, dict):
-        return {key: _read_numbers(value, f"{path}.{key}") for key, value in tree.items()}
+        return {key: _parse_numbers(value, f"{path}.{key}") for key, value in tree.items()}
     if isinstance(tree, list):
-        return [_read_numbers(value, f"{path}[{i}]") for i, value in enumerate(tree)]
+        return [_parse_numbers(value, f"{path}[{i}]") for i, value in enumerate(tree)]
     if isinstance(tree, float) and math.isnan(tree):
         raise InputError(f"{path[1:]}: must be a number, not nan.")
     if isinstance(tree, str) and re.fullmatch(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+", tree):
@@ -117,9 +154,9 @@ def _read_numbers(tree, path=""):
 
 
 def _clamp_warmup(schedule, iters):
-    """No warm-up where it is 0 or null, and none that lasts as long as the run.
+    """Remove a warm-up of 0 iterations, and shorten one that is as long as the run.
 
-    A trial of a long recipe, with ``--iters 200``, would never leave the recipe's warm-up.
+    Otherwise a short trial of a recipe, such as ``--iters 200``, would never leave the warm-up.
     """
     warmup = schedule.get("warmup_iters")
     if not warmup:
@@ -147,26 +184,26 @@ def _set_option(tree, option):
 
 
 def _parse_value(key, text):
-    try:  # PaddleSeg's way: unlike YAML 1.1 it reads 6e-5 as a number
+    try:  # as PaddleSeg does; unlike YAML 1.1 it reads 6e-5 and None
         return ast.literal_eval(text)
     except (ValueError, SyntaxError, MemoryError, RecursionError):
         pass
     try:
         return yaml.safe_load(text)
-    except (yaml.YAMLError, ValueError, RecursionError) as error:  # a number may be too long
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: too many digits
         raise InputError(f"--opts {key}=…: is not valid YAML ({one_line(error)}).") from error
 
 
 class Builder(SegBuilder):
-    """PaddleSeg's builder, silent, and with errors that name the component at fault."""
+    """PaddleSeg's builder, without its log messages and with errors that name the component."""
 
     @classmethod
     def show_msg(cls, name, cfg):
-        """Nothing: one run would fill pages."""
+        """Log nothing: PaddleSeg logs each component's config."""
 
     @CachedProperty
     def lr_scheduler(self):
-        """Our own schedule where the config names it, else one of Paddle's."""
+        """``WarmupPolynomialDecay`` if the config names it, else one of Paddle's schedules."""
         options = self.config.lr_scheduler_cfg
         if options.pop("type") != WarmupPolynomialDecay.__name__:
             return SegBuilder.lr_scheduler.func(self)
@@ -176,35 +213,32 @@ class Builder(SegBuilder):
     def build_component_impl(self, component_class, *args, **kwargs):
         try:
             return component_class(*args, **kwargs)
-        except InputError as error:
-            raise _BuildError(error) from error
+        except InputError:
+            raise
         except Exception as error:
             name = component_class.__name__
-            raise _BuildError(InputError(f"{name}: cannot be built: {one_line(error)}")) from error
-
-
-class _BuildError(BaseException):
-    """Carries an InputError past PaddleSeg's builder, which turns every Exception into another."""
+            raise InputError(f"{name}: cannot be built: {one_line(error)}") from error
 
 
 def build(config: Config, *names: str) -> list[Any]:
-    """Build parts of a configuration.
+    """Build components of a config.
 
     Args:
         config: PaddleSeg's ``Config``.
-        names: What to build, in this order; properties of PaddleSeg's ``SegBuilder``, such as
-            ``model``, ``optimizer``, ``train_dataset``.
+        names: Properties of PaddleSeg's ``SegBuilder``, such as ``model``, ``optimizer`` or
+            ``train_dataset``, built in this order.
 
     Returns:
-        A list of the parts. Parts that share another, as optimizer and model do, share the object.
+        The components. Those built together share objects: the optimizer is the model's.
 
     Raises:
-        InputError: A part is missing from the configuration, or cannot be built.
+        InputError: A component is missing from the config, or cannot be built.
     """
     builder = Builder(config)
     try:
         return [getattr(builder, name) for name in names]
-    except _BuildError as told:
-        raise told.args[0] from told.__cause__
     except (AssertionError, KeyError, RuntimeError, TypeError, ValueError) as error:
+        cause = error.__context__  # PaddleSeg's builder turns every exception into a RuntimeError
+        if isinstance(cause, InputError):
+            raise cause from cause.__cause__
         raise InputError(f"The config cannot be built: {one_line(error)}") from error

@@ -1,4 +1,4 @@
-"""Configurations: options as on a command line, and errors that name what is wrong."""
+"""Reading configs, config overrides and building components; errors name the file or key."""
 
 import pytest
 
@@ -45,7 +45,7 @@ def test_opts(path, text, value):
 
 
 @pytest.mark.parametrize("option", ["model.pretrained", "modle.pretrained=1", "iters.x=1"])
-def test_malformed_opts_are_quoted(path, option):
+def test_malformed_opts_are_errors(path, option):
     with pytest.raises(ps.InputError, match=option.split("=")[0]):
         load_config(path, [option])
 
@@ -62,11 +62,11 @@ def test_overrides_and_shortened_warmup(path):
 
 
 @pytest.mark.parametrize("iters, warmup", [(49, 4), (50, 5), (51, 50)])
-def test_a_warmup_ends_before_the_run(path, iters, warmup):
+def test_warmup_is_clamped(path, iters, warmup):
     assert load_config(path, iters=iters).lr_scheduler_cfg["warmup_iters"] == warmup
 
 
-def test_options_are_set_before_the_config_is_checked(path):
+def test_opts_are_applied_before_the_check(path):
     config = load_config(path, ["train_dataset.num_classes=7"])
     assert config.model_cfg["num_classes"] == 7
     with pytest.raises(ps.InputError, match="num_classes"):
@@ -120,12 +120,12 @@ def test_shipped_configs_are_found_from_any_folder(tmp_path, monkeypatch):
         ("model", "model.stage_projection=odd", "SegFormer: cannot be built.*stage_projection"),
         ("model", "model.backbone.pretrained=absent.pdparams", r"absent\.pdparams"),
         (
-            "lr_scheduler",  # a power that would divide by nothing at the end
+            "lr_scheduler",  # a negative power would divide by 0 at the end
             "lr_scheduler={type: WarmupPolynomialDecay, learning_rate: 0.1, power: -1}",
             r"WarmupPolynomialDecay: .*power must be at least 0",
         ),
         (
-            "lr_scheduler",  # Paddle's warm-up ends at learning_rate, which PiecewiseDecay has not
+            "lr_scheduler",  # Paddle's warm-up needs learning_rate, which PiecewiseDecay lacks
             "lr_scheduler={type: PiecewiseDecay, boundaries: [1], values: [1, 0.1], "
             "warmup_iters: 5, warmup_start_lr: 0}",
             "'learning_rate' is missing",
@@ -147,7 +147,7 @@ def test_components_that_cannot_be_built(path, section, option, message):
         build(load_config(path, ["model.backbone.pretrained=null", option]), section)
 
 
-def test_numbers_that_yaml_takes_for_text(path):
+def test_numbers_that_yaml_reads_as_text(path):
     path.write_text(TEXT.replace("learning_rate: 0.1", "learning_rate: 6e-5"))
     assert load_config(path).lr_scheduler_cfg["learning_rate"] == 6e-5
     with pytest.raises(ps.InputError, match=r"lr_scheduler\.power must be a number"):

@@ -1,4 +1,4 @@
-"""Configurations with one mistake, each named with its key; and many that are right."""
+"""Configs with one error each, which must be named with its key, and valid configs."""
 
 import inspect
 import logging
@@ -25,7 +25,7 @@ loss: {types: [{type: CrossEntropyLoss}], coef: [1]}
 model: {type: SegFormer, embedding_dim: 16, backbone: {type: MixVisionTransformer_B0}}
 """
 
-WRONG = [
+INVALID = [
     # Keys of the file
     ("optimzer={}", "optimzer: unknown key; did you mean optimizer?"),
     ("Val_Datasets={}", "Val_Datasets: unknown key; did you mean val_dataset?"),
@@ -95,10 +95,10 @@ WRONG = [
     ("loss.types=[CrossEntropyLoss]", "loss.types[0]: must be a section with a type, not 'Cross"),
     ("train_dataset.transforms={type: Resize}", "train_dataset.transforms: must be a list of comp"),
     ("train_dataset.transforms=[Resize]", "train_dataset.transforms[0]: must be a section with a"),
-    # What the data set says otherwise
+    # Consistency with the data set
     (
         "loss.types=[{type: CrossEntropyLoss, ignore_index: 0}]",
-        "loss.types[0].ignore_index: is 0, but train_dataset's is 255; make them one.",
+        "loss.types[0].ignore_index: is 0, but train_dataset's is 255; make them equal.",
     ),
     (
         "loss.types=[{type: MixedLoss, coef: [1, 1], losses: [{type: DiceLoss}, "
@@ -108,7 +108,7 @@ WRONG = [
     (
         "val_dataset={type: Dataset, dataset_root: ., mode: val, transforms: [], num_classes: 3, "
         "ignore_index: 0}",
-        "val_dataset.ignore_index: is 0, but train_dataset's is 255; make them one.",
+        "val_dataset.ignore_index: is 0, but train_dataset's is 255; make them equal.",
     ),
     (
         "loss.types=[{type: CrossEntropyLoss, weight: [1, 2]}]",
@@ -117,13 +117,13 @@ WRONG = [
     (
         "model.backbone.in_channels=1",
         "model.backbone.in_channels: is 1, but train_dataset's images have 3 channels; make them "
-        "the same.",
+        "equal.",
     ),
     ("lr_scheduler.warmup_iters=[1]", "lr_scheduler.warmup_iters must be a number, not [1]."),
 ]
 
-# What a user of PaddleSeg may well write, in place of TEXT's own sections.
-RIGHT = {
+# Valid sections, in place of TEXT's.
+VALID = {
     "auxiliary losses": """
         model:
           type: PPLiteSeg
@@ -186,7 +186,7 @@ RIGHT = {
           transforms1: null
           transforms2: [{type: RandomBlur, blur_type: random}]
         """,
-    "keys that a constructor swallows or hands on": """
+    "keys that a constructor ignores or passes on": """
         model:
           type: SegmentationTransformer
           backbone: {type: CAE, img_size: 512, in_channels: 3, init_values: 0.1}
@@ -209,7 +209,7 @@ RIGHT = {
           embedding_dim: 256
           backbone: {type: MixVisionTransformer_B2, num_classes: 1000, depths: [1, 1, 1, 1]}
         """,
-    "what data and losses agree on": """
+    "a consistent ignore index and number of channels": """
         train_dataset: {type: Dataset, dataset_root: ., mode: train, num_classes: 3,
           img_channels: 1, ignore_index: 9, transforms: []}
         val_dataset: {type: Dataset, dataset_root: ., mode: val, num_classes: 3,
@@ -222,7 +222,7 @@ RIGHT = {
           types: [{type: CrossEntropyLoss, ignore_index: 9, weight: [1, 2, 3]}]
           coef: [1]
         """,
-    "a data set that is known to ignore and to have classes": """
+    "a data set with a fixed ignore index and number of classes": """
         train_dataset: {type: Cityscapes, dataset_root: ., mode: train, transforms: []}
         model: {type: BiSeNetV2, num_classes: 19, in_channels: 3}
         loss:
@@ -242,21 +242,21 @@ def path(tmp_path):
     return tmp_path / "config.yaml"
 
 
-@pytest.mark.parametrize("option, message", WRONG, ids=[option for option, _ in WRONG])
-def test_mistakes_are_named(path, option, message):
+@pytest.mark.parametrize("option, message", INVALID, ids=[option for option, _ in INVALID])
+def test_errors_name_the_key(path, option, message):
     with pytest.raises(ps.InputError) as caught:
         load_config(path, [option])
     assert str(caught.value).startswith(f"{path}: ") and message in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("case", RIGHT)
-def test_what_paddleseg_accepts_passes(case, caplog):
-    check_config({**yaml.safe_load(TEXT), **yaml.safe_load(RIGHT[case])})
+@pytest.mark.parametrize("case", VALID)
+def test_valid_configs_pass(case, caplog):
+    check_config({**yaml.safe_load(TEXT), **yaml.safe_load(VALID[case])})
     assert not caplog.records
 
 
-def test_classes_of_a_data_set_that_has_always_the_same():
+def test_losses_are_checked_against_a_data_set_with_fixed_classes():
     tree = yaml.safe_load(TEXT)
     tree["train_dataset"] = {"type": "Cityscapes", "dataset_root": ".", "transforms": []}
     for loss, message in (
@@ -277,25 +277,25 @@ def test_our_configs_pass(request, caplog):
     assert not records
 
 
-def test_what_an_export_would_not_do_is_told(path, caplog):
+def test_an_export_section_is_a_warning(path, caplog):
     with caplog.at_level(logging.WARNING):
         load_config(path, ["export={transforms: [{type: Resize, target_size: [64, 64]}]}"])
-    assert "export: is not read; an export prepares images as val_dataset does" in caplog.text
+    assert "export: is not used; an export uses the transforms of val_dataset" in caplog.text
 
 
-def test_keys_like_no_other_get_a_warning(path, caplog):
+def test_other_unknown_keys_are_a_warning(path, caplog):
     with caplog.at_level(logging.WARNING):
         load_config(path, ["norm={type: Nothing}"])
     assert "norm: unknown key of the config" in caplog.text
 
 
-def test_the_dictionary_stays_as_it_was():
+def test_the_dictionary_is_not_changed():
     tree = {**yaml.safe_load(TEXT), "val_dataset": None}
     check_config(tree)
     assert tree == {**yaml.safe_load(TEXT), "val_dataset": None}
 
 
-def test_variants_show_what_they_take():
+def test_variants_have_the_arguments_of_the_base_class():
     parameters = inspect.signature(ps.MixVisionTransformer_B2).parameters
     assert parameters.keys() == inspect.signature(ps.MixVisionTransformer).parameters.keys()
     assert list(parameters["depths"].default) == [3, 4, 6, 3]
