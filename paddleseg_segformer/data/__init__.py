@@ -1,4 +1,4 @@
-"""Data sets, class names and palettes, transforms, quick-start scenes."""
+"""Data sets, class names and palettes, transforms, and checks and preparation of data sets."""
 
 from .ade20k import ADE20K
 from .classes import class_names, palette

@@ -1,4 +1,4 @@
-"""Names and colors of a data set's classes."""
+"""Class names and colors of a data set, and the valid range of its labels."""
 
 import csv
 import logging
@@ -16,11 +16,24 @@ logger = logging.getLogger(__name__)
 NAME_AND_COLOR = re.compile(r"\s*(.*?)(?:\s+(\d+)\s+(\d+)\s+(\d+))?\s*")
 
 
+def out_of_range_label(labels, num_classes, ignore_index):
+    """A value that is neither a class, 0 to ``num_classes - 1``, nor ``ignore_index``; or None.
+
+    Args:
+        labels: Integer array of any shape.
+    """
+    if labels.size == 0 or 0 <= labels.min() <= labels.max() < num_classes:
+        return None
+    wrong = labels[(labels < 0) | (labels >= num_classes)]
+    wrong = wrong[wrong != ignore_index]
+    return wrong.flat[0] if wrong.size else None
+
+
 def read_class_table(path):
     """Read a tab-separated table with the columns name, red, green, blue.
 
     Returns:
-        The names, and a uint8 array ``[classes, 3]`` of RGB colors.
+        The names, and their RGB colors, uint8 ``[classes, 3]``.
     """
     with open(path, encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file, delimiter="\t"))
@@ -29,61 +42,61 @@ def read_class_table(path):
 
 
 def read_labels(path):
-    """Read a labels.txt: a class a line, its name and, where one is wanted, its color as R G B.
+    """Read a labels.txt: on each line the name of a class and optionally its color, R G B.
 
     Returns:
-        The names, and a list with a color ``[red, green, blue]`` or None for each.
+        The names, and a list of ``[red, green, blue]`` or None.
 
     Raises:
-        InputError: A color is none, or the file is not UTF-8.
+        InputError: A color is out of range, or the file is not UTF-8.
     """
     names, colors = [], []
     try:
         text = Path(path).read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
-        raise InputError(f"{path}: is not UTF-8 ({error}); save it as such.") from error
+        raise InputError(f"{path}: is not UTF-8 ({error}); save it as UTF-8.") from error
     for line in text.splitlines():
         if not line.strip():
             continue
         name, *color = NAME_AND_COLOR.fullmatch(line).groups()
         color = None if None in color else [int(value) for value in color]
         if color is not None and max(color) > 255:
-            raise InputError(f"{path}: {line.strip()!r} has no color; R G B go from 0 to 255.")
+            raise InputError(f"{path}: {line.strip()!r} has no valid color; R G B are 0 to 255.")
         names.append(name)
         colors.append(color)
     return names, colors
 
 
 def class_names(dataset):
-    """A name for each of the data set's classes.
+    """A name for each class of a data set.
 
-    They come from its ``CLASS_NAMES``, else from the ``labels.txt`` in its folder (PaddleSeg's
-    convention), else they are numbers.
+    They are its ``CLASS_NAMES``, else those in ``labels.txt`` in its folder (PaddleSeg's
+    convention), else numbers.
     """
     names = getattr(dataset, "CLASS_NAMES", None)
     if names is None:
-        names, _ = _labels_of(dataset)
+        names, _ = _read_dataset_labels(dataset)
     if len(names) != dataset.num_classes:
         names = [str(index) for index in range(dataset.num_classes)]
     return list(names)
 
 
 def palette(dataset):
-    """A uint8 array ``[256, 3]`` of RGB colors, or one of a ``PALETTE``'s length.
+    """RGB colors of a data set's classes, uint8 ``[256, 3]``, or as many as its ``PALETTE`` has.
 
-    They come from the ``PALETTE`` of the data set or its class, else they are PaddleSeg's 256, but
-    for those that the ``labels.txt`` in its folder gives.
+    They are its ``PALETTE``, else PaddleSeg's colors, overridden by those in ``labels.txt`` in its
+    folder.
     """
     colors = getattr(dataset, "PALETTE", None)
     if colors is None:
         colors = np.reshape(get_color_map_list(256), [-1, 3])[:256]
-        for index, color in enumerate(_labels_of(dataset)[1]):
+        for index, color in enumerate(_read_dataset_labels(dataset)[1]):
             colors[index] = colors[index] if color is None else color
     return np.asarray(colors, dtype="uint8")
 
 
-def _labels_of(dataset):
-    """What ``read_labels`` finds in a data set's folder; nothing where it is not of its classes."""
+def _read_dataset_labels(dataset):
+    """``read_labels`` of the data set's folder; empty without a file for its number of classes."""
     root = getattr(dataset, "dataset_root", None)
     path = Path(str(root)) / "labels.txt" if root else None
     if path is None or not path.is_file():

@@ -1,9 +1,8 @@
-"""Little landscapes, drawn by a random generator, in ADE20K's own layout.
+"""Random synthetic landscapes in ADE20K's layout, on which the quick start trains.
 
-The quick start trains on them from scratch in minutes on a CPU: nothing to download, and a
-validation split of scenes that training never saw. A scene is painted from back to front on a
-canvas `FINE` times finer than the picture. The picture is the canvas averaged, which makes its
-edges soft; the label map is the canvas thinned out, which keeps its edges hard.
+They need no download, and a model learns them from scratch in minutes on a CPU. A scene is drawn
+from back to front on a canvas with ``OVERSAMPLING`` times the resolution. The image is the canvas
+downsampled by averaging, for antialiased edges; the label map is subsampled, for exact labels.
 """
 
 from pathlib import Path
@@ -13,10 +12,10 @@ import numpy as np
 
 from ..fs import cleanup_on_error
 
-FINE = 2
+OVERSAMPLING = 2
 JPEG_QUALITY = (cv2.IMWRITE_JPEG_QUALITY, 95)
 
-# ADE20K's training ids. An annotation holds the id + 1, because 0 says unlabeled.
+# ADE20K's class indices. Annotations have the index + 1, because 0 is unlabeled.
 CLASSES = {
     "building": 1,
     "sky": 2,
@@ -31,8 +30,8 @@ CLASSES = {
 BUILDING, SKY, TREE, ROAD, GRASS, MOUNTAIN, CAR, WATER, FIELD = (i + 1 for i in CLASSES.values())
 UNLABELED = 0
 
-# An hour of the day: the sky overhead, the sky at the horizon, the light on everything else.
-HOURS = (
+# RGB of the sky at the zenith and at the horizon, and the factors of the light on the ground.
+DAYTIMES = (
     ((150, 188, 226), (252, 230, 206), (1.00, 0.96, 0.90)),  # morning
     ((78, 146, 218), (206, 230, 244), (1.03, 1.03, 1.00)),  # noon
     ((110, 176, 226), (226, 238, 236), (1.00, 1.00, 0.97)),  # afternoon
@@ -47,8 +46,8 @@ ROOFS = ((150, 66, 50), (112, 78, 66), (84, 84, 94))
 LEAVES = ((52, 98, 48), (36, 82, 56), (76, 110, 40), (92, 120, 48), (182, 104, 40))
 PAINTS = ((206, 40, 40), (36, 84, 180), (240, 196, 40), (236, 236, 236), (30, 140, 130))
 
-# The right half of a car seen from behind, in car widths: x from its middle, y up from the road.
-# A color of None is the car's own paint.
+# Polygons of the right half of a car seen from behind, in car widths: x from its center, y up from
+# the road. A color of None is the paint of the car.
 CAR_PARTS = (
     ((20, 20, 24), ((0, 0.04), (0.42, 0.04), (0.42, 0.2), (0, 0.2))),
     ((34, 34, 40), ((0.24, -0.02), (0.45, -0.02), (0.45, 0.2), (0.24, 0.2))),
@@ -61,22 +60,26 @@ CAR_PARTS = (
 
 
 class Scene:
-    """A canvas, and what everything drawn on it shares. Lengths are in pixels of the canvas.
+    """A canvas with the geometry and light of a scene. Lengths are in pixels of the canvas.
 
-    image: float32 [h, w, 3], RGB; label: uint8 [h, w], annotation values.
+    Attributes:
+        image: float32 ``[h, w, 3]``, RGB.
+        label: uint8 ``[h, w]``, annotation values.
     """
 
     def __init__(self, rng, size):
-        width, height = FINE * size[0], FINE * size[1]
+        width, height = OVERSAMPLING * size[0], OVERSAMPLING * size[1]
         self.rng = rng
         self.image = np.zeros((height, width, 3), np.float32)
         self.label = np.zeros((height, width), np.uint8)
         self.width, self.height = width, height
-        self.unit = min(width, height)  # what the sizes of things are measured in
+        self.unit = min(width, height)  # of the sizes of objects
         self.horizon = int(height * rng.uniform(0.34, 0.5))
-        self.vanishing = width * rng.uniform(0.25, 0.75)  # x where the road and the furrows meet
+        self.vanishing = width * rng.uniform(
+            0.25, 0.75
+        )  # x of the vanishing point
         self.sun = width * rng.uniform(0.08, 0.92)
-        zenith, haze, light = np.float32(HOURS[rng.integers(len(HOURS))])
+        zenith, haze, light = np.float32(DAYTIMES[rng.integers(len(DAYTIMES))])
         self.zenith, self.haze = (c + np.float32(rng.normal(0, 8, 3)) for c in (zenith, haze))
         self.light = light * rng.uniform(0.85, 1.06) + np.float32(rng.normal(0, 0.02, 3))
         self.rows = np.arange(height, dtype=np.float32)[:, None]
@@ -85,23 +88,23 @@ class Scene:
         self.near = np.clip(self.depth(self.rows), 0, 1)[..., None]
 
     def depth(self, y):
-        """0 at the horizon, 1 at the bottom of the picture."""
+        """0 at the horizon to 1 at the bottom of the image."""
         return (y - self.horizon) / (self.height - self.horizon)
 
-    def lit(self, *colors, y=None):
-        """One of the colors, varied a little, in this light and, at y, in the distance's haze."""
+    def shade(self, *colors, y=None):
+        """A random one of the colors, jittered, in the light of the scene; with haze at row y."""
         color = np.float32(colors[self.rng.integers(len(colors))] + self.rng.normal(0, 6, 3))
         color = color * self.rng.uniform(0.92, 1.08) * self.light
         return color if y is None else mix(color, self.haze, 0.4 * (1 - self.depth(y)))
 
-    def grain(self, across, down):
-        """Smooth noise within -1…1, float32 [h, w, 1]; about so many grains to the unit."""
+    def noise(self, across, down):
+        """Smooth noise in -1 to 1, float32 ``[h, w, 1]``, with this many cells per unit."""
         cells = (2 + self.height * down // self.unit, 2 + self.width * across // self.unit)
         coarse = self.rng.uniform(-1, 1, cells).astype(np.float32)
         return cv2.resize(coarse, (self.width, self.height))[..., None]
 
     def fill(self, mask, texture, value):
-        """Lay a texture, [h, w, 3], and a label over mask, bool [h, w]."""
+        """Draw a texture ``[h, w, 3]`` and a label where the mask, bool ``[h, w]``, is True."""
         np.copyto(self.image, texture, where=mask[..., None])
         self.label[mask] = value
 
@@ -119,36 +122,38 @@ class Scene:
         cv2.circle(self.label, center, radius, value, -1)
 
     def shadow(self, x, y, rx, ry):
-        """A soft shadow on the ground, thrown away from the sun. Labels know no shadows."""
+        """A soft shadow on the ground, away from the sun; labels are unchanged."""
         x += 0.35 * rx * np.sign(x - self.sun)
         down = slice(max(int(y - ry), self.horizon), int(y + ry))
         across = slice(max(int(x - rx), 0), max(int(x + rx), 0))
         away = ((self.columns[:, across] - x) / rx) ** 2 + ((self.rows[down] - y) / ry) ** 2
         self.image[down, across] *= 1 - 0.45 * np.clip(1.5 * (1 - away), 0, 1)[..., None]
 
-    def free_spot(self, width, nearest):
-        """Open ground, (x, y), for something this wide, or None if none was found."""
+    def free_spot(self, width, max_depth):
+        """A random (x, y) on grass or field for an object of this width; None if not found."""
         for _ in range(20):
             x = self.rng.uniform(0, self.width - 1)
-            y = mix(self.horizon, self.height - 1, self.rng.uniform(0.04, nearest))
+            y = mix(self.horizon, self.height - 1, self.rng.uniform(0.04, max_depth))
             feet = slice(max(int(x - width / 2), 0), int(x + width / 2) + 1)
             if np.isin(self.label[int(y), feet], (GRASS, FIELD)).all():
                 return x, y
         return None
 
 
-def mix(a, b, share):
-    return a + (b - a) * share
+def mix(a, b, weight):
+    return a + (b - a) * weight
 
 
 def draw_scene(rng, size):
     """Draw one landscape.
 
     Args:
-        rng: a np.random.Generator, on which alone the scene depends.
-        size: (width, height) of the picture, each at least 96.
+        rng: NumPy ``Generator``; the scene depends only on it.
+        size: (width, height) of the image, each at least 96.
+
     Returns:
-        The image, uint8 [H, W, 3] RGB, and its annotation, uint8 [H, W]: class id + 1, or 0.
+        The image, uint8 ``[H, W, 3]`` RGB, and the annotation, uint8 ``[H, W]``: class index + 1,
+        or 0 for unlabeled pixels.
     """
     scene = Scene(rng, size)
     draw_sky(scene)
@@ -163,17 +168,17 @@ def draw_scene(rng, size):
         draw_lake(scene)
     cars = draw_road(scene) if rng.random() < 0.8 else []
 
-    standing = [(draw_car, car) for car in cars]
-    for draw, count, width, nearest in (
+    objects = [(draw_car, car) for car in cars]
+    for draw, count, width, max_depth in (
         (draw_house, rng.integers(1, 4), 0.4, 0.35),
         (draw_tree, rng.integers(2, 8), 0.12, 1),
         (draw_boulder, rng.integers(0, 3), 0.1, 1),
     ):
-        spots = [scene.free_spot(width * scene.unit, nearest) for _ in range(count)]
-        standing += [(draw, spot) for spot in spots if spot]
-    for draw, spot in sorted(standing, key=lambda thing: thing[1][1]):  # from far to near
+        spots = [scene.free_spot(width * scene.unit, max_depth) for _ in range(count)]
+        objects += [(draw, spot) for spot in spots if spot]
+    for draw, spot in sorted(objects, key=lambda item: item[1][1]):  # from far to near
         draw(scene, *spot)
-    return develop(scene)
+    return render(scene)
 
 
 def draw_sky(scene):
@@ -195,16 +200,16 @@ def draw_clouds(scene):
             radius = length * (0.45 - 0.3 * abs(offset)) * rng.uniform(0.7, 1.1)
             cv2.circle(puffs, (int(x + offset * length), int(y - radius)), int(radius), 255, -1)
     puffs = cv2.GaussianBlur(puffs, (0, 0), scene.unit / 80)[..., None] / np.float32(255)
-    alpha = 0.85 * puffs * (0.9 + 0.1 * scene.grain(12, 20))
+    alpha = 0.85 * puffs * (0.9 + 0.1 * scene.noise(12, 20))
     scene.image = mix(scene.image, mix(np.float32(255), scene.haze, 0.35), alpha)
 
 
 def draw_mountains(scene):
-    """Two ranges. Faces turned to the sun are bright, and mist lies at their feet."""
+    """Two mountain ranges, brighter on the sides towards the sun, with mist at the bottom."""
     rng, xs = scene.rng, scene.columns[0]
-    relief = (scene.grain(8, 12) + 0.5 * scene.grain(24, 30))[..., 0]
+    relief = (scene.noise(8, 12) + 0.5 * scene.noise(24, 30))[..., 0]
     snow_line = scene.horizon * rng.uniform(0.2, 0.6) + 0.05 * scene.unit * relief
-    rock, snow = scene.lit(*ROCKS), 246 * scene.light
+    rock, snow = scene.shade(*ROCKS), 246 * scene.light
     for haze, tallest in ((0.45, rng.uniform(0.6, 0.9)), (0.2, rng.uniform(0.3, 0.55))):
         height = 0.12
         for peaks, size in ((4, 0.6), (11, 0.28), (37, 0.1)):
@@ -221,14 +226,14 @@ def draw_mountains(scene):
 
 
 def draw_meadow(scene):
-    blades = 0.13 * scene.grain(140, 50) * (0.4 + scene.near)
-    green = mix(scene.lit(*MEADOWS), scene.haze, 0.3 * (1 - scene.near) ** 2)
-    meadow = green * (1 + blades + 0.1 * scene.grain(3, 12))
+    blades = 0.13 * scene.noise(140, 50) * (0.4 + scene.near)
+    green = mix(scene.shade(*MEADOWS), scene.haze, 0.3 * (1 - scene.near) ** 2)
+    meadow = green * (1 + blades + 0.1 * scene.noise(3, 12))
     scene.fill(np.repeat(scene.ground, scene.width, 1), meadow, GRASS)
 
 
 def draw_field(scene, side):
-    """Ripe corn on one side of the vanishing point, towards which its furrows run."""
+    """A corn field on one side of the vanishing point, with furrows towards it."""
     rng, near = scene.rng, scene.near[..., 0]
     bearing = scene.columns - scene.vanishing
     bearing = side * bearing / np.maximum(scene.rows - scene.horizon, 1)
@@ -236,26 +241,26 @@ def draw_field(scene, side):
     mask = (left < bearing) & (bearing < left + rng.uniform(1.6, 5))
     mask &= (far < near) & (near < far + rng.uniform(0.4, 1.2))
     furrows = np.sin(bearing * rng.uniform(16, 26))[..., None] * np.clip(3 * scene.near, 0, 1)
-    gold = mix(scene.lit(*CORN), scene.haze, 0.3 * (1 - scene.near))
-    scene.fill(mask, gold * (1 + 0.14 * furrows + 0.1 * scene.grain(120, 70)), FIELD)
+    gold = mix(scene.shade(*CORN), scene.haze, 0.3 * (1 - scene.near))
+    scene.fill(mask, gold * (1 + 0.14 * furrows + 0.1 * scene.noise(120, 70)), FIELD)
 
 
 def draw_lake(scene):
-    """Water in the sky's colors, within a sandy shore that has no label."""
+    """A lake in the colors of the sky, with an unlabeled sandy shore."""
     rng = scene.rng
     x, y = rng.uniform(0, scene.width), mix(scene.horizon, scene.height, rng.uniform(0.1, 0.6))
     away = ((scene.columns - x) / (scene.width * rng.uniform(0.35, 0.65))) ** 2
     away = away + ((scene.rows - y) / (scene.unit * rng.uniform(0.11, 0.22))) ** 2
-    away += 0.25 * scene.grain(4, 12)[..., 0]
-    scene.fill((away < 1.15) & scene.ground, scene.lit((206, 188, 148)), UNLABELED)
+    away += 0.25 * scene.noise(4, 12)[..., 0]
+    scene.fill((away < 1.15) & scene.ground, scene.shade((206, 188, 148)), UNLABELED)
     mirrored = mix(scene.haze, scene.zenith, np.clip(1.4 * scene.near, 0, 1))
-    water = mix(mirrored, scene.lit((34, 96, 130)), 0.55)
-    ripples = 0.12 * scene.grain(10, 110) + 0.08 * scene.grain(4, 50)
+    water = mix(mirrored, scene.shade((34, 96, 130)), 0.55)
+    ripples = 0.12 * scene.noise(10, 110) + 0.08 * scene.noise(4, 50)
     scene.fill((away < 1) & scene.ground, water * (1 + ripples), WATER)
 
 
 def draw_road(scene):
-    """A road with two lanes; returns its cars, at most one a lane, as (x, y, width)."""
+    """A road with two lanes. Returns the cars, at most one per lane, as (x, y, width)."""
     rng = scene.rng
     start = mix(scene.width / 2, scene.vanishing, rng.uniform(-0.6, 0.8))
     broad, bend = scene.unit * rng.uniform(0.28, 0.42), scene.width * rng.uniform(-0.3, 0.3)
@@ -266,19 +271,19 @@ def draw_road(scene):
 
     middle, lane_width = lane(scene.near[..., 0])
     across = (scene.columns - middle) / lane_width
-    asphalt = mix(scene.lit((112, 112, 118)), scene.haze, 0.35 * (1 - scene.near) ** 2)
-    asphalt = asphalt * (1 + 0.09 * scene.grain(150, 150) + 0.06 * scene.grain(6, 20))
+    asphalt = mix(scene.shade((112, 112, 118)), scene.haze, 0.35 * (1 - scene.near) ** 2)
+    asphalt = asphalt * (1 + 0.09 * scene.noise(150, 150) + 0.06 * scene.noise(6, 20))
     scene.fill((abs(across) < 1) & scene.ground, asphalt, ROAD)
-    # Dashes are evenly long on the ground, where the distance goes with 1 / depth.
+    # Dashes of equal length on the ground, where distance is proportional to 1 / depth.
     dashes = np.sin(6 / (scene.near[..., 0] + 0.08) + rng.uniform(0, 6)) > 0
     marks = (abs(across) < 0.03) & dashes | (abs(abs(across) - 0.92) < 0.025)
-    scene.fill(marks & scene.ground, scene.lit((236, 232, 214)), ROAD)
+    scene.fill(marks & scene.ground, scene.shade((236, 232, 214)), ROAD)
 
     cars = []
     for side in (-0.5, 0.5):
         near = rng.uniform(0.5, 1)
         middle, lane_width = lane(near)
-        if 0.8 * lane_width > 0.18 * scene.unit:  # big enough to be learned
+        if 0.8 * lane_width > 0.18 * scene.unit:  # large enough to be learned
             y = mix(scene.horizon, scene.height, near)
             cars.append((middle + side * lane_width, y, 0.8 * lane_width))
     return cars
@@ -288,8 +293,8 @@ def draw_house(scene, x, y):
     rng, scale = scene.rng, scene.unit * mix(0.55, 1, scene.depth(y))
     w, h = scale * rng.uniform(0.24, 0.42), scale * rng.uniform(0.2, 0.5)
     left, right, top = x - w / 2, x + w / 2, y - h
-    wall, roof = scene.lit(*WALLS, y=y), scene.lit(*ROOFS, y=y)
-    glass = scene.lit((66, 84, 108), y=y)
+    wall, roof = scene.shade(*WALLS, y=y), scene.shade(*ROOFS, y=y)
+    glass = scene.shade((66, 84, 108), y=y)
     scene.shadow(x, y, 0.75 * w, 0.06 * scale)
     scene.box(left, top, right, y, wall, BUILDING)
     corner, end = (mix(left, right, 0.72), right) if scene.sun < x else (left, left + 0.28 * w)
@@ -310,9 +315,9 @@ def draw_house(scene, x, y):
 def draw_tree(scene, x, y):
     rng = scene.rng
     h = scene.unit * mix(0.5, 1, scene.depth(y)) * rng.uniform(0.26, 0.46)
-    leaf, sunward = scene.lit(*LEAVES, y=y), np.sign(scene.sun - x)
+    leaf, sunward = scene.shade(*LEAVES, y=y), np.sign(scene.sun - x)
     scene.shadow(x, y, 0.42 * h, 0.1 * h)
-    scene.box(x - 0.05 * h, y - 0.4 * h, x + 0.05 * h, y, scene.lit((98, 74, 54), y=y), TREE)
+    scene.box(x - 0.05 * h, y - 0.4 * h, x + 0.05 * h, y, scene.shade((98, 74, 54), y=y), TREE)
     if rng.random() < 0.3:
         for k in range(4):
             base, half = y - (0.12 + 0.2 * k) * h, (0.3 - 0.055 * k) * h
@@ -330,8 +335,8 @@ def draw_tree(scene, x, y):
 
 
 def draw_boulder(scene, x, y):
-    """Something without a label: annotators leave things out."""
-    stone, r = scene.lit((150, 146, 140), y=y), scene.unit * mix(0.015, 0.06, scene.depth(y))
+    """An unlabeled object, as in real annotations."""
+    stone, r = scene.shade((150, 146, 140), y=y), scene.unit * mix(0.015, 0.06, scene.depth(y))
     outline = np.array([(-1.2, 0), (-1, -0.6), (-0.3, -1.1), (0.5, -0.9), (1.1, -0.4), (1.2, 0)])
     scene.shadow(x, y, 1.8 * r, 0.7 * r)
     scene.polygon((x, y) + r * outline, 0.8 * stone, UNLABELED)
@@ -339,37 +344,45 @@ def draw_boulder(scene, x, y):
 
 
 def draw_car(scene, x, y, width):
-    """A car, within a thin outline that has no label."""
-    paint = scene.lit(*PAINTS)
+    """A car with a thin unlabeled outline."""
+    paint = scene.shade(*PAINTS)
     scene.shadow(x, y, 0.68 * width, 0.16 * width)
     halves = []
     for color, half in CAR_PARTS:
         color = paint if color is None else color * scene.light
         halves += [(color, (x, y) + width * np.array((side, -1)) * half) for side in (-1, 1)]
     for _, points in halves:
-        cv2.polylines(scene.label, [np.int32(points)], True, UNLABELED, 2 * FINE)
+        cv2.polylines(scene.label, [np.int32(points)], True, UNLABELED, 2 * OVERSAMPLING)
     for color, points in halves:
         scene.polygon(points, color, CAR)
 
 
-def develop(scene):
-    """The canvas as a picture and a label map of the size asked for."""
-    leaves = 1 + 0.22 * scene.grain(100, 100)
+def render(scene):
+    """Downsample the canvas to the image and the label map."""
+    leaves = 1 + 0.22 * scene.noise(100, 100)
     np.multiply(scene.image, leaves, out=scene.image, where=(scene.label == TREE)[..., None])
-    size = (scene.width // FINE, scene.height // FINE)
+    size = (scene.width // OVERSAMPLING, scene.height // OVERSAMPLING)
     image = cv2.resize(scene.image, size, interpolation=cv2.INTER_AREA)
     image += scene.rng.normal(0, scene.rng.uniform(1.5, 4), image.shape)
-    label = scene.label[::FINE, ::FINE].copy()
+    label = scene.label[::OVERSAMPLING, ::OVERSAMPLING].copy()
     return np.clip(np.round(image), 0, 255).astype(np.uint8), label
 
 
 def write_scenes(root, train=240, val=40, size=(192, 144), seed=0):
-    """Write `train` + `val` scenes under root in ADE20K's layout. size = (width, height).
+    """Write scenes in ADE20K's layout.
 
-    Scene k of a split is the same however many scenes are asked for.
+    Args:
+        root: Folder to write ``images`` and ``annotations`` in.
+        train, val: Number of scenes; scene k of a split does not depend on it.
+        size: (width, height).
+        seed: Random seed.
+
+    Raises:
+        ValueError: A side is below 96 pixels.
+        RunError: A file cannot be written.
     """
     if min(size) < 96:
-        raise ValueError(f"a scene needs 96 pixels or more a side, not {size[0]}x{size[1]}")
+        raise ValueError(f"scenes must be at least 96 pixels a side, not {size[0]}x{size[1]}")
     splits = (("training", "train", train), ("validation", "val", val))
     for split, (folder, short, count) in enumerate(splits):
         for k in range(1, count + 1):

@@ -1,4 +1,4 @@
-"""Validating a data set: each sample as it is read, a few before training, or all of them."""
+"""Check data sets: each sample when it is read, some before training, or a whole data set."""
 
 import copy
 import os
@@ -11,12 +11,18 @@ from ..config import build
 from ..device import available_cpus
 from ..errors import InputError, one_line
 from ..log import logger, progress
-from .classes import class_names
+from .classes import class_names, out_of_range_label
 from .image_io import is_cut_off, read_pair
+
+QUICK_CHECK_SAMPLES = 16  # of each data set
+MAX_REPORTED = 20  # problems or classes; the rest are counted
+
+# Smaller counts are a subset, or the synthetic scenes in the same layout.
+EXPECTED_IMAGES = {"ADE20K": {"train": 20210, "val": 2000}}
 
 
 def read_sample(dataset, index):
-    """``dataset[index]``, with an error that names the sample's files.
+    """``dataset[index]``, with errors that name the sample's files.
 
     Raises:
         InputError: The sample cannot be read or transformed, or has a label out of range.
@@ -26,59 +32,54 @@ def read_sample(dataset, index):
         sample = dataset[index]
     except InputError:
         raise
-    except Exception as error:  # PaddleSeg's data sets raise whatever OpenCV and NumPy do
+    except Exception as error:  # PaddleSeg's data sets raise any exception of OpenCV and NumPy
         reason = one_line(error)
         raise InputError(
             f"{image} and {label}: cannot be read or transformed ({reason})."
         ) from error
     if "label" in sample:
-        _check_range(np.asarray(sample["label"]), dataset, label)
+        _check_labels(np.asarray(sample["label"]), dataset, label)
     return sample
 
 
-def _check_range(labels, dataset, path):
-    classes = dataset.num_classes
-    if labels.size and not 0 <= labels.min() <= labels.max() < classes:  # mostly: some are ignored
-        wrong = labels[(labels < 0) | (labels >= classes)]
-        wrong = wrong[wrong != dataset.ignore_index]
-        if wrong.size and np.squeeze(labels).ndim > 2:
-            raise InputError(
-                f"{path}: must be an image of one channel, whose values are classes; of colors "
-                "tools/masks_from_colors.py makes one."
-            )
-        if wrong.size:
-            raise InputError(
-                f"{path}: label {wrong.flat[0]} is neither a class (0 to {classes - 1}) nor "
-                f"ignored ({dataset.ignore_index}); correct it, or the config's num_classes."
-            )
-
-
-MAX_SAMPLES = 16  # samples of each set
+def _check_labels(labels, dataset, path):
+    value = out_of_range_label(labels, dataset.num_classes, dataset.ignore_index)
+    if value is None:
+        return
+    if np.squeeze(labels).ndim > 2:
+        raise InputError(
+            f"{path}: must be a single-channel image of class indices; convert a color mask with "
+            "masks_from_colors."
+        )
+    raise InputError(
+        f"{path}: label {value} is neither a class (0 to {dataset.num_classes - 1}) nor ignored "
+        f"({dataset.ignore_index}); correct it, or the config's num_classes."
+    )
 
 
 def quick_check(train_dataset, val_dataset=None, one_size=True, tolerant=False, min_size=1):
-    """Look at the data sets as far as seconds allow: for all files, into some.
+    """Check within seconds that all files exist, and that some samples can be used.
 
     Args:
-        train_dataset: A PaddleSeg data set in training mode.
-        val_dataset: One in validation mode, or None.
-        one_size: Whether training samples must be of one size, as for batches of several.
-        tolerant: Whether training samples that cannot be read may be left out.
-        min_size: The smallest side of an image that the model takes, in pixels.
+        train_dataset: PaddleSeg data set in training mode.
+        val_dataset: Data set in validation mode, or None.
+        one_size: Whether training samples must have one size, as in batches of several.
+        tolerant: Whether missing and unreadable training samples are warnings.
+        min_size: Smallest side of a training image that the model accepts, in pixels.
 
     Raises:
-        InputError: A set is empty or of the wrong mode, a file is missing, a sample that was tried
-            cannot be read or has a label out of range, training samples are not of one size or too
-            small or not of floats, or the sets have different numbers of classes.
+        InputError: A data set is empty or has the wrong mode, a file is missing, a sample cannot be
+            read or has a label out of range, training images have several sizes, are too small or
+            not float32, or the numbers of classes differ.
     """
     _check_files(train_dataset, "train_dataset", tolerant)
-    samples = _try_samples(train_dataset, tolerant)
+    samples = _read_some(train_dataset, tolerant)
     _check_images(samples, one_size, min_size)
-    _look_for_classes(samples, train_dataset)
+    _check_classes(samples, train_dataset.ignore_index)
     if val_dataset is None:
         return
     _check_files(val_dataset, "val_dataset", tolerant=False)
-    _try_samples(val_dataset, tolerant=False)
+    _read_some(val_dataset, tolerant=False)
     if val_dataset.num_classes != train_dataset.num_classes:
         raise InputError(
             f"val_dataset: has {val_dataset.num_classes} classes, train_dataset "
@@ -87,35 +88,35 @@ def quick_check(train_dataset, val_dataset=None, one_size=True, tolerant=False, 
 
 
 def first_sample(dataset):
-    """A PaddleSeg data set of another's first sample alone."""
+    """A copy of a PaddleSeg data set with only the first sample."""
     dataset = copy.copy(dataset)
     dataset.file_list = dataset.file_list[:1]
     return dataset
 
 
 def _check_files(dataset, section, tolerant):
-    wanted, mode = section.partition("_")[0], getattr(dataset, "mode", None)
-    refused = mode not in ("val", None)
-    if wanted == "train":  # for which some data sets have several, as trainaug
-        refused = mode in ("val", "test")
-    if refused:
-        raise InputError(f"{section}.mode: must be {wanted}, not {mode}.")
+    expected, mode = section.partition("_")[0], getattr(dataset, "mode", None)
+    is_val = mode in ("val", None)
+    is_train = mode not in ("val", "test")  # some data sets have other modes, such as trainaug
+    if not (is_train if expected == "train" else is_val):
+        raise InputError(f"{section}.mode: must be {expected}, not {mode}.")
     if len(dataset) == 0:
-        raise InputError(f"{section}: has no images; look at its dataset_root and file list.")
+        raise InputError(f"{section}: has no images; check its dataset_root and file list.")
     missing = [path for pair in dataset.file_list for path in pair if not os.path.isfile(path)]
     if missing:
-        text = f"{section}: {missing[0]} does not exist as a file"
+        message = f"{section}: {missing[0]} does not exist as a file"
         if len(missing) > 1:
-            text += f", nor do {len(missing) - 1} more files"
+            message += f", nor do {len(missing) - 1} other files"
         if not tolerant:
-            raise InputError(f"{text}; restore them or mend the file list.")
-        logger.warning(text)
+            raise InputError(f"{message}; restore them or correct the file list.")
+        logger.warning(message)
 
 
-def _try_samples(dataset, tolerant):
-    """The samples that can be read, of some spread over the set."""
+def _read_some(dataset, tolerant):
+    """Samples evenly spaced over the data set, without the unreadable ones if tolerant."""
     samples = []
-    for index in np.linspace(0, len(dataset) - 1, min(MAX_SAMPLES, len(dataset)), dtype=int):
+    count = min(QUICK_CHECK_SAMPLES, len(dataset))
+    for index in np.linspace(0, len(dataset) - 1, count, dtype=int):
         try:
             samples.append(read_sample(dataset, index))
         except InputError as error:
@@ -126,138 +127,134 @@ def _try_samples(dataset, tolerant):
 
 
 def _check_images(samples, one_size, min_size):
-    kinds = {str(sample["img"].dtype) for sample in samples} - {"float32"}
-    if kinds:
+    dtypes = {str(sample["img"].dtype) for sample in samples} - {"float32"}
+    if dtypes:
         raise InputError(
-            f"train_dataset.transforms: give images of {min(kinds)}; the model needs float32: add "
-            "Normalize after what resizes and changes colors."
+            f"train_dataset.transforms: return {min(dtypes)} images; the model needs float32: add "
+            "Normalize after the transforms that resize and change colors."
         )
     sizes = sorted({sample["img"].shape[1:] for sample in samples})
     if sizes and min(sizes[0]) < min_size:
         raise InputError(
-            f"train_dataset.transforms: give images of {_text(sizes[0])}; "
-            f"the model needs at least {min_size} pixels a side."
+            f"train_dataset.transforms: return images of {_size_text(sizes[0])}; the model needs "
+            f"at least {min_size} pixels a side."
         )
     if one_size and len(sizes) > 1:
         raise InputError(
-            f"train_dataset.transforms: give images of different sizes ({_text(sizes[0])} and "
-            f"{_text(sizes[-1])}), which make no batch; end with a crop and padding to one size."
+            f"train_dataset.transforms: return images of different sizes ({_size_text(sizes[0])} "
+            f"and {_size_text(sizes[-1])}), which cannot be batched; crop and pad to one size."
         )
 
 
-def _look_for_classes(samples, dataset):
+def _size_text(shape):
+    return "x".join(str(side) for side in reversed(shape))
+
+
+def _check_classes(samples, ignore_index):
+    """Warn if the labels of training samples have at most one class."""
     labels = [np.asarray(sample["label"]) for sample in samples if "label" in sample]
-    found = {value for label in labels for value in np.unique(label)} - {dataset.ignore_index}
-    if labels and not found:
+    classes = {value for label in labels for value in np.unique(label)} - {ignore_index}
+    if labels and not classes:
         logger.warning(
-            "train_dataset: none of the %d samples that were tried has a pixel of a class; all are "
-            "ignored (%d), and teach nothing",
+            "train_dataset: all pixels in the %d sampled labels are ignored (%d)",
             len(labels),
-            dataset.ignore_index,
+            ignore_index,
         )
-    elif len(found) == 1:
+    elif len(classes) == 1:
         logger.warning(
-            "train_dataset: the %d samples that were tried have no class but %d; %d is ignored, so "
-            "make masks of classes of those in black and white, with tools/masks_from_colors.py",
+            "train_dataset: the %d sampled labels have no class but %d; %d is ignored, so convert "
+            "black and white masks with masks_from_colors",
             len(labels),
-            *found,
-            dataset.ignore_index,
+            *classes,
+            ignore_index,
         )
-
-
-def _text(size):
-    return "x".join(str(side) for side in reversed(size))
-
-
-# ADE20K's published sizes, under which its own layout is what most people have.
-EXPECTED = {"ADE20K": {"train": 20210, "val": 2000}}
-SHOWN = 20  # problems; a set that is wrong throughout is wrong in one way
 
 
 def full_check(config, num_workers=None):
-    """Read every image and label of a configuration's training and validation sets, and report.
+    """Read all images and labels of the training and validation sets, and log a report.
 
-    Logged are each problem (a missing or unreadable file, sizes that differ, a label out of range)
-    and how often each class occurs.
+    The report has each problem (a missing or unreadable file, different sizes of image and label, a
+    label out of range) and the frequency of each class.
 
     Args:
         config: PaddleSeg's ``Config``.
-        num_workers: Threads that read; None takes one for each CPU.
+        num_workers: Number of threads; default: the number of CPUs.
 
     Raises:
-        InputError: There is a problem, or a set cannot be opened.
+        InputError: There is a problem, or a data set cannot be built.
     """
     problems = []
-    for split in ("train_dataset", "val_dataset"):
-        if split not in config.dic:
+    for section in ("train_dataset", "val_dataset"):
+        if section not in config.dic:
             continue
         try:
-            (dataset,) = build(config, split)
+            (dataset,) = build(config, section)
         except InputError as error:
             problems.append(str(error))
         else:
-            problems += _check_split(dataset, split, num_workers or available_cpus())
-    for problem in problems[:SHOWN]:
+            problems += _check_dataset(dataset, section, num_workers or available_cpus())
+    for problem in problems[:MAX_REPORTED]:
         logger.error(problem)
     if problems:
-        more = f"; {len(problems) - SHOWN} are not shown" if len(problems) > SHOWN else ""
         count = f"{len(problems)} problem{'s' * (len(problems) > 1)}"
-        raise InputError(f"{count} in the data{more}; mend what is named above and check again.")
+        rest = len(problems) - MAX_REPORTED
+        hidden = f"; {rest} are not shown" if rest > 0 else ""
+        raise InputError(f"{count} in the data{hidden}; correct those above and check again.")
     logger.info("No problem found")
 
 
-def _check_split(dataset, split, num_workers):
-    counts = np.zeros(dataset.num_classes, dtype="int64")
+def _check_dataset(dataset, section, num_workers):
+    """Log the class frequencies of a data set, and return its problems."""
+    pixels = np.zeros(dataset.num_classes, dtype="int64")
     images = np.zeros(dataset.num_classes, dtype="int64")
     problems, ignored = [], 0
     with ThreadPoolExecutor(num_workers) as pool:
-        results = pool.map(lambda index: _pixels(dataset, index), range(len(dataset)))
-        for problem, pixels in progress(results, len(dataset), f"check {split}"):
-            if problem is not None:
-                problems.append(problem)
+        results = pool.map(lambda index: _count_pixels(dataset, index), range(len(dataset)))
+        for result in progress(results, len(dataset), f"check {section}"):
+            if isinstance(result, str):
+                problems.append(result)
                 continue
-            counts += pixels[: dataset.num_classes]
-            images += pixels[: dataset.num_classes] > 0
-            ignored += pixels[dataset.num_classes]
+            pixels += result[: dataset.num_classes]
+            images += result[: dataset.num_classes] > 0
+            ignored += result[dataset.num_classes]
     kind = type(dataset).__name__
-    expected = EXPECTED.get(kind, {}).get(dataset.mode)
+    expected = EXPECTED_IMAGES.get(kind, {}).get(dataset.mode)
     if expected is not None and len(dataset) != expected:
-        logger.warning("%s: %d images; the whole %s has %d", split, len(dataset), kind, expected)
-    names, total = class_names(dataset), max(counts.sum() + ignored, 1)
+        logger.warning("%s: %d images; the whole %s has %d", section, len(dataset), kind, expected)
+    names, total = class_names(dataset), max(pixels.sum() + ignored, 1)
     width = max(map(len, [*names, "(ignored)"]))
     lines = [f"{'class':{width}}  pixels  images"]
-    lines += [f"{n:{width}} {c / total:7.3%} {i:7d}" for n, c, i in zip(names, counts, images)]
+    lines += [f"{n:{width}} {p / total:7.3%} {i:7d}" for n, p, i in zip(names, pixels, images)]
     lines += [f"{'(ignored)':{width}} {ignored / total:7.3%}"]
-    logger.info("%s: %d images\n%s", split, len(dataset), "\n".join(lines))
-    missing = [name for name, number in zip(names, images) if number == 0]
-    if missing and split == "train_dataset":
-        more = f" and {len(missing) - SHOWN} more" if len(missing) > SHOWN else ""
+    logger.info("%s: %d images\n%s", section, len(dataset), "\n".join(lines))
+    missing = [name for name, count in zip(names, images) if count == 0]
+    if missing and section == "train_dataset":
+        rest = len(missing) - MAX_REPORTED
         logger.warning(
             "%s: no image has %s%s; values from 0 to %d are classes, %d is ignored",
-            split,
-            ", ".join(missing[:SHOWN]),
-            more,
+            section,
+            ", ".join(missing[:MAX_REPORTED]),
+            f" and {rest} more" if rest > 0 else "",
             dataset.num_classes - 1,
             dataset.ignore_index,
         )
     return problems
 
 
-def _pixels(dataset, index):
-    """What is wrong with a sample, or None; and its pixels of each class, then the ignored ones."""
+def _count_pixels(dataset, index):
+    """The number of pixels of each class and ignored, int64 ``[num_classes + 1]``, or a problem."""
     image_path, label_path = dataset.file_list[index]
     try:
         _, label = read_pair(image_path, label_path)
         if is_cut_off(Path(image_path).read_bytes()):
-            return f"{image_path}: is cut off; the rest of it is gray to training.", None
+            return f"{image_path}: is cut off; training would read the rest of it as gray."
     except InputError as error:
-        return str(error), None
+        return str(error)
     label = label - np.uint8(getattr(dataset, "LABEL_OFFSET", 0))
     histogram = np.bincount(label.ravel(), minlength=256)
+    value = out_of_range_label(np.flatnonzero(histogram), dataset.num_classes, dataset.ignore_index)
+    if value is not None:
+        return f"{label_path}: label {value} is neither a class nor ignored."
     ignored = histogram[dataset.ignore_index]
     histogram[dataset.ignore_index] = 0
-    beyond = np.flatnonzero(histogram[dataset.num_classes :])
-    if beyond.size:
-        value = beyond[0] + dataset.num_classes
-        return f"{label_path}: label {value} is neither a class nor ignored.", None
-    return None, np.append(histogram[: dataset.num_classes], ignored)
+    return np.append(histogram[: dataset.num_classes], ignored)

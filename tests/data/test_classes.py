@@ -1,4 +1,4 @@
-"""Class names and colors, from the file that PaddleSeg's users keep beside their images."""
+"""Class names and colors from labels.txt, PaddleSeg's convention."""
 
 import json
 from types import SimpleNamespace
@@ -11,6 +11,7 @@ from PIL import Image
 from paddleseg_segformer import InputError
 from paddleseg_segformer.config import load_config
 from paddleseg_segformer.data import class_names, palette
+from paddleseg_segformer.data.classes import out_of_range_label
 from paddleseg_segformer.engine import train, validate
 from paddleseg_segformer.inference import Predictor
 
@@ -21,7 +22,7 @@ def data_set(root, classes):
     return SimpleNamespace(dataset_root=str(root), num_classes=classes)
 
 
-def test_a_line_is_a_name_and_perhaps_a_color(tmp_path):
+def test_a_line_has_a_name_and_optionally_a_color(tmp_path):
     (tmp_path / "labels.txt").write_bytes(LABELS.encode())
     found = data_set(tmp_path, 3)
     assert class_names(found) == ["wall", "traffic light", "zone 30"]
@@ -30,7 +31,7 @@ def test_a_line_is_a_name_and_perhaps_a_color(tmp_path):
         np.testing.assert_array_equal(palette(found)[index], palette(data_set("", 3))[index])
 
 
-def test_another_number_of_names_than_classes_is_told_once(tmp_path, caplog):
+def test_a_wrong_number_of_names_is_one_warning(tmp_path, caplog):
     (tmp_path / "labels.txt").write_text(LABELS, encoding="utf-8")
     for _ in range(2):
         assert class_names(data_set(tmp_path, 4)) == ["0", "1", "2", "3"]
@@ -38,20 +39,39 @@ def test_another_number_of_names_than_classes_is_told_once(tmp_path, caplog):
     assert caplog.text.count("labels.txt: has 3 names, but num_classes is 4") == 1
 
 
-def test_a_color_that_is_none_is_an_error(tmp_path):
+def test_a_color_out_of_range_is_an_error(tmp_path):
     (tmp_path / "labels.txt").write_text("wall 1 2 256\n")
-    with pytest.raises(InputError, match=r"labels.txt: 'wall 1 2 256' .* from 0 to 255"):
+    with pytest.raises(InputError, match=r"labels.txt: 'wall 1 2 256' .* are 0 to 255"):
         class_names(data_set(tmp_path, 1))
 
 
-def test_another_encoding_is_told(tmp_path):
+def test_another_encoding_is_an_error(tmp_path):
     (tmp_path / "labels.txt").write_bytes("道路\n".encode("gbk"))
     with pytest.raises(InputError, match=r"labels.txt: is not UTF-8"):
         class_names(data_set(tmp_path, 1))
 
 
-def test_names_and_colors_reach_all_that_shows_them(request, tmp_path, caplog):
-    """From labels.txt to a run's manifest, the table of classes, the report and the pictures."""
+@pytest.mark.parametrize(
+    "labels, expected",
+    [
+        ([0, 1, 2], None),
+        ([0, 255, 2], None),
+        ([], None),
+        ([0, 3, 255], 3),
+        ([-1, 2], -1),
+        ([0, 254, 255], 254),
+    ],
+)
+def test_out_of_range_label(labels, expected):
+    assert out_of_range_label(np.array(labels, "int64"), 3, ignore_index=255) == expected
+
+
+def test_an_ignored_class_is_in_range():
+    assert out_of_range_label(np.array([0, 1, 2]), 3, ignore_index=0) is None
+
+
+def test_names_and_colors_in_manifest_report_and_predictions(request, tmp_path, caplog):
+    """Of labels.txt: in a run's manifest, the class table, the report and predicted images."""
     root, random = tmp_path / "data", np.random.default_rng(0)
     root.mkdir()
     for i in range(2):

@@ -1,11 +1,13 @@
-"""File lists of two folders, and masks of colors."""
+"""File lists of two folders, and class indices from color masks."""
 
 import re
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from paddleseg_segformer import InputError
-from paddleseg_segformer.data.prepare import write_lists
+from paddleseg_segformer.data.prepare import convert_color_masks, write_lists
 
 
 def touch(root, *names):
@@ -17,7 +19,7 @@ def touch(root, *names):
 
 @pytest.fixture
 def ten(tmp_path):
-    """Ten pairs, of several types and in subfolders, and some that are none."""
+    """Ten pairs of several file types in subfolders, and some other files."""
     for i in range(10):
         touch(tmp_path, f"images/day {i % 2}/{i}.{'JPG' if i % 2 else 'png'}".replace(" ", "_"))
         touch(tmp_path, f"masks/day_{i % 2}/{i}.png")
@@ -38,7 +40,7 @@ def test_each_pair_is_in_one_list(ten):
         assert re.sub("^images|png$|JPG$", "", image) == re.sub("^masks|png$", "", mask)
 
 
-def test_the_seed_and_the_share_decide(ten):
+def test_the_split_depends_on_seed_and_fractions(ten):
     found = []
     for seed in (0, 0, 1):
         write_lists(ten, "images", "masks", (0.5, 0.5, 0.0), seed=seed, force=True)
@@ -47,18 +49,18 @@ def test_the_seed_and_the_share_decide(ten):
     assert not (ten / "test.txt").exists()
 
 
-def test_a_set_that_is_split_already_gets_its_lists_one_by_one(ten):
+def test_lists_of_a_data_set_that_is_split_already(ten):
     assert write_lists(ten, "images/day_0", "masks/day_0", (1, 0, 0)) == {"train": 5}
     assert write_lists(ten, "images/day_1", "masks/day_1", (0, 1, 0)) == {"val": 5}
     assert all(image.startswith("images/day_1/") for image, _ in lines(ten / "val.txt"))
 
 
-def test_a_postfix_tells_image_and_mask_of_one_folder_apart(tmp_path, caplog):
+def test_a_postfix_separates_images_and_masks_in_one_folder(tmp_path, caplog):
     touch(tmp_path, "a.jpg", "a_mask.png", "b.jpg", "b_mask.png", "c.jpg")
     write_lists(tmp_path, ".", ".", (0.5, 0.5, 0.0), postfix=("", "_mask"))
     pairs = lines(tmp_path / "train.txt") + lines(tmp_path / "val.txt")
     assert sorted(pairs) == [["a.jpg", "a_mask.png"], ["b.jpg", "b_mask.png"]]
-    assert "1 images have no mask, c.jpg for one: left out" in caplog.text
+    assert "1 images have no mask, such as c.jpg: left out" in caplog.text
 
 
 def test_folders_may_be_named_from_the_top(ten, monkeypatch):
@@ -87,16 +89,99 @@ def test_a_name_with_a_space_needs_another_separator(tmp_path):
             "a.png: has the same name as .*a.jpg",
         ),
         (["images/a.jpg", "masks/a.png"], {}, "0.7 0.3 0: leaves none of 1 for val"),
-        (["images/a.jpg", "masks/a.png"], {"shares": (0.8, 0.3, 0)}, "--split 0.8 0.3 0: must be"),
+        (
+            ["images/a.jpg", "masks/a.png"],
+            {"fractions": (0.8, 0.3, 0)},
+            "--split 0.8 0.3 0: must be",
+        ),
         (
             ["images/a.jpg", "masks/a.png", "train.txt"],
-            {"shares": (1, 0, 0)},
-            "train.txt: is there",
+            {"fractions": (1, 0, 0)},
+            "train.txt: exists",
         ),
     ],
 )
-def test_what_cannot_be_is_told(files, options, message, tmp_path):
+def test_list_errors(files, options, message, tmp_path):
     touch(tmp_path, *files)
     with pytest.raises(InputError, match=message):
         write_lists(tmp_path, "images", "masks", **options)
     assert not (tmp_path / "val.txt").exists()
+
+
+COLORS = [[0, 0, 0], [255, 255, 255], [0, 0, 1]]
+LABELS = "none 0 0 0\nwall 255 255 255\nnear black 0 0 1\n"
+
+
+@pytest.fixture
+def colored_root(tmp_path):
+    (tmp_path / "labels.txt").write_text(LABELS)
+    (tmp_path / "colored/sub").mkdir(parents=True)
+    return tmp_path
+
+
+def test_every_mask_format_gives_the_same_indices(colored_root):
+    labels = np.random.default_rng(0).integers(0, 2, [5, 7], dtype="uint8")
+    rgb = np.array(COLORS, dtype="uint8")[labels]
+    Image.fromarray(rgb).save(colored_root / "colored/rgb.png")
+    Image.fromarray(np.dstack([rgb, labels])).save(colored_root / "colored/alpha.bmp")
+    Image.fromarray(labels * 255).save(colored_root / "colored/sub/gray.tif")
+    Image.fromarray(labels == 1).save(colored_root / "colored/bits.png")
+    Image.fromarray(rgb).quantize(2).save(colored_root / "colored/palette.png")
+    assert convert_color_masks(colored_root, "colored", "masks") == 5
+    for name in ("rgb", "alpha", "sub/gray", "bits", "palette"):
+        written = Image.open(colored_root / f"masks/{name}.png")
+        np.testing.assert_array_equal(np.asarray(written), labels, err_msg=name)
+        np.testing.assert_array_equal(np.asarray(written.convert("RGB")), rgb, err_msg=name)
+
+
+def test_hidden_files_and_converted_masks_are_skipped(colored_root):
+    Image.new("RGB", (2, 2)).save(colored_root / "colored/a.png")
+    (colored_root / "colored/__MACOSX").mkdir()
+    (colored_root / "colored/__MACOSX/._a.png").write_bytes(b"metadata")
+    for _ in range(2):
+        assert convert_color_masks(colored_root, "colored", "colored/new", force=True) == 1
+
+
+def test_a_color_of_no_class_is_an_error_or_ignored(colored_root):
+    rgb = np.zeros([4, 6, 3], dtype="uint8")
+    rgb[1, 2], rgb[3, 5] = (0, 0, 1), (9, 8, 7)
+    Image.fromarray(rgb).save(colored_root / "colored/a.png")
+    with pytest.raises(InputError, match=r"a\.png: has the color 9 8 7 at x 5, y 3"):
+        convert_color_masks(colored_root, "colored", "masks")
+    convert_color_masks(colored_root, "colored", "masks", ignore_others=True)
+    expected = np.zeros([4, 6], dtype="uint8")
+    expected[1, 2], expected[3, 5] = 2, 255
+    np.testing.assert_array_equal(np.asarray(Image.open(colored_root / "masks/a.png")), expected)
+
+
+@pytest.mark.parametrize(
+    "labels, target, message",
+    [
+        ("sky 1 2 3\nsea", "masks", "sea has no color"),
+        ("", "masks", "nothing has no color"),
+        ("sky 1 2 3\nsea 1 2 3", "masks", "same color"),
+        ("".join(f"{i} {i} 0 0\n" for i in range(256)), "masks", "256 classes; .* up to 255"),
+        (None, "masks", r"labels\.txt: no such file"),
+        (LABELS, "colored", "name another folder"),
+        (LABELS, "full", "has files; --force"),
+    ],
+)
+def test_color_mask_errors(labels, target, message, colored_root):
+    Image.new("RGB", (2, 2)).save(colored_root / "colored/a.png")
+    (colored_root / "full").mkdir()
+    (colored_root / "full/a.png").touch()
+    if labels is None:
+        (colored_root / "labels.txt").unlink()
+    else:
+        (colored_root / "labels.txt").write_text(labels)
+    with pytest.raises(InputError, match=message):
+        convert_color_masks(colored_root, "colored", target)
+    assert (colored_root / "full/a.png").stat().st_size == 0
+
+
+def test_missing_and_unreadable_masks_are_errors(colored_root):
+    with pytest.raises(InputError, match="colored: has no mask"):
+        convert_color_masks(colored_root, "colored", "masks")
+    (colored_root / "colored/a.png").touch()
+    with pytest.raises(InputError, match=r"a\.png: cannot be read"):
+        convert_color_masks(colored_root, "colored", "masks")

@@ -1,4 +1,4 @@
-"""The quick start's scenes: reproducible, honest (no scene in both splits) and well-formed."""
+"""The synthetic scenes are reproducible, valid, and different in training and validation."""
 
 import cv2
 import numpy as np
@@ -40,7 +40,7 @@ def rng(*seed):
     return np.random.default_rng(seed)
 
 
-def test_files_lie_as_in_ade20k(root):
+def test_the_layout_is_ade20ks(root):
     expected = set()
     for split, stem, count in (("training", "train", TRAIN), ("validation", "val", VAL)):
         for k in range(1, count + 1):
@@ -112,7 +112,7 @@ def test_cars_are_big_enough_to_segment(splits):
     assert np.median(smaller_sides) >= 20
 
 
-def test_labels_lie_on_what_is_drawn(splits):
+def test_label_borders_are_image_edges(splits):
     """Along the labels' borders the image changes more than elsewhere, and not 3 pixels away."""
     images, labels = splits["validation"]
     step = np.abs(np.diff(images.astype(int), axis=2)).sum(-1)
@@ -127,8 +127,8 @@ def test_colors_are_red_green_blue(splits):
     assert red > green > blue
 
 
-def test_color_tells_classes_apart_but_not_alone(splits):
-    """A nearest-mean-color rule beats the commonest class and is far from solving the task."""
+def test_color_helps_but_does_not_suffice(splits):
+    """Nearest mean color beats the most frequent class, and is far from solving the task."""
     (images, labels), (unseen, truth) = splits["training"], splits["validation"]
     values = np.array(sorted(ANNOTATION_VALUES))
     means = np.stack([images[labels == value].mean(0) for value in values])
@@ -139,7 +139,7 @@ def test_color_tells_classes_apart_but_not_alone(splits):
 
 
 @pytest.mark.parametrize("size", [(96, 96), (97, 131), (256, 96), (160, 320), (320, 240)])
-def test_any_size_from_96_on(size):
+def test_sizes_from_96(size):
     image, label = draw_scene(rng(0), size)
     assert image.shape == (size[1], size[0], 3) and image.dtype == np.uint8
     assert label.shape == (size[1], size[0]) and label.dtype == np.uint8
@@ -152,7 +152,7 @@ def test_a_scene_depends_on_its_generator_alone():
     assert (image == again).all() and (label == label_again).all()
 
 
-def test_too_small_a_size_is_refused(tmp_path):
+def test_a_smaller_size_is_an_error(tmp_path):
     with pytest.raises(ValueError, match="96"):
         write_scenes(tmp_path, train=1, val=1, size=(192, 95))
     assert not any(tmp_path.iterdir())

@@ -1,5 +1,6 @@
-"""What would end a run after hours ends it before the first iteration, and is named."""
+"""Checks of data sets before training, and of whole data sets."""
 
+import logging
 import shutil
 from collections import namedtuple
 
@@ -8,10 +9,12 @@ import numpy as np
 import paddle
 import pytest
 from paddleseg import datasets
+from PIL import Image
 
 from paddleseg_segformer import Dataset, ResizeToFit
 from paddleseg_segformer.config import load_config
-from paddleseg_segformer.data.validate import quick_check
+from paddleseg_segformer.data.scenes import write_scenes
+from paddleseg_segformer.data.validate import full_check, quick_check
 from paddleseg_segformer.engine import checkpoint, train
 from paddleseg_segformer.errors import InputError
 
@@ -21,7 +24,7 @@ PAIR = "images/{}.png annotations/{}.png"
 
 @pytest.fixture
 def data(tmp_path):
-    """Eight pairs of 64x48, in PaddleSeg's file lists: six to train, two to validate."""
+    """Eight pairs of 64x48 in PaddleSeg's file lists: six for training, two for validation."""
     for folder in ("images", "annotations"):
         (tmp_path / folder).mkdir()
     for i in range(8):
@@ -68,7 +71,7 @@ def refused(config, match, save_dir=None, **options):
         train(config, save_dir=save_dir, do_eval=True, **options)
 
 
-def test_sound_data_trains(data):
+def test_valid_data_trains(data):
     assert train(configuration(data), save_dir=str(data / "out"), do_eval=True) >= 0
 
 
@@ -77,8 +80,8 @@ def dataset(root, mode="train", kind=Dataset, transforms=()):
     return kind(mode, str(root), list(transforms), num_classes=3, **lists)
 
 
-def test_masks_in_black_and_white_are_warned_of(data, caplog):
-    """White is 255, which is ignored, so that all else is right."""
+def test_black_and_white_masks_are_a_warning(data, caplog):
+    """White is 255, which is ignored, so that nothing else is wrong."""
     quick_check(dataset(data))
     assert not caplog.records
     for i in range(6):
@@ -87,18 +90,18 @@ def test_masks_in_black_and_white_are_warned_of(data, caplog):
         cv2.imwrite(str(data / f"annotations/{i}.png"), mask)
     quick_check(dataset(data))
     (warning,) = [record.getMessage() for record in caplog.records]
-    assert "6 samples" in warning and "no class but 0" in warning
-    assert "255" in warning and "tools/masks_from_colors.py" in warning
+    assert "6 sampled labels" in warning and "no class but 0" in warning
+    assert "255" in warning and "masks_from_colors" in warning
 
 
 @pytest.mark.parametrize("mode", ["trainaug", "trainval"])
-def test_all_of_vocs_modes_train(mode, data):
+def test_training_modes_of_pascal_voc(mode, data):
     pairs = dataset(data)
     pairs.mode = mode
     quick_check(pairs)
 
 
-def test_modes_that_are_mixed_up(data):
+def test_wrong_modes_are_errors(data):
     (data / "test.txt").write_text(PAIR.format(0, 0))
     for mode in ("val", "test"):
         with pytest.raises(InputError, match=rf"train_dataset\.mode: must be train, not {mode}\."):
@@ -108,11 +111,13 @@ def test_modes_that_are_mixed_up(data):
             quick_check(dataset(data), dataset(data, mode))
 
 
-def test_images_of_bytes(data):
-    """Our data sets make floats of them, PaddleSeg's do not."""
+def test_uint8_images(data):
+    """PaddleSeg's data sets may return them; this package's convert to float32."""
     fit = [ResizeToFit((64, 48))]
     quick_check(dataset(data, transforms=fit))
-    with pytest.raises(InputError, match=r"train_dataset\.transforms: .* uint8; .* Normalize"):
+    with pytest.raises(
+        InputError, match=r"train_dataset\.transforms: .* uint8 .* Normalize"
+    ):
         quick_check(dataset(data, kind=datasets.Dataset, transforms=fit))
 
 
@@ -128,7 +133,7 @@ def test_missing_files(number, section, data):
 
 
 @pytest.mark.parametrize("number", [5, 6])
-def test_a_label_that_the_model_has_not(number, data):
+def test_a_label_out_of_range(number, data):
     cv2.imwrite(str(data / f"annotations/{number}.png"), np.full([48, 64], 3, "uint8"))
     refused(configuration(data), rf"annotations/{number}\.png: label 3 is neither a class \(0 to 2")
 
@@ -138,7 +143,7 @@ def test_unreadable_validation_image(data):
     refused(configuration(data), r"images/7\.png")
 
 
-def test_images_of_several_sizes_make_no_batch(data):
+def test_images_of_several_sizes_cannot_be_batched(data):
     cv2.imwrite(str(data / "images/5.png"), np.zeros([48, 80, 3], "uint8"))
     cv2.imwrite(str(data / "annotations/5.png"), np.zeros([48, 80], "uint8"))
     refused(configuration(data), r"different sizes \(64x48 and 80x48\)")
@@ -161,7 +166,7 @@ def test_a_folder_that_cannot_be_written(data):
     refused(configuration(data), "--save_dir .*file/out: cannot be written", str(data / "file/out"))
 
 
-def test_no_room_for_the_checkpoints(tmp_path, monkeypatch):
+def test_too_little_disk_space_for_the_checkpoints(tmp_path, monkeypatch):
     """A million weights are 4 MB, a checkpoint with two moments of each 12 MB."""
     model = paddle.nn.Linear(1000, 1000, bias_attr=False)
     free = namedtuple("Usage", "free")
@@ -174,13 +179,66 @@ def test_no_room_for_the_checkpoints(tmp_path, monkeypatch):
     checkpoint.check_disk_space(tmp_path, model, 50, saved=1, keep=5, use_ema=False)
 
 
-def test_another_runs_checkpoints_make_no_room(data, monkeypatch):
-    """Two are wanted, and what lies there is none of them."""
+def test_checkpoints_of_another_run_are_not_counted_as_saved(data, monkeypatch):
+    """The run needs space for two, and the folder of another run is neither."""
     (data / "out/iter_900").mkdir(parents=True)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: namedtuple("Usage", "free")(75e6))
     refused(configuration(data), "2 checkpoints of .* GB need 0.09", save_interval=1)
 
 
-def test_a_group_with_a_key_that_nothing_reads(data):
+def test_an_unknown_key_of_a_parameter_group(data):
     groups = ["optimizer.custom_cfg=[{name: norm, lr_multi: 2.0}]"]
     refused(configuration(data, *groups), "custom_cfg: lr_multi is no key")
+
+
+@pytest.fixture
+def scenes(tmp_path):
+    write_scenes(tmp_path, train=6, val=2, size=(96, 96))
+    return tmp_path
+
+
+def check(request, root, caplog):
+    config = load_config(
+        request.config.rootpath / "configs/quickstart.yaml",
+        [f"{split}_dataset.dataset_root={root}" for split in ("train", "val")],
+    )
+    logging.getLogger("paddleseg_segformer").propagate = True
+    with caplog.at_level(logging.INFO, logger="paddleseg_segformer"):
+        full_check(config)
+    return caplog.text
+
+
+def test_class_frequencies(request, scenes, caplog):
+    log = check(request, scenes, caplog)
+    labels = [np.asarray(Image.open(p)) for p in (scenes / "annotations/training").iterdir()]
+    share = np.mean([label == 3 for label in labels])  # the sky's annotation value
+    row = next(line for line in log.splitlines() if line.startswith("sky "))
+    assert row.split()[1:] == [f"{share:.3%}", "6"]
+    unnamed = 150 - len(set(np.unique(labels)) - {0}) - 20  # of the classes without pixels
+    assert f" and {unnamed} more; values from 0 to 149 are classes, 255 is ignored" in log
+    assert "train_dataset: 6 images; the whole ADE20K has 20210" in log
+
+
+def test_every_problem_is_reported(request, scenes, caplog):
+    images, labels = scenes / "images/training", scenes / "annotations/training"
+    name = "scene_train_{:08d}".format
+    (images / f"{name(1)}.jpg").write_bytes(b"")
+    (labels / f"{name(2)}.png").write_bytes((labels / f"{name(2)}.png").read_bytes()[:-200])
+    cv2.imwrite(str(labels / f"{name(3)}.png"), np.full([96, 96], 151, "uint8"))
+    cv2.imwrite(str(labels / f"{name(4)}.png"), np.zeros([96, 95], "uint8"))
+    cv2.imwrite(str(labels / f"{name(5)}.png"), np.zeros([96, 96, 3], "uint8"))
+    with pytest.raises(InputError, match="5 problems"):
+        check(request, scenes, caplog)
+    for number in range(1, 6):
+        folder, ending = (images, "jpg") if number == 1 else (labels, "png")
+        assert f"{folder}/{name(number)}.{ending}: " in caplog.text
+    assert "label 150 is neither" in caplog.text and name(6) not in caplog.text
+
+
+def test_a_missing_annotation_does_not_hide_problems_of_the_other_set(request, scenes, caplog):
+    (scenes / "annotations/training/scene_train_00000001.png").unlink()
+    (scenes / "images/validation/scene_val_00000002.jpg").write_bytes(b"")
+    with pytest.raises(InputError, match="2 problems"):
+        check(request, scenes, caplog)
+    assert "scene_train_00000001.jpg: has no annotation" in caplog.text
+    assert "scene_val_00000002.jpg: cannot be read" in caplog.text

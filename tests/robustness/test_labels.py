@@ -82,4 +82,4 @@ def test_labels_without_any_class_get_a_warning(place, tools):
     for i in range(4):
         Image.fromarray(SQUARE + 255).save(place.label(i))
     done = works("train", place.train(), tools)
-    assert "train_dataset: none of the 4 samples that were tried has a pixel of a class" in done.out
+    assert "train_dataset: all pixels in the 4 sampled labels are ignored" in done.out
