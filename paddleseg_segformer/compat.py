@@ -1,7 +1,7 @@
-"""What of PaddleSeg 2.8 fails, most of it on Paddle 3, mended; to be deleted when PaddleSeg moves.
+"""Compatibility patches for PaddleSeg 2.8 on Paddle 3; remove once fixed upstream.
 
-PaddleSeg's files stay as they are: what is here are subclasses, registered under the same names.
-Of its cross-entropy ``models.CrossEntropyLoss`` takes the place.
+They are subclasses that are registered under the same names. PaddleSeg's cross-entropy is replaced
+by ``models.CrossEntropyLoss`` instead.
 """
 
 import contextlib
@@ -15,54 +15,56 @@ from paddleseg import models
 from paddleseg.models import backbones, losses
 from paddleseg.utils import metrics
 
-ARITHMETIC = ("add", "radd", "sub", "rsub", "mul", "rmul", "truediv", "rtruediv")
+OPERATORS = ("add", "radd", "sub", "rsub", "mul", "rmul", "truediv", "rtruediv")
 
-_originals, _inside = {}, 0  # of type_promotion: Paddle's operators, and how many calculate
+# State of type_promotion, shared by all threads like the operators that it replaces.
+_originals, _active_count = {}, 0
 _lock = threading.Lock()
 
 
 @contextlib.contextmanager
 def type_promotion():
-    """Within, ``+ - * /`` of a float, an integer or a boolean tensor cast the lesser of two kinds.
+    """Promote boolean to integer and integer to float tensors in ``+ - * /`` within the context.
 
-    Paddle 3 raises "Type promotion only support calculations between floating-point numbers";
-    Paddle 2 cast the right one to the left one's kind, which where that was the integer lost the
-    gradient, in ``RelaxBoundaryLoss``. All threads share the operators: the last to leave restores
-    them.
+    Paddle 3 raises "Type promotion only support calculations between floating-point numbers".
+    Paddle 2 cast the right operand to the left one's type, which lost the gradient of
+    ``RelaxBoundaryLoss``, where the left one is an integer. The last thread to leave the context
+    restores the operators.
     """
-    global _inside
+    global _active_count
     with _lock:
-        _inside += 1
-        if _inside == 1:
-            for name in (f"__{operator}__" for operator in ARITHMETIC):
+        _active_count += 1
+        if _active_count == 1:
+            for name in (f"__{operator}__" for operator in OPERATORS):
                 _originals[name] = getattr(paddle.Tensor, name)
-                setattr(paddle.Tensor, name, _casting(_originals[name]))
+                setattr(paddle.Tensor, name, _promoting(_originals[name]))
     try:
         yield
     finally:
         with _lock:
-            _inside -= 1
-            if _inside == 0:
+            _active_count -= 1
+            if _active_count == 0:
                 for name, original in _originals.items():
                     setattr(paddle.Tensor, name, original)
 
 
-def _casting(original):
+def _promoting(original):
     @functools.wraps(original)
     def operator(x, y):
-        if isinstance(y, paddle.Tensor) and _kind(x) != _kind(y):
-            x, y = (x.astype(y.dtype), y) if _kind(x) < _kind(y) else (x, y.astype(x.dtype))
+        if isinstance(y, paddle.Tensor) and _rank(x) != _rank(y):
+            x, y = (x.astype(y.dtype), y) if _rank(x) < _rank(y) else (x, y.astype(x.dtype))
         return original(x, y)
 
     return operator
 
 
-def _kind(tensor):
+def _rank(tensor):
+    """0 for boolean, 1 for integer, 2 for float tensors."""
     return 0 if tensor.dtype == paddle.bool else 1 + tensor.is_floating_point()
 
 
 class TypePromotion:
-    """A loss or a model that calculates with tensors of floats and of integers."""
+    """Mixin for losses and models that combine float, integer and boolean tensors."""
 
     def forward(self, *args, **kwargs):
         with type_promotion():
@@ -70,15 +72,15 @@ class TypePromotion:
 
 
 class DistillCrossEntropyLoss(TypePromotion, losses.DistillCrossEntropyLoss):
-    """Divides by the mean of a float mask times ones like the integer label."""
+    """Multiplies a float mask by ones in the integer type of the label."""
 
 
 class DualTaskLoss(TypePromotion, losses.DualTaskLoss):
-    """Multiplies logits with a boolean mask."""
+    """Multiplies logits by a boolean mask."""
 
 
 class OhemCrossEntropyLoss(TypePromotion, losses.OhemCrossEntropyLoss):
-    """Adds an integer mask to probabilities, where more pixels are valid than must be kept."""
+    """Adds an integer mask to probabilities if more pixels are valid than must be kept."""
 
 
 class OhemEdgeAttentionLoss(TypePromotion, losses.OhemEdgeAttentionLoss):
@@ -90,11 +92,11 @@ class PointCrossEntropyLoss(TypePromotion, losses.PointCrossEntropyLoss):
 
 
 class RelaxBoundaryLoss(TypePromotion, losses.RelaxBoundaryLoss):
-    """Multiplies probabilities with an integer one-hot label."""
+    """Multiplies probabilities by an integer one-hot label."""
 
 
 class RMILoss(TypePromotion, losses.RMILoss):
-    """Multiplies a one-hot label with a boolean mask."""
+    """Multiplies a one-hot label by a boolean mask."""
 
 
 LOSSES = (
@@ -109,7 +111,7 @@ LOSSES = (
 
 
 class DecoupledSegNet(TypePromotion, models.DecoupledSegNet):
-    """Divides its flow by an image's sides."""
+    """Divides a float flow by the integer size of the image."""
 
 
 class SFNet(TypePromotion, models.SFNet):
@@ -120,29 +122,31 @@ MODELS = (DecoupledSegNet, SFNet)
 
 
 class VisionTransformer(backbones.VisionTransformer):
-    """Can be built without a file of weights, which its checkpoint takes the place of."""
+    """Can be built without ``pretrained`` weights, as before loading a checkpoint."""
 
     def init_weight(self):
         if self.pretrained is not None:
             super().init_weight()
 
 
-def _of_mended(factory):
+def _with_patched_class(factory):
+    """A copy of a factory function that builds the patched ``VisionTransformer``."""
     names = {**factory.__globals__, "VisionTransformer": VisionTransformer}
     return types.FunctionType(factory.__code__, names, factory.__name__)
 
 
 BACKBONES = (VisionTransformer,)
-BACKBONES += tuple(_of_mended(getattr(backbones, n)) for n in dir(backbones) if n[:4] == "ViT_")
+BACKBONES += tuple(
+    _with_patched_class(getattr(backbones, n)) for n in dir(backbones) if n[:4] == "ViT_"
+)
 
 
 def patch_train_loop():
-    """Mend PaddleSeg's own ``train`` and ``evaluate``; for ``plugin``, as our engine has no need.
+    """Patch PaddleSeg's own ``train`` and ``evaluate``, for ``compat_run``.
 
-    Paddle 2 gave a mean or a sum the shape ``[1]``, Paddle 3 gives it none: the one takes the first
-    element of each loss, the other concatenates counts.
+    Means and sums had shape ``[1]`` in Paddle 2 and have ``[]`` in Paddle 3, but ``train`` indexes
+    losses and ``evaluate`` concatenates counts.
     """
-
     loop = sys.modules["paddleseg.core.train"]
     compute = loop.loss_computation
     loop.loss_computation = lambda *args, **kwargs: [
@@ -152,12 +156,15 @@ def patch_train_loop():
 
 
 def calculate_area(pred, label, num_classes, ignore_index=255):
-    """Pixels of each class, int64 ``[num_classes]`` each: of both maps, the prediction, the label.
+    """Pixels of each class in the intersection, the prediction and the label.
 
     Args:
         pred, label: Integer tensors ``[N, 1, H, W]`` or ``[N, H, W]``.
         num_classes: Number of classes.
-        ignore_index: The label of pixels that do not count.
+        ignore_index: Label of the pixels that are not counted.
+
+    Returns:
+        Three int64 tensors ``[num_classes]``.
     """
     pred, label = pred.flatten().astype("int64"), label.flatten().astype("int64")
     valid = label != ignore_index

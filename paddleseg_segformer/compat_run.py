@@ -1,6 +1,6 @@
-"""PaddleSeg's own scripts with this library's components, and mended for Paddle 3.
+"""Run PaddleSeg's own scripts with this package's components and patches for Paddle 3.
 
-With nothing changed in a checkout of PaddleSeg::
+In an unmodified checkout of PaddleSeg::
 
     python -m paddleseg_segformer.compat_run tools/train.py --config my.yml
 
@@ -15,9 +15,14 @@ from .compat import patch_train_loop
 
 patch_train_loop()
 
-if __name__ == "__main__":
+
+def main():
     if len(sys.argv) < 2:
-        sys.exit(f"usage: python -m {__spec__.name} SCRIPT [ARGUMENTS]")
+        sys.exit("usage: python -m paddleseg_segformer.compat_run SCRIPT [ARGUMENTS]")
     del sys.argv[0]
-    sys.path.insert(0, os.path.dirname(os.path.abspath(sys.argv[0])))  # as Python itself does
+    sys.path.insert(0, os.path.dirname(os.path.abspath(sys.argv[0])))  # as python SCRIPT does
     runpy.run_path(sys.argv[0], run_name="__main__")
+
+
+if __name__ == "__main__":
+    main()

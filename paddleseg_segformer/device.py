@@ -1,4 +1,4 @@
-"""The process and its machine: device, CPU threads, allocator. Imports nothing of the project."""
+"""Process setup: device, CPU threads, memory allocator. Imports no module of this package."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-# Paddle's advice on compiling extensions, its news of what BatchNorm now always does, and that an
-# exported graph has no operators that work in place.
+# Paddle's warnings on compiling extensions, on the BatchNorm statistics, and on in-place operators
+# in exported graphs.
 for _message in (
     "No ccache found",
     "When training, we now always",
@@ -25,27 +25,29 @@ for _message in (
 
 PACKAGES = ("paddlepaddle", "paddlepaddle-gpu", "paddleseg", "paddleseg-segformer", "numpy")
 
-# OpenCV's warnings of a damaged file go to the terminal, past the error that names the file.
+# OpenCV prints warnings on damaged files, which errors of this package report with the file name.
 os.environ.setdefault("OPENCV_LOG_LEVEL", "ERROR")
 
 
 def _user_set_threads():
-    """Whether OMP_NUM_THREADS is the user's, and not the 1 that Paddle sets when it is imported.
+    """Whether the user set OMP_NUM_THREADS; Paddle sets it to 1 when it is imported.
 
-    What Paddle sets is not in the environment that the process was started with, but in that of
-    the processes that paddle.distributed.launch starts.
+    Paddle's value is not in the initial environment of this process, except in processes started by
+    paddle.distributed.launch.
     """
     threads = os.environ.get("OMP_NUM_THREADS")
     if threads != "1" or "PADDLE_TRAINER_ID" in os.environ:
         return threads not in (None, "1")
-    at_start = Path("/proc/self/environ")
-    if "paddle" not in sys.modules or not at_start.exists():
+    initial = Path("/proc/self/environ")
+    if "paddle" not in sys.modules or not initial.exists():
         return "paddle" not in sys.modules
-    return b"OMP_NUM_THREADS=1" in at_start.read_bytes().split(b"\0")
+    return b"OMP_NUM_THREADS=1" in initial.read_bytes().split(b"\0")
 
 
 USER_SET_THREADS = _user_set_threads()
-_threads, _pool = 1, None  # of parallel_map; tune_cpu sets them
+
+# The threads of parallel_map, which tune_cpu creates: one pool per process, like Paddle's own.
+_threads, _pool = 1, None
 
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -2, -3, -8  # <malloc.h>
 
@@ -58,15 +60,16 @@ def available_cpus() -> int:
 
 
 def tune_cpu() -> None:
-    """Make Paddle's CPU operators run at the machine's speed; call it before the first operator.
+    """Configure Paddle for speed on the CPU; call it before the first operator.
 
-    Three defaults cost most of it: Paddle runs on one thread unless OMP_NUM_THREADS is set, glibc
-    returns every large tensor to the kernel so that each operator pays its page faults again, and
-    Paddle's MKL takes a slow path on AMD processors. What the user set in the environment
-    (OMP_NUM_THREADS, MKL_DEBUG_CPU_TYPE, GLIBC_TUNABLES, MALLOC_*) stays. Results are unchanged.
+    Three defaults are slow: Paddle runs on one thread unless OMP_NUM_THREADS is set, glibc returns
+    the memory of large tensors to the kernel, so that each operator causes page faults, and
+    Paddle's MKL uses a slow code path on AMD processors. Environment variables of the user
+    (OMP_NUM_THREADS, MKL_DEBUG_CPU_TYPE, GLIBC_TUNABLES, MALLOC_*) take precedence. Results are
+    unchanged.
     """
     global _threads, _pool
-    # MKL reads its variable at its first call, not when it is loaded.
+    # MKL reads it at its first call, not when it is loaded.
     os.environ.setdefault("MKL_DEBUG_CPU_TYPE", "5")
     import paddle
 
@@ -74,9 +77,9 @@ def tune_cpu() -> None:
         first = os.environ["OMP_NUM_THREADS"].split(",")[0].strip()
         _threads = max(1, int(first)) if first.isdigit() else 1
     else:
-        processes_here = int(os.environ.get("PADDLE_LOCAL_SIZE", 1))
-        _threads = max(1, available_cpus() // processes_here)
-    # Also where OMP_NUM_THREADS said as much: somebody's run of Paddle Inference leaves Paddle one.
+        local_processes = int(os.environ.get("PADDLE_LOCAL_SIZE", 1))
+        _threads = max(1, available_cpus() // local_processes)
+    # Even if OMP_NUM_THREADS has this value: Paddle Inference sets the number of threads to 1.
     paddle.base.core.set_num_threads(_threads)
     if _pool is None:
         _pool = ThreadPoolExecutor(_threads, "operators", _use_one_thread)
@@ -84,23 +87,23 @@ def tune_cpu() -> None:
 
 
 def num_threads() -> int:
-    """How many items ``parallel_map`` works on at the same time."""
+    """The number of items that ``parallel_map`` processes at the same time."""
     import paddle
 
     return _threads if paddle.get_device() == "cpu" else 1
 
 
 def parallel_map(function: Callable[[Any], Any], items: Iterable[Any]) -> list[Any]:
-    """``[function(item) for item in items]``, on the CPU on all threads that ``tune_cpu`` found.
+    """``[function(item) for item in items]``; on the CPU in parallel, in ``tune_cpu``'s threads.
 
-    Most of Paddle's CPU operators use one thread, whatever their number is set to. Work that falls
-    into pieces is faster when each thread runs the operators of its own piece. No gradients are
-    recorded. Not to be nested: the inner call would wait for threads that the outer one holds.
+    Most of Paddle's CPU operators use one thread, whatever their number is set to, so that
+    independent items are faster in parallel. No gradients are recorded. Calls must not be nested:
+    the inner one would wait for the threads of the outer one.
     """
     import paddle
 
     def run(item):
-        with paddle.no_grad():  # which is a thread's own
+        with paddle.no_grad():  # it applies per thread
             return function(item)
 
     items = list(items)
@@ -110,7 +113,7 @@ def parallel_map(function: Callable[[Any], Any], items: Iterable[Any]) -> list[A
 
 
 def _after_fork():
-    """A forked child has none of the pool's threads: it works alone, until it is tuned itself."""
+    """Use one thread until the child calls ``tune_cpu``: threads do not survive a fork."""
     global _threads, _pool
     _threads, _pool = 1, None
 
@@ -120,7 +123,7 @@ if hasattr(os, "register_at_fork"):
 
 
 def _use_one_thread():
-    """Let the products that this thread starts run on it alone."""
+    """Make MKL and OpenMP use one thread when called from this thread."""
     import paddle
 
     libraries = Path(paddle.__file__).parent / "libs"
@@ -133,6 +136,7 @@ def _use_one_thread():
 
 
 def _keep_freed_memory():
+    """Make glibc reuse freed memory instead of returning it to the kernel."""
     user_set = any(name == "GLIBC_TUNABLES" or name.startswith("MALLOC_") for name in os.environ)
     if user_set or platform.libc_ver()[0] != "glibc":
         return
@@ -140,15 +144,15 @@ def _keep_freed_memory():
     libc.mallopt(_M_MMAP_THRESHOLD, 1 << 30)
     libc.mallopt(_M_TRIM_THRESHOLD, (1 << 31) - 1)
     libc.mallopt(_M_TOP_PAD, 64 << 20)
-    libc.mallopt(_M_ARENA_MAX, 1)  # the other arenas, of parallel_map's threads, cannot keep it
+    libc.mallopt(_M_ARENA_MAX, 1)  # freed memory of other arenas is not kept
 
 
 def set_device(name: str | None = None) -> str:
-    """Make ``name`` Paddle's device and return it.
+    """Set Paddle's device, and return its name.
 
     Args:
-        name: ``"gpu"``, ``"gpu:1"``, ``"cpu"`` or another of Paddle's device names; None takes the
-            GPU where this Paddle can use one, else the CPU.
+        name: ``"gpu"``, ``"gpu:1"``, ``"cpu"`` or another of Paddle's device names; default: the
+            GPU if Paddle can use one, else the CPU.
 
     Raises:
         ValueError: This machine, or this build of Paddle, has no such device.
@@ -168,10 +172,10 @@ def set_device(name: str | None = None) -> str:
             f"--device {name}: {reason}; install paddlepaddle-gpu on a machine with a GPU, "
             "or use --device cpu."
         )
-    if kind == "gpu" and colon:  # of one that is not there, Paddle ends the process
+    if kind == "gpu" and colon:  # Paddle ends the process if it does not exist
         last = paddle.device.cuda.device_count() - 1
         if not index.isdecimal() or int(index) > last:
-            raise ValueError(f"--device {name}: is not there; take one of gpu:0 to gpu:{last}.")
+            raise ValueError(f"--device {name}: does not exist; use one of gpu:0 to gpu:{last}.")
     try:
         paddle.set_device(name)
     except (ValueError, RuntimeError) as error:
@@ -180,16 +184,16 @@ def set_device(name: str | None = None) -> str:
 
 
 def has_gpu() -> bool:
-    """Whether this Paddle can use a GPU here."""
+    """Whether Paddle can use a GPU."""
     import paddle
 
     return paddle.is_compiled_with_cuda() and paddle.device.cuda.device_count() > 0
 
 
 def versions() -> dict[str, str]:
-    """The versions of Python and of what results depend on, by name, as far as installed."""
-    found = {"python": platform.python_version()}
+    """The versions of Python and of the installed packages that results depend on, by name."""
+    installed = {"python": platform.python_version()}
     for package in PACKAGES:
         with contextlib.suppress(metadata.PackageNotFoundError):
-            found[package] = metadata.version(package)
-    return found
+            installed[package] = metadata.version(package)
+    return installed

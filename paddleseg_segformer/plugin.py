@@ -1,8 +1,6 @@
-"""Former name of ``compat_run``."""
+"""Former name of ``compat_run``, which still works."""
 
-import runpy
-
-from . import compat_run
+from .compat_run import main
 
 if __name__ == "__main__":
-    runpy.run_module(compat_run.__name__, run_name="__main__")
+    main()

@@ -1,29 +1,29 @@
-"""The learning rate of the paper's training."""
+"""Learning rate schedule of the paper's training."""
 
 from paddle.optimizer.lr import LRScheduler
 
 
 class WarmupPolynomialDecay(LRScheduler):
-    """Polynomial decay over the whole run, multiplied by a linear warm-up at its start.
+    """Polynomial decay from the first iteration, multiplied by a linear warm-up factor.
 
     With base rate b, run length T, power p, end rate e, warm-up w and r = warmup_start_lr / b,
 
         lr(t) = (e + (b - e) (1 - t / T)^p) * (1 - (1 - t / w) (1 - r) if t < w else 1).
 
-    Unlike PaddleSeg's ``PolynomialDecay`` with warm-up, the decay does not wait for the warm-up's
-    end. The paper's: p = 1, e = 0, w = 1500, r = 1e-6.
+    In PaddleSeg's ``PolynomialDecay`` with warm-up, the decay starts after the warm-up instead. The
+    paper has p = 1, e = 0, w = 1500 and r = 1e-6.
 
     Args:
         learning_rate: b.
-        decay_steps: T; the config's ``iters`` where it is not set.
+        decay_steps: T; a config's default is ``iters``.
         power: p, at least 0.
         end_lr: e.
         warmup_iters: w; 0 for none.
-        warmup_start_lr: Rate at t = 0; None is a millionth of b.
-        last_epoch: t - 1 at the start, as in every schedule of Paddle.
+        warmup_start_lr: Rate at t = 0; default: 1e-6 b.
+        last_epoch: t - 1 at the start, as in Paddle's schedules.
 
     Raises:
-        ValueError: The power is below 0, so that the rate would have no end.
+        ValueError: The power is below 0: the rate would become infinite.
     """
 
     def __init__(
@@ -44,7 +44,7 @@ class WarmupPolynomialDecay(LRScheduler):
         super().__init__(learning_rate, last_epoch)
 
     def get_lr(self):
-        """The rate at step ``last_epoch``."""
+        """The learning rate at iteration ``last_epoch``."""
         t = min(self.last_epoch, self.decay_steps)
         decay = (1 - t / self.decay_steps) ** self.power
         lr = self.end_lr + (self.base_lr - self.end_lr) * decay

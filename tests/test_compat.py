@@ -1,4 +1,4 @@
-"""PaddleSeg's losses and models that Paddle 3 refuses, and those mended here."""
+"""PaddleSeg's losses and models that fail on Paddle 3 without the patches."""
 
 import numpy as np
 import paddle
@@ -20,8 +20,8 @@ LOGITS = normal(2, 5, 32, 32) * 3
 EDGE_LOGITS = normal(2, 1, 32, 32, seed=2) + np.float32(0.8)
 POINTS = np.random.RandomState(1).rand(2, 64, 2).astype("float32")
 
-# Loss, and gradient of the logits times random numbers, of PaddleSeg 2.8.0 on PaddlePaddle 2.6.2.
-OF_PADDLE_2 = {
+# Loss, and dot product of its gradient with random numbers, of PaddleSeg 2.8.0 on Paddle 2.6.2.
+PADDLE_2_RESULTS = {
     "OhemCrossEntropyLoss": ({"min_kept": 100}, LOGITS, 4.2263536, -1.9497133e-4),
     "OhemEdgeAttentionLoss": ({"min_kept": 50}, (LOGITS, EDGE_LOGITS), 4.1887765, 5.0850287e-2),
     "PointCrossEntropyLoss": ({}, (normal(2, 5, 64, seed=6), POINTS), 1.9331903, 1.0646094e-2),
@@ -35,16 +35,16 @@ def run(name, options, inputs, *labels):
     several = isinstance(inputs, tuple)
     tensors = [paddle.to_tensor(array) for array in (inputs if several else [inputs])]
     tensors[0].stop_gradient = False
-    paddle.seed(3)  # DualTaskLoss draws
+    paddle.seed(3)  # of DualTaskLoss
     first = tuple(tensors) if several else tensors[0]
     loss = LOSSES[name](**options)(first, *map(paddle.to_tensor, labels))
     loss.backward()
     return float(loss), tensors[0].grad.numpy()
 
 
-@pytest.mark.parametrize("name", OF_PADDLE_2)
+@pytest.mark.parametrize("name", PADDLE_2_RESULTS)
 def test_losses_equal_those_on_paddle_2(name):
-    options, inputs, expected, expected_gradient = OF_PADDLE_2[name]
+    options, inputs, expected, expected_gradient = PADDLE_2_RESULTS[name]
     loss, gradient = run(name, options, inputs, LABEL)
     assert loss == pytest.approx(expected, rel=1e-5)
     along = float((gradient * normal(*gradient.shape, seed=5)).sum())
@@ -70,10 +70,10 @@ def test_relaxed_boundary_counts_every_class_next_to_a_pixel():
     allowed[0, :, :4] = allowed[1, :, 2:] = True
     expected = -np.log((probabilities * allowed).sum(0)).sum() / (36 + 1)
     assert loss == pytest.approx(expected, rel=1e-5)
-    assert np.abs(gradient).sum() > 0.1  # none on Paddle 2, which rounded the logarithms
+    assert np.abs(gradient).sum() > 0.1  # 0 on Paddle 2, which rounded the logarithms
 
 
-@pytest.mark.parametrize("name", [mended.__name__ for mended in compat.MODELS])
+@pytest.mark.parametrize("name", [model.__name__ for model in compat.MODELS])
 def test_models_run(name):
     backbone = manager.BACKBONES.components_dict["ResNet18_vd"](output_stride=8)
     indices = {"DecoupledSegNet": (0, 3), "SFNet": (0, 1, 2, 3)}[name]
@@ -84,7 +84,7 @@ def test_models_run(name):
     assert np.isfinite(logits.numpy()).all()
 
 
-def test_arithmetic_is_paddles_own_again_afterwards():
+def test_operators_are_restored():
     floats, integers = paddle.ones([2]), paddle.ones([2], dtype="int64")
     with compat.type_promotion():
         assert (integers * floats / 2).tolist() == [0.5, 0.5]
@@ -93,11 +93,11 @@ def test_arithmetic_is_paddles_own_again_afterwards():
         floats * integers
 
 
-def test_arithmetic_stays_mended_until_the_last_thread_leaves():
+def test_operators_are_restored_after_the_last_thread():
     floats, integers = paddle.ones([2]), paddle.ones([2], dtype="int64")
     first, second = compat.type_promotion(), compat.type_promotion()
     first.__enter__()
-    second.__enter__()  # as of another thread
+    second.__enter__()  # like another thread
     first.__exit__(None, None, None)
     assert (integers * floats).tolist() == [1, 1]
     second.__exit__(None, None, None)

@@ -1,4 +1,4 @@
-"""PaddleSeg's own training and evaluation with this library's components."""
+"""PaddleSeg's own training and evaluation with this package's components."""
 
 import re
 import subprocess
@@ -10,7 +10,7 @@ from paddleseg_segformer.config import load_config
 from paddleseg_segformer.data.scenes import write_scenes
 from paddleseg_segformer.engine import validate
 
-# What PaddleSeg's tools/train.py does, in brief.
+# A short version of PaddleSeg's tools/train.py.
 SCRIPT = """
 import sys
 import beside  # a file of the script's folder
@@ -62,3 +62,12 @@ def test_paddleseg_trains_and_evaluates_as_we_do(tmp_path):
     scores = validate(load_config(path), tmp_path / "output" / "iter_2" / "model.pdparams")
     assert abs(scores.accuracy - accuracy) < 1e-6
     assert abs(scores.miou * scores.present.sum() - ious) < 1e-5
+
+
+def test_the_former_name_still_works(tmp_path):
+    (tmp_path / "script.py").write_text("import sys; print(sys.argv)")
+    command = [sys.executable, "-m", "paddleseg_segformer.plugin", "script.py", "--flag"]
+    run = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    assert run.stdout.splitlines()[-1:] == ["['script.py', '--flag']"], run.stderr
+    run = subprocess.run(command[:3], capture_output=True, text=True, timeout=300)
+    assert run.returncode == 1 and run.stderr.startswith("usage: ")

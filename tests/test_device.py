@@ -1,4 +1,4 @@
-"""Work on several threads, in processes that are tuned for it."""
+"""Parallel CPU work in processes set up by tune_cpu, and the choice of a device."""
 
 import subprocess
 import sys
@@ -31,7 +31,7 @@ PROGRAMS = {
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
         print("done")
     """,
-    "a forked child that tunes itself": """
+    "a forked child that calls tune_cpu": """
         import os, signal
         device.parallel_map(lambda i: i, range(20))
         child = os.fork()
@@ -67,14 +67,14 @@ def test_without_tuning_there_is_one_thread():
 
 
 @pytest.mark.parametrize("index", ["2", "7", "-1", ""])
-def test_a_gpu_that_is_not_there(index, monkeypatch):
-    """On a machine with two; Paddle would end the process."""
+def test_a_missing_gpu_is_an_error(index, monkeypatch):
+    """On a machine with two GPUs, where Paddle would end the process."""
     monkeypatch.setattr(paddle, "is_compiled_with_cuda", lambda: True)
     monkeypatch.setattr(paddle.device.cuda, "device_count", lambda: 2)
-    taken = []
-    monkeypatch.setattr(paddle, "set_device", taken.append)
+    selected = []
+    monkeypatch.setattr(paddle, "set_device", selected.append)
     for name in ("gpu", "gpu:0", "gpu:1"):
         assert device.set_device(name) == name
     with pytest.raises(ValueError, match=f"--device gpu:{index}: .* gpu:0 to gpu:1"):
         device.set_device(f"gpu:{index}")
-    assert taken == ["gpu", "gpu:0", "gpu:1"]
+    assert selected == ["gpu", "gpu:0", "gpu:1"]

@@ -1,4 +1,4 @@
-"""What holds for any size, ratio, seed and number of processes, on examples drawn at random."""
+"""Property-based tests: random sizes, ratios, seeds and numbers of processes."""
 
 from unittest import mock
 
@@ -39,7 +39,7 @@ def test_resizing_is_bilinear(source, target, align_corners, seed):
 
 @given(st.lists(sources, min_size=1, max_size=3), targets, st.integers(1, 9), seeds)
 def test_a_label_is_that_of_the_highest_score(sizes, target, classes, seed):
-    """Of one view of the logits, of several of the mean of their softmax."""
+    """For one input of the logits, for several augmented inputs of their mean softmax."""
     rng = np.random.default_rng(seed)
     views, scores = [], []
     for size in sizes:
@@ -90,7 +90,7 @@ def test_cross_entropy(source, target, classes, dtype, ignored, weighted, valid_
     share = valid * (1.0 if weight is None else weight[classes_of].astype("float64"))
     expected = (losses * share).sum() / ((share.sum() if valid_alone else share.size) + 1e-8)
     assert float(value) == pytest.approx(expected, rel=1e-4, abs=1e-6)
-    # What is added to all classes of a pixel changes nothing.
+    # The loss is invariant to a constant added to all classes of a pixel.
     gradient = tensor.grad.numpy()
     assert np.isfinite(gradient).all()
     np.testing.assert_allclose(gradient.sum(axis=1), 0, atol=1e-5)
@@ -121,7 +121,7 @@ GEOMETRIC = {
 @settings(max_examples=12)
 @given(data=st.data(), height=st.integers(24, 100), width=st.integers(24, 100), seed=seeds)
 def test_image_and_label_stay_together(name, data, height, width, seed):
-    """The image shows each class in its color: so it does afterwards, but for the borders."""
+    """An image with each class in its color still has the label's colors, except at borders."""
     arguments = data.draw(st.fixed_dictionaries(GEOMETRIC[name]), name)
     rng = np.random.default_rng(seed)
     blocks = rng.integers(0, len(COLORS), [height // 12 + 1, width // 12 + 1]).astype("uint8")
@@ -140,7 +140,7 @@ def test_image_and_label_stay_together(name, data, height, width, seed):
     assert set(np.unique(found)) <= {*np.unique(label), IGNORED}
     growth = max(found.shape[0] / height, found.shape[1] / width, 1)
     around = np.ones([2 * int(np.ceil(growth)) + 3] * 2, "uint8")
-    edge = {"borderType": cv2.BORDER_CONSTANT, "borderValue": IGNORED - 1}  # is no inner part
+    edge = {"borderType": cv2.BORDER_CONSTANT, "borderValue": IGNORED - 1}
     inner = cv2.erode(found, around, **edge) == cv2.dilate(found, around, **edge)
     shown = np.abs(image - COLORS[np.minimum(found, len(COLORS) - 1)]).max(axis=2)
     assert shown[inner & (found != IGNORED)].max(initial=0) <= 2
@@ -156,10 +156,10 @@ def test_image_and_label_stay_together(name, data, height, width, seed):
     seed=seeds,
 )
 def test_each_sample_comes_once_an_epoch(size, batch_size, parts, world, steps, done, seed):
-    """For any number of processes, and wherever a run was stopped and resumed."""
+    """For any number of processes, and after resuming at any iteration."""
 
     def stream(first, steps, world, batch_size):
-        """All processes' samples, in the order of the stream."""
+        """The samples of all processes, in order."""
         shares = []
         for rank in range(world):
             with mock.patch.multiple(distributed, rank=lambda r=rank: r, world_size=lambda: world):
@@ -180,5 +180,5 @@ def test_each_sample_comes_once_an_epoch(size, batch_size, parts, world, steps, 
     for start in range(0, len(items) - size + 1, size):
         assert sorted(items[start : start + size]) == list(range(size))
     assert stream(done * each, steps, world, batch_size) == whole[done * each :]
-    # One process with batches as large as theirs together has the same stream.
+    # One process with the global batch size has the same samples.
     assert stream(0, done + steps, 1, batch_size * world) == whole

@@ -1,4 +1,4 @@
-"""The learning rate and decay of each parameter, as an optimizer's real steps show them."""
+"""The learning rate schedule, and rate and decay of each parameter in optimizer steps."""
 
 import numpy as np
 import paddle
@@ -19,7 +19,7 @@ def config(request):
 
 
 def test_learning_rate_is_the_papers(config):
-    """Through the optimizer that trains, at each step on which the formula turns."""
+    """Through the optimizer, around each iteration at which the formula changes."""
     (optimizer,) = build(config, "optimizer")
     for t in (0, 1, 750, 1499, 1500, 80000, 159999):
         factor = 1 - (1 - t / 1500) * (1 - 1e-6) if t < 1500 else 1
@@ -27,7 +27,7 @@ def test_learning_rate_is_the_papers(config):
         assert optimizer.get_lr() == pytest.approx(6e-5 * (1 - t / 160000) * factor, rel=1e-12)
 
 
-def test_other_bases_powers_and_ends(request):
+def test_other_base_rates_powers_and_end_rates(request):
     text = (
         "{type: WarmupPolynomialDecay, learning_rate: 0.2, power: 0.9, end_lr: 0.01, "
         "warmup_iters: 4, warmup_start_lr: 0.02}"
@@ -41,7 +41,7 @@ def test_other_bases_powers_and_ends(request):
 
 
 @pytest.mark.parametrize("start", [0, 4])
-def test_without_more_arguments_it_falls_in_a_line_to_0(start):
+def test_the_default_is_linear_decay_to_0(start):
     schedule = WarmupPolynomialDecay(0.2, 10, last_epoch=start - 1)
     for t in range(start, 13):
         assert schedule() == pytest.approx(max(0.2 - 0.02 * t, 0), abs=1e-12)
@@ -49,10 +49,10 @@ def test_without_more_arguments_it_falls_in_a_line_to_0(start):
 
 
 def test_effective_rate_and_decay_of_every_parameter(config):
-    """Adam's first step moves each element by the rate against its gradient's sign, and decays it.
+    """Adam's first step subtracts rate x sign of the gradient, and rate x decay x weight.
 
-    From the same weights, with gradients of either sign: half the difference of the two results
-    is the rate, and what their mean has lost is rate x decay x weight.
+    From the same weights with gradients of both signs, half the difference of the results is the
+    rate, and the decrease of their mean is rate x decay x weight.
     """
     ends = []
     for sign in (1.0, -1.0):
@@ -72,7 +72,7 @@ def test_effective_rate_and_decay_of_every_parameter(config):
         rate = base * (10 if head else 1)
         np.testing.assert_allclose((ends[1][name] - ends[0][name]) / 2, rate, rtol=2e-3)
         lost = 1 - (ends[0][name] + ends[1][name]) / 2
-        # float32 near 1 resolves 6e-8, a tenth of what the backbone's decay takes
+        # float32 near 1 has a resolution of 6e-8, a tenth of the backbone's decay
         np.testing.assert_allclose(lost, 0 if norm else 0.01 * rate, atol=6e-8, err_msg=name)
 
 
@@ -84,7 +84,7 @@ def test_a_group_that_matches_nothing_is_an_error(config):
 
 
 @pytest.mark.parametrize("pretrained", [None, "b0.pdparams"])
-def test_to_freeze_random_weights_is_warned_of(pretrained, config, caplog):
+def test_freezing_random_weights_is_a_warning(pretrained, config, caplog):
     (model,) = build(config, "model")
     config.dic["model"]["pretrained"] = pretrained
     configure_parameters(config, model, freeze_backbone=True)

@@ -75,9 +75,7 @@ class Scene:
         self.width, self.height = width, height
         self.unit = min(width, height)  # of the sizes of objects
         self.horizon = int(height * rng.uniform(0.34, 0.5))
-        self.vanishing = width * rng.uniform(
-            0.25, 0.75
-        )  # x of the vanishing point
+        self.vanishing = width * rng.uniform(0.25, 0.75)  # x of the vanishing point
         self.sun = width * rng.uniform(0.08, 0.92)
         zenith, haze, light = np.float32(DAYTIMES[rng.integers(len(DAYTIMES))])
         self.zenith, self.haze = (c + np.float32(rng.normal(0, 8, 3)) for c in (zenith, haze))

@@ -115,9 +115,7 @@ def test_uint8_images(data):
     """PaddleSeg's data sets may return them; this package's convert to float32."""
     fit = [ResizeToFit((64, 48))]
     quick_check(dataset(data, transforms=fit))
-    with pytest.raises(
-        InputError, match=r"train_dataset\.transforms: .* uint8 .* Normalize"
-    ):
+    with pytest.raises(InputError, match=r"train_dataset\.transforms: .* uint8 .* Normalize"):
         quick_check(dataset(data, kind=datasets.Dataset, transforms=fit))
 
 
