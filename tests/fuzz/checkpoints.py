@@ -1,6 +1,6 @@
-"""Checkpoint files: tensors or an InputError, whatever the bytes; nothing run, nothing written."""
+"""Any checkpoint file gives tensors or an InputError; no code is run and no file is written."""
 
-# The modules to watch come first, before anything else has imported them.
+# First, as only modules that are not imported yet can be instrumented.
 import atheris
 
 with atheris.instrument_imports(
@@ -30,7 +30,7 @@ TENSORS = {
     "backbone.patch_embed1.proj.weight": np.ones([2, 3, 1, 1], "float16"),
     "b": np.arange(3),
 }
-# What PyTorch's pickles ask for, in the text opcodes of protocol 0.
+# A pickle of PyTorch, in the text opcodes of protocol 0.
 STORAGE = b"(X\7\0\0\0storagectorch\nFloatStorage\nX\1\0\0\0xX\3\0\0\0cpuI4\ntQ"
 TENSOR = b"ctorch._utils\n_rebuild_tensor_v2\n(" + STORAGE + b"I0\n(I2\nI2\nt(I2\nI1\nt\x89}tR"
 TORCH = b"\x80\2}(X\5\0\0\0stateX\10\0\0\0a.weight" + TENSOR + b"u."
@@ -39,8 +39,8 @@ FORBIDDEN = ("os.", "subprocess.", "socket.", "shutil.", "ctypes.")
 events = None
 
 
-def watch(event, arguments):
-    """Python's own record of what is run and opened."""
+def audit(event, arguments):
+    """Audit hook that records code that is run and files that are opened."""
     if events is None:
         return
     writes = event == "open" and (set(str(arguments[1])) & set("wax+") or arguments[2] & 3)
@@ -50,7 +50,7 @@ def watch(event, arguments):
 
 
 def as_file(kind, data):
-    """A file whose pickle is the data, as Paddle, PyTorch and PaddleSeg's archives have it."""
+    """The pickled data in a file format of Paddle (0), PyTorch (1) or PaddleSeg's archives (2)."""
     file = io.BytesIO()
     if kind == 1:
         with zipfile.ZipFile(file, "w") as archive:
@@ -79,8 +79,8 @@ def one_input(data):
     except InputError as error:
         check_error(error)
     finally:
-        found, events = events, None
-    assert not found, found
+        recorded, events = events, None
+    assert not recorded, recorded
 
 
 def seeds():
@@ -95,5 +95,5 @@ def seeds():
 
 
 if __name__ == "__main__":
-    sys.addaudithook(watch)
+    sys.addaudithook(audit)
     fuzz(one_input, seeds())

@@ -1,4 +1,4 @@
-"""Configs with mistakes: the checker passes them or names what is wrong, and never falls over."""
+"""Configs with random errors are accepted or give an InputError."""
 
 import copy
 import os
@@ -24,22 +24,22 @@ VALUES += [{1: 2}, {None: 1}, {"type": "SegFormer", "backbone": {"type": "x"}}, 
 VALUES += ["SegFormer", "Normalize", "CrossEntropyLoss", "AdamW", "PolynomialDecay", "ResNet50_vd"]
 
 
-def places(tree):
-    """Each dictionary or list within, with each of its keys."""
+def positions(tree):
+    """All (dictionary or list, key or index) pairs in a tree."""
     for key, value in tree.items() if isinstance(tree, dict) else enumerate(tree):
         yield tree, key
         if isinstance(value, (dict, list)):
-            yield from places(value)
+            yield from positions(value)
 
 
 def one_input(data):
     choose = atheris.FuzzedDataProvider(data)
     tree = copy.deepcopy(choose.PickValueInList(TREES))
     for _ in range(choose.ConsumeIntInRange(1, 4)):
-        found = list(places(tree))
-        if not found:
+        candidates = list(positions(tree))
+        if not candidates:
             break
-        parent, key = choose.PickValueInList(found)
+        parent, key = choose.PickValueInList(candidates)
         value, change = parent[key], choose.ConsumeIntInRange(0, 4)
         if change == 0:
             del parent[key]
@@ -47,7 +47,7 @@ def one_input(data):
             del parent[key]
             parent[choose.PickValueInList([f"{key}x", key.__class__(), 1, None, "type"])] = value
         elif change == 2:
-            other, at = choose.PickValueInList(found)
+            other, at = choose.PickValueInList(candidates)
             parent[key] = copy.deepcopy(other[at])
         elif change == 3:
             parent[key] = choose.ConsumeUnicodeNoSurrogates(8)

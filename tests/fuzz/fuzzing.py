@@ -1,11 +1,11 @@
-"""What the fuzzers share. Each is a script, ``python tests/fuzz/NAME.py [libFuzzer's options]``:
+"""Shared by the fuzz targets, which are scripts, ``python tests/fuzz/NAME.py [OPTIONS]``:
 
-    make fuzz SECONDS=300                                       # all of them, after each other
-    python tests/fuzz/checkpoints.py -max_total_time=300        # one
-    python tests/fuzz/checkpoints.py crash-…                    # what it found, once more
+    make fuzz SECONDS=300                                       # all targets in turn
+    python tests/fuzz/checkpoints.py -max_total_time=300        # one target
+    python tests/fuzz/checkpoints.py crash-…                    # reproduce a crash
 
-It ends with an error, and keeps the input as a file ``crash-…``, where an input does what it must
-not. Atheris has no wheel for Windows and macOS; requirements-fuzz.txt names the version.
+The options are libFuzzer's. On a failure, the target exits with an error and saves the input in a
+file ``crash-…``. Atheris has no wheels for Windows and macOS; see requirements-fuzz.txt.
 """
 
 import logging
@@ -16,20 +16,19 @@ from pathlib import Path
 
 import atheris
 
-# Of what it takes to start; a small file has no reason to ask for more.
-GIGABYTES = 2
+MAX_MEMORY_GB = 2  # beyond that of the imports; a small file must not allocate more
 
 
 def fuzz(one_input, seeds):
-    """Call ``one_input`` with mutated bytes until it raises, or libFuzzer's options end it.
+    """Call ``one_input`` with mutated bytes until it raises, or libFuzzer's limits are reached.
 
     Args:
-        one_input: Raises where its bytes do what they must not.
-        seeds: Bytes to start from.
+        one_input: Function of bytes that raises if they are handled wrongly.
+        seeds: The initial corpus, bytes.
     """
     logging.disable()
     used = 1024 * int(Path("/proc/self/status").read_text().split("VmData:")[1].split()[0])
-    resource.setrlimit(resource.RLIMIT_DATA, (used + (GIGABYTES << 30),) * 2)
+    resource.setrlimit(resource.RLIMIT_DATA, (used + (MAX_MEMORY_GB << 30),) * 2)
     with tempfile.TemporaryDirectory() as folder:
         for i, seed in enumerate(seeds):
             Path(folder, f"seed{i}").write_bytes(seed)
@@ -39,8 +38,8 @@ def fuzz(one_input, seeds):
 
 
 def check_error(error):
-    """An InputError is one printable line, and hides no want of memory."""
+    """Check that an InputError is one printable line, and was not caused by a lack of memory."""
     if not str(error).isprintable():
         raise AssertionError(f"the message is not one printable line: {error!r}")
     if isinstance(error.__cause__, MemoryError):
-        raise AssertionError("it asked for too much memory") from error
+        raise AssertionError("too much memory was allocated") from error

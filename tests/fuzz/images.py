@@ -1,4 +1,4 @@
-"""Image files: 8-bit colors or an InputError, and the process lives."""
+"""Any image file gives an 8-bit BGR image or an InputError; the process does not crash."""
 
 import io
 
@@ -15,7 +15,7 @@ with atheris.instrument_imports(
 import numpy as np
 from fuzzing import check_error, fuzz
 
-KINDS = {
+MODES_BY_FORMAT = {
     "PNG": ("RGB", "L", "RGBA", "LA", "P", "1", "I;16"),
     "JPEG": ("RGB", "L", "CMYK"),
     "TIFF": ("RGB", "L", "CMYK", "I;16", "F", "1"),
@@ -42,11 +42,13 @@ def seeds():
     picture = Image.fromarray(np.random.default_rng(0).integers(0, 255, [9, 7, 3]).astype("uint8"))
     exif = Image.Exif()
     exif[274] = 6
-    for kind, modes in KINDS.items():
+    for file_format, modes in MODES_BY_FORMAT.items():
         for mode in modes:
             file = io.BytesIO()
             picture.convert("L" if mode == "I;16" else "RGB").convert(mode).save(
-                file, kind, **({"exif": exif} if kind in ("PNG", "JPEG", "WEBP", "TIFF") else {})
+                file,
+                file_format,
+                **({"exif": exif} if file_format in ("PNG", "JPEG", "WEBP", "TIFF") else {}),
             )
             yield file.getvalue()
 

@@ -1,4 +1,4 @@
-"""File lists: PaddleSeg's Dataset makes pairs of each, or there is an InputError."""
+"""Any file list gives a data set of pairs or an InputError."""
 
 import copy
 import tempfile

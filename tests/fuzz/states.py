@@ -1,4 +1,4 @@
-"""Damaged state dicts of each format: weights in our names or an InputError."""
+"""Damaged state dicts of each format are converted and loaded, or give an InputError."""
 
 import sys
 from pathlib import Path

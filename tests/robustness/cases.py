@@ -1,7 +1,7 @@
-"""What the tables of hostile inputs are made of: a sound place, and a case that spoils it.
+"""Cases of malformed input: a valid workspace, a change that damages it, and a tool to run on it.
 
-A case passes if the tool exits with 2 (or another code that the table gives), says in at most three
-lines what is wrong and with what, and leaves every file as it was.
+A case passes if the tool exits with code 2, or another that the case names, prints at most three
+lines that name what is wrong, and changes no file.
 """
 
 import copy
@@ -41,26 +41,27 @@ TREE = {
 }
 
 
-class Done(NamedTuple):
-    """A process that has ended."""
+class Result(NamedTuple):
+    """Exit code and output of a process."""
 
     code: int
     out: str
     err: str
 
 
-class Place:
-    """A folder with four pairs, their lists, a configuration and, as ``run``, what was trained.
+class Workspace:
+    """A folder with four images and labels, file lists, a config, and a training run in ``run``.
 
     Attributes:
-        root, out: Paths: of the folder, and of one in it for results, which is not there.
-        config: Path.
-        options: How the tool is run: ``hidden`` packages, the ``largest_file`` in bytes.
+        root: Path of the folder.
+        out: Path in it for results, which does not exist.
+        config: Path of the config.
+        options: Options of ``Tools.__call__``.
     """
 
     def __init__(self, root):
         self.root, self.out, self.config = root, root / "out", root / "config.yaml"
-        self.options = {"hidden": [], "largest_file": None}
+        self.options = {"hidden": [], "max_file_bytes": None}
 
     def fill(self):
         for folder in ("images", "labels"):
@@ -103,15 +104,15 @@ class Place:
         return self.config
 
     def with_opts(self, *opts):
-        """The arguments of any tool that reads a configuration."""
+        """Arguments of any tool that reads a config."""
         return ["--config", self.config, "--device", "cpu", *(["--opts", *opts] if opts else [])]
 
     def train(self, *opts):
-        """The arguments of ``train``."""
+        """Arguments of ``train``."""
         return ["--save_dir", self.out, *self.with_opts(*opts)]
 
     def predict(self, image, model=None):
-        """The arguments of ``predict``, without a configuration: the model's manifest has it."""
+        """Arguments of ``predict``, without a config, which is in the model's manifest."""
         model = model or self.root / "run/best_model"
         paths = ["--model_path", model, "--image_path", image, "--save_dir", self.out]
         return [*paths, "--device", "cpu"]
@@ -123,13 +124,13 @@ class Place:
         return path
 
     def files(self):
-        """Size and time of each file, and of what is no file, by path."""
+        """Size and modification time by path, except of folders."""
         paths = [path for path in self.root.rglob("*") if path.is_symlink() or not path.is_dir()]
         return {path: (path.lstat().st_size, path.lstat().st_mtime_ns) for path in paths}
 
 
 class Tools:
-    """Runs the tools, in forked children of one process or in processes of their own."""
+    """Runs the command-line tools, forked from one process or each in a new one."""
 
     def __init__(self, folder):
         self.folder = folder
@@ -143,7 +144,8 @@ class Tools:
         )
         assert self.server.stdout.readline() == "ready\n"
 
-    def __call__(self, name, arguments, hidden=(), largest_file=None):
+    def __call__(self, name, arguments, hidden=(), max_file_bytes=None):
+        """Run a tool in a fork, without the ``hidden`` packages and with a limit of file sizes."""
         outputs = [self.folder / stream for stream in ("stdout", "stderr")]
         for path in outputs:
             path.write_bytes(b"")
@@ -151,20 +153,20 @@ class Tools:
             "script": str(ROOT / f"tools/{name}.py"),
             "arguments": list(map(str, arguments)),
             "hidden": list(hidden),
-            "largest_file": largest_file,
+            "max_file_bytes": max_file_bytes,
             "timeout": TIMEOUT,
             "stdout": str(outputs[0]),
             "stderr": str(outputs[1]),
         }
         print(json.dumps(job), file=self.server.stdin, flush=True)
         code = json.loads(self.server.stdout.readline())
-        return Done(code, *(path.read_text(errors="replace") for path in outputs))
+        return Result(code, *(path.read_text(errors="replace") for path in outputs))
 
-    def alone(self, name, arguments):
-        """As a user runs it."""
+    def run_in_new_process(self, name, arguments):
+        """Run a tool like a user."""
         command = [sys.executable, f"tools/{name}.py", *map(str, arguments)]
-        done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=TIMEOUT)
-        return Done(done.returncode, done.stdout, done.stderr)
+        result = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=TIMEOUT)
+        return Result(result.returncode, result.stdout, result.stderr)
 
     def close(self):
         self.server.stdin.close()
@@ -173,57 +175,57 @@ class Tools:
 
 @dataclass(frozen=True)
 class Case:
-    """A bad input.
+    """A malformed input.
 
     Attributes:
-        name: Of the case.
-        tool: Of the tool.
-        make: Takes a ``Place``, spoils something in it, and returns the tool's arguments.
-        named: What standard error must name, or several such.
-        code: The exit code.
-        alone: Whether the tool runs in a process of its own.
+        name: Name of the case.
+        tool: Name of the tool.
+        make: Function that damages a ``Workspace`` and returns the tool's arguments.
+        expected: Text that the tool's error output must contain, or several.
+        code: Exit code.
+        new_process: Whether to run the tool in a new process instead of a fork.
     """
 
     name: str
     tool: str
     make: Callable
-    named: object
+    expected: object
     code: int = 2
-    alone: bool = False
+    new_process: bool = False
 
 
 def table(cases):
-    """The cases as a test's parameters."""
+    """Parametrize a test by cases."""
     return pytest.mark.parametrize("case", cases, ids=[case.name for case in cases])
 
 
-NEEDS = {"serve": ("flask", "waitress")}  # to come as far as the mistake
+REQUIRED_PACKAGES = {"serve": ("flask", "waitress")}
 
 
-def check(case, place, tools):
-    arguments = case.make(place)
-    hidden = place.options.get("hidden", [])
-    for package in NEEDS.get(case.tool, ()):
+def check(case, workspace, tools):
+    arguments = case.make(workspace)
+    hidden = workspace.options.get("hidden", [])
+    for package in REQUIRED_PACKAGES.get(case.tool, ()):
         if package not in hidden:
             pytest.importorskip(package)
-    before = place.files()
-    if case.alone:
-        done = tools.alone(case.tool, arguments)
+    before = workspace.files()
+    if case.new_process:
+        result = tools.run_in_new_process(case.tool, arguments)
     else:
-        done = tools(case.tool, arguments, **place.options)
-    print(done.err)
-    assert done.code == case.code, done.out[-2000:] + done.err[-2000:]
-    assert "Traceback" not in done.out + done.err
-    assert len(done.err.splitlines()) <= 3, done.err
-    # These tools list on standard output all that is wrong, and at the end say how much it is.
-    told = done.err + (done.out if case.tool in ("check_dataset", "predict") else "")
-    for name in [case.named] if isinstance(case.named, (str, Path)) else case.named:
-        assert str(name) in told
-    assert place.files() == before
+        result = tools(case.tool, arguments, **workspace.options)
+    print(result.err)
+    assert result.code == case.code, result.out[-2000:] + result.err[-2000:]
+    assert "Traceback" not in result.out + result.err
+    assert len(result.err.splitlines()) <= 3, result.err
+    # These tools log all problems on standard output, and their number on standard error.
+    output = result.err + (result.out if case.tool in ("check_dataset", "predict") else "")
+    for name in [case.expected] if isinstance(case.expected, (str, Path)) else case.expected:
+        assert str(name) in output
+    assert workspace.files() == before
 
 
-def works(tool, arguments, tools, **options):
-    """What a tool's process has said that must end well."""
-    done = tools(tool, arguments, **options)
-    assert done.code == 0, done.out[-2000:] + done.err[-2000:]
-    return done
+def succeeds(tool, arguments, tools, **options):
+    """Run a tool, which must succeed, and return its result."""
+    result = tools(tool, arguments, **options)
+    assert result.code == 0, result.out[-2000:] + result.err[-2000:]
+    return result

@@ -1,10 +1,10 @@
-"""One process to fork tools from, and a sound place for each case."""
+"""A process to fork the tools from, and a valid workspace for each case."""
 
 import shutil
 
 import pytest
 
-from .cases import Place, Tools, works
+from .cases import Tools, Workspace, succeeds
 
 
 @pytest.fixture(scope="session")
@@ -15,19 +15,19 @@ def tools(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def sound(tools, tmp_path_factory):
-    """A place in which a model was trained for one iteration."""
-    place = Place(tmp_path_factory.mktemp("sound"))
-    place.fill()
-    run = ["--config", place.config, "--device", "cpu", "--save_dir", place.root / "run"]
-    works("train", [*run, "--do_eval"], tools)
-    return place.root
+def trained(tools, tmp_path_factory):
+    """The folder of a workspace with a model trained for one iteration."""
+    workspace = Workspace(tmp_path_factory.mktemp("trained"))
+    workspace.fill()
+    run = ["--config", workspace.config, "--device", "cpu", "--save_dir", workspace.root / "run"]
+    succeeds("train", [*run, "--do_eval"], tools)
+    return workspace.root
 
 
 @pytest.fixture
-def place(sound, tmp_path):
-    """A copy to spoil."""
-    shutil.copytree(sound / "run", tmp_path / "run")
-    place = Place(tmp_path)
-    place.fill()
-    return place
+def workspace(trained, tmp_path):
+    """A copy for a test to damage."""
+    shutil.copytree(trained / "run", tmp_path / "run")
+    workspace = Workspace(tmp_path)
+    workspace.fill()
+    return workspace

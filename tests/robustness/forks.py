@@ -1,8 +1,7 @@
-"""Runs tools in forked children of one process that has imported the library, which takes seconds.
+"""Run tools in forks of one process that has imported the package, which takes seconds.
 
-Reads a job from each line of its input, JSON, and answers with the exit code: negative if a signal
-ended it, null if it took too long. Nothing is computed before a fork, for Paddle's threads would
-not be in the child.
+Reads a job in JSON from each line of standard input and prints the exit code, negative after a
+signal, null after a timeout. No operator runs before a fork: Paddle's threads would not survive it.
 """
 
 import contextlib
@@ -16,12 +15,12 @@ import sys
 import time
 import traceback
 
-SLOW = ("cli.common", "data.validate", "data.scenes")
+MODULES = ("cli.common", "data.validate", "data.scenes")
 OPTIONAL = ("onnx", "onnxruntime")
 
 
 def main():
-    for name in (*(f"paddleseg_segformer.{part}" for part in SLOW), *OPTIONAL):
+    for name in (*(f"paddleseg_segformer.{module}" for module in MODULES), *OPTIONAL):
         with contextlib.suppress(ImportError):
             importlib.import_module(name)
     print("ready", flush=True)
@@ -34,17 +33,17 @@ def main():
 
 
 def run(job):
-    """Be the tool; does not return."""
+    """Run the tool in this process; does not return."""
     os.setsid()
     for descriptor, path in enumerate((os.devnull, job["stdout"], job["stderr"])):
         os.dup2(os.open(path, os.O_RDWR | os.O_CREAT, 0o600), descriptor)
     for package in job["hidden"]:
         for name in [name for name in sys.modules if name.split(".")[0] == package]:
             del sys.modules[name]
-        sys.modules[package] = None  # what import takes for "there is no such module"
-    if job["largest_file"] is not None:
+        sys.modules[package] = None  # import then raises ModuleNotFoundError
+    if job["max_file_bytes"] is not None:
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (job["largest_file"],) * 2)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (job["max_file_bytes"],) * 2)
     sys.argv = [job["script"], *job["arguments"]]
     code = 1
     try:
@@ -61,7 +60,7 @@ def run(job):
 
 
 def wait(child, timeout):
-    """The child's exit code; it and what it started are killed after some seconds."""
+    """The child's exit code; it and its children are killed after ``timeout`` seconds."""
     end = time.monotonic() + timeout
     while time.monotonic() < end:
         found, status = os.waitpid(child, os.WNOHANG)

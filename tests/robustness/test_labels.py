@@ -1,45 +1,45 @@
-"""Labels that training cannot use, and odd ones that it can."""
+"""Invalid labels, and unusual valid ones."""
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from .cases import SIZE, Case, check, table, works
+from .cases import SIZE, Case, check, succeeds, table
 
 
 def label(array, tool="train", name="labels/0.png", ending="PNG"):
-    """A tool on the place with this label in one pair."""
+    """A tool on a data set with this label of one image."""
 
-    def make(place):
-        Image.fromarray(array).save(place.root / name, ending)
-        return place.train() if tool == "train" else place.with_opts()
+    def make(workspace):
+        Image.fromarray(array).save(workspace.root / name, ending)
+        return workspace.train() if tool == "train" else workspace.with_opts()
 
     return make
 
 
 def content(data):
-    def make(place):
-        place.label().write_bytes(data(place.label().read_bytes()))
-        return place.train()
+    def make(workspace):
+        workspace.label().write_bytes(data(workspace.label().read_bytes()))
+        return workspace.train()
 
     return make
 
 
 SQUARE = np.zeros([SIZE, SIZE], "uint8")
-WRONG = [
+INVALID = [
     Case(
         "another size",
         "train",
         label(SQUARE[:, :-1]),
         ("labels/0.png", "63x64", "64x64"),
-        alone=True,
+        new_process=True,
     ),
-    Case("the size turned", "train", label(np.zeros([32, 64], "uint8")), "labels/0.png"),
+    Case("another height", "train", label(np.zeros([32, 64], "uint8")), "labels/0.png"),
     Case("RGB", "train", label(np.zeros([SIZE, SIZE, 3], "uint8")), "labels/0.png"),
     Case("RGBA", "train", label(np.zeros([SIZE, SIZE, 4], "uint8")), "labels/0.png"),
     Case("out of range", "train", label(SQUARE + 3), ("labels/0.png", "label 3", "num_classes")),
     Case(
-        "out of range, to check",
+        "out of range, check_dataset",
         "check_dataset",
         label(SQUARE + 3, "check"),
         "labels/0.png: label 3",
@@ -52,34 +52,34 @@ WRONG = [
 ]
 
 
-@table(WRONG)
-def test_wrong(case, place, tools):
-    check(case, place, tools)
+@table(INVALID)
+def test_invalid(case, workspace, tools):
+    check(case, workspace, tools)
 
 
-RIGHT = {
+VALID = {
     "16 bits": SQUARE.astype("uint16") + 2,
     "1 bit": SQUARE > 0,
-    "one of them ignored": SQUARE + 255,
+    "one label all ignored": SQUARE + 255,
 }
 
 
-@pytest.mark.parametrize("array", RIGHT.values(), ids=RIGHT)
-def test_right(array, place, tools):
-    Image.fromarray(array).save(place.label())
-    works("train", [*place.train(), "--do_eval"], tools)
-    works("check_dataset", place.with_opts(), tools)
+@pytest.mark.parametrize("array", VALID.values(), ids=VALID)
+def test_valid(array, workspace, tools):
+    Image.fromarray(array).save(workspace.label())
+    succeeds("train", [*workspace.train(), "--do_eval"], tools)
+    succeeds("check_dataset", workspace.with_opts(), tools)
 
 
-def test_the_indices_of_a_palette_count(place, tools):
+def test_palette_images_are_read_as_indices(workspace, tools):
     picture = Image.fromarray(SQUARE + 2, mode="P")
     picture.putpalette([200, 10, 90] * 256)
-    picture.save(place.label())
-    works("train", place.train(), tools)
+    picture.save(workspace.label())
+    succeeds("train", workspace.train(), tools)
 
 
-def test_labels_without_any_class_get_a_warning(place, tools):
+def test_labels_without_classes_are_a_warning(workspace, tools):
     for i in range(4):
-        Image.fromarray(SQUARE + 255).save(place.label(i))
-    done = works("train", place.train(), tools)
-    assert "train_dataset: all pixels in the 4 sampled labels are ignored" in done.out
+        Image.fromarray(SQUARE + 255).save(workspace.label(i))
+    result = succeeds("train", workspace.train(), tools)
+    assert "train_dataset: all pixels in the 4 sampled labels are ignored" in result.out
