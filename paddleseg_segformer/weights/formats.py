@@ -60,7 +60,7 @@ def rename(state, rules, unused=()):
 
 
 def per_stage(*rules):
-    """Expand rules for the four stages: {} is the stage, from 0 in sources and from 1 in ours."""
+    """Expand rules for the four stages; {} is 0 to 3 in the pattern, 1 to 4 in the replacement."""
     return tuple(
         (pattern.format(i), replacement.format(i + 1))
         for i in range(4)
@@ -79,6 +79,11 @@ def conv1x1_to_linear(state):
         name: value[:, :, 0, 0].T if re.search(r"\.mlp\.fc[12]\.weight$", name) else value
         for name, value in state.items()
     }
+
+
+def has_name(part):
+    """A condition: whether the name of a tensor contains ``part``."""
+    return lambda state: any(part in name for name in state)
 
 
 def kv_shape(state):
@@ -100,10 +105,7 @@ def from_paddleseg(state):
     return rename(state, (), unused=(IMAGENET_CLASSIFIER,) if is_backbone else ())
 
 
-BATCH_NORM_RULES = (
-    (r"\.running_mean$", "._mean"),
-    (r"\.running_var$", "._variance"),
-)
+BATCH_NORM_RULES = ((r"\.running_mean$", "._mean"), (r"\.running_var$", "._variance"))
 
 NVLABS_RULES = (
     (r"^decode_head\.", ""),
@@ -156,11 +158,6 @@ HUGGINGFACE_RULES = (
 )
 
 
-def is_huggingface(state):
-    """The names are those of transformers."""
-    return any(".patch_embeddings." in name for name in state)
-
-
 def from_huggingface(state):
     """Join key and value, and drop the ImageNet classifier."""
     state = rename(state, HUGGINGFACE_RULES, unused=(r"^classifier\.",))
@@ -196,13 +193,8 @@ MMSEG_RULES = (
 )
 
 
-def is_mmseg(state):
-    """Query, key and value are fused, as in PyTorch's multi-head attention."""
-    return any(name.endswith(".attn.attn.in_proj_weight") for name in state)
-
-
 def from_mmseg(state):
-    """Split the fused projection into query and key-value."""
+    """Split the fused projection of PyTorch's multi-head attention into query and key-value."""
     state = rename(state, MMSEG_RULES)
     for name in [name for name in state if ".attn.in_proj." in name]:
         query, key, value = np.split(state.pop(name), 3)
@@ -218,11 +210,6 @@ PADDLEVIT_RULES = (
 )
 
 
-def is_paddlevit(state):
-    """The depthwise convolution of the Mix-FFN has PaddleViT's name."""
-    return any(".ffn.pe_conv." in name for name in state)
-
-
 def from_paddlevit(state):
     """mmsegmentation's structure in Paddle's layout, with separate query and key-value."""
     return conv1x1_to_linear(rename(state, PADDLEVIT_RULES))
@@ -234,7 +221,7 @@ PADDLESEG = Format("paddleseg", None, is_paddleseg, from_paddleseg)
 FORMATS = (
     PADDLESEG,
     Format("nvlabs", None, is_nvlabs, from_nvlabs),
-    Format("huggingface", 1e-5, is_huggingface, from_huggingface),
-    Format("mmseg", 1e-6, is_mmseg, from_mmseg),
-    Format("paddlevit", 1e-5, is_paddlevit, from_paddlevit),
+    Format("huggingface", 1e-5, has_name(".patch_embeddings."), from_huggingface),
+    Format("mmseg", 1e-6, has_name(".attn.attn.in_proj_weight"), from_mmseg),
+    Format("paddlevit", 1e-5, has_name(".ffn.pe_conv."), from_paddlevit),
 )

@@ -218,16 +218,12 @@ def load_pretrained(model: nn.Layer, source: Source | None) -> None:
 
 def _match_backbone_prefix(state, target):
     """Add or remove the backbone's prefix, as in the model's names."""
+    with_prefix = {name: value for name, value in state.items() if name.startswith(BACKBONE)}
     target_has_prefix = any(name.startswith(BACKBONE) for name in target)
-    state_has_prefix = any(name.startswith(BACKBONE) for name in state)
-    if target_has_prefix and not state_has_prefix:
+    if target_has_prefix and not with_prefix:
         return {BACKBONE + name: value for name, value in state.items()}
-    if state_has_prefix and not target_has_prefix:
-        return {
-            name[len(BACKBONE) :]: value
-            for name, value in state.items()
-            if name.startswith(BACKBONE)
-        }
+    if with_prefix and not target_has_prefix:
+        return {name[len(BACKBONE) :]: value for name, value in with_prefix.items()}
     return state
 
 
@@ -256,19 +252,14 @@ def _compatible(a, b):
 
 def _config_hint(architecture):
     """The config settings that build this architecture."""
-    if architecture.size is None:
-        encoder = (
-            f"set the backbone's embed_dims {list(architecture.channels)} and depths "
-            f"{list(architecture.depths)}"
-        )
-    else:
-        encoder = f"set the backbone to MixVisionTransformer_{architecture.size}"
-    if architecture.width is None:
-        return encoder
-    return (
-        f"{encoder}, embedding_dim to {architecture.width} and stage_projection to "
-        f"{architecture.stage_projection}"
-    )
+    channels, depths = list(architecture.channels), list(architecture.depths)
+    hint = f"set the backbone's embed_dims {channels} and depths {depths}"
+    if architecture.size is not None:
+        hint = f"set the backbone to MixVisionTransformer_{architecture.size}"
+    if architecture.width is not None:
+        hint += f", embedding_dim to {architecture.width}"
+        hint += f" and stage_projection to {architecture.stage_projection}"
+    return hint
 
 
 def _first(names, count=3):

@@ -145,6 +145,8 @@ class _DataUnpickler(pickle._Unpickler):
         for name in _OPCODES.split()
     }
 
+    allowed = _ALLOWED
+
     def __init__(self, data):
         super().__init__(io.BytesIO(data))
         self.encodable = len(data)  # bytes: each string may be encoded once
@@ -165,15 +167,11 @@ class _DataUnpickler(pickle._Unpickler):
         if (module, name) == ("_codecs", "encode"):
             return _Function(self.encode)
         try:
-            return self.allowed()[module, name]
+            return self.allowed[module, name]
         except KeyError:
             raise InputError(
                 f"asks to run {module}.{name}, which no checkpoint needs; nothing was run."
             ) from None
-
-    def allowed(self):
-        """The globals that the pickle may use, by module and name."""
-        return _ALLOWED
 
 
 def _to_builtin(tree, done):
@@ -266,13 +264,12 @@ _TORCH = {
 
 
 class _TorchUnpickler(_DataUnpickler):
+    allowed = _TORCH
+
     def __init__(self, archive, pickle_name):
         super().__init__(archive.read(pickle_name))
         self.archive, self.storages = archive, {}
         self.folder = pickle_name[: -len("data.pkl")]
-
-    def allowed(self):
-        return _TORCH
 
     def persistent_load(self, reference):
         _, kind, key, _, count = reference
