@@ -71,54 +71,24 @@ class TypePromotion:
             return super().forward(*args, **kwargs)
 
 
-class DistillCrossEntropyLoss(TypePromotion, losses.DistillCrossEntropyLoss):
-    """Multiplies a float mask by ones in the integer type of the label."""
+def _with_type_promotion(component):
+    return type(component.__name__, (TypePromotion, component), {"__doc__": component.__doc__})
 
 
-class DualTaskLoss(TypePromotion, losses.DualTaskLoss):
-    """Multiplies logits by a boolean mask."""
-
-
-class OhemCrossEntropyLoss(TypePromotion, losses.OhemCrossEntropyLoss):
-    """Adds an integer mask to probabilities if more pixels are valid than must be kept."""
-
-
-class OhemEdgeAttentionLoss(TypePromotion, losses.OhemEdgeAttentionLoss):
-    """As ``OhemCrossEntropyLoss``."""
-
-
-class PointCrossEntropyLoss(TypePromotion, losses.PointCrossEntropyLoss):
-    """As ``DistillCrossEntropyLoss``."""
-
-
-class RelaxBoundaryLoss(TypePromotion, losses.RelaxBoundaryLoss):
-    """Multiplies probabilities by an integer one-hot label."""
-
-
-class RMILoss(TypePromotion, losses.RMILoss):
-    """Multiplies a one-hot label by a boolean mask."""
-
-
-LOSSES = (
-    DistillCrossEntropyLoss,
-    DualTaskLoss,
-    OhemCrossEntropyLoss,
-    OhemEdgeAttentionLoss,
-    PointCrossEntropyLoss,
-    RelaxBoundaryLoss,
-    RMILoss,
+LOSSES = tuple(
+    _with_type_promotion(loss)
+    for loss in (
+        losses.DistillCrossEntropyLoss,  # multiplies a float mask by ones in the label's type
+        losses.DualTaskLoss,  # multiplies logits by a boolean mask
+        losses.OhemCrossEntropyLoss,  # may add an integer mask to probabilities
+        losses.OhemEdgeAttentionLoss,  # likewise
+        losses.PointCrossEntropyLoss,  # as DistillCrossEntropyLoss
+        losses.RelaxBoundaryLoss,  # multiplies probabilities by an integer one-hot label
+        losses.RMILoss,  # multiplies a one-hot label by a boolean mask
+    )
 )
-
-
-class DecoupledSegNet(TypePromotion, models.DecoupledSegNet):
-    """Divides a float flow by the integer size of the image."""
-
-
-class SFNet(TypePromotion, models.SFNet):
-    """As ``DecoupledSegNet``."""
-
-
-MODELS = (DecoupledSegNet, SFNet)
+# Both divide a float flow by the integer size of the image.
+MODELS = tuple(map(_with_type_promotion, (models.DecoupledSegNet, models.SFNet)))
 
 
 class VisionTransformer(backbones.VisionTransformer):

@@ -34,15 +34,8 @@ del SCHEDULES["ReduceOnPlateau"]  # PaddleSeg passes no metric to its step()
 SCHEDULES["WarmupPolynomialDecay"] = WarmupPolynomialDecay
 # As PaddleSeg's builder does; it keeps SGD without momentum, which has fewer arguments.
 OPTIMIZER_ALIASES = {"adam": "Adam", "sgd": "Momentum", "SGD": "Momentum"}
-TEXT_KEYS = (
-    "pretrained",
-    "dataset_root",
-    "train_path",
-    "val_path",
-    "test_path",
-    "mode",
-    "separator",
-)
+TEXT_KEYS = ("pretrained", "dataset_root", "train_path", "val_path", "test_path")
+TEXT_KEYS += ("mode", "separator")
 RATE_KEYS = ("dropout", "drop_rate", "attn_drop_rate", "drop_path_rate")
 SIZE_KEYS = ("crop_size", "target_size", "short_size", "long_size")
 SIZE_KEYS += ("max_size", "max_long", "min_long")
@@ -96,7 +89,7 @@ def check_config(tree):
         if not _are_numbers(loss.get("coef", [])):
             raise InputError(f"{key}.coef: must be a list of numbers, not {loss['coef']!r}.")
         _check_losses(f"{key}.types", loss.get("types", []), tree)
-    if tree["train_dataset"]["type"] == "Dataset":  # PaddleSeg gives the loss val_dataset's then
+    if tree["train_dataset"]["type"] == "Dataset":  # PaddleSeg then gives the loss val_dataset's
         _check_ignore_index("val_dataset", tree.get("val_dataset") or {}, tree)
     _check_channels(tree)
 
@@ -154,10 +147,8 @@ def _check_channels(tree):
     key, section = "model.in_channels", tree["model"]
     if _is_component(section.get("backbone")):
         key, section = "model.backbone.in_channels", section["backbone"]
-    in_channels, img_channels = (
-        section.get("in_channels"),
-        _train_dataset_number(tree, "img_channels"),
-    )
+    in_channels = section.get("in_channels")
+    img_channels = _train_dataset_number(tree, "img_channels")
     if is_number(in_channels) and img_channels not in (in_channels, None):
         raise InputError(
             f"{key}: is {in_channels}, but train_dataset's images have {img_channels} channels; "
@@ -234,7 +225,7 @@ def _arguments(component):
 
 
 def _type_error(value, default):
-    """The type that an argument with this default must have, or None if the value has it."""
+    """The expected type of an argument with this default, or None if the value has it."""
     if value is None:
         return None
     if isinstance(default, bool):
@@ -250,7 +241,7 @@ def _type_error(value, default):
 
 
 def _value_error(key, value, default):
-    """The values that this key allows in any component, or None if the value is one of them."""
+    """The expected values of this key in any component, or None if the value is one of them."""
     if value is None:
         return "given" if key in NOT_NULL_KEYS and default is not None else None
     numbers = value if isinstance(value, (list, tuple)) else [value]
