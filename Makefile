@@ -33,7 +33,7 @@ lint: $(VENV)/ready-test
 # The tests that need PyTorch and Hugging Face's transformers.
 parity: $(VENV)/ready-test
 	$(VENV)/bin/pip install -q -r requirements-parity.txt
-	$(RUN) -m pytest tests/weights/test_huggingface.py tests/weights/test_files.py
+	$(RUN) -m pytest tests/weights/test_huggingface.py tests/weights/test_checkpoint_io.py
 
 # The tests of exported graphs, of pages in a browser, which need the system's Chromium, and of the
 # documentation's commands.
