@@ -257,13 +257,13 @@ def _compatible(found, wanted):
 
 
 def _arguments_for(architecture):
-    if architecture.size is None:
+    if architecture.variant is None:
         encoder = (
             f"set the backbone's embed_dims {list(architecture.channels)} and depths "
             f"{list(architecture.depths)}"
         )
     else:
-        encoder = f"set the backbone to MixVisionTransformer_{architecture.size}"
+        encoder = f"set the backbone to MixVisionTransformer_{architecture.variant}"
     if architecture.width is None:
         return encoder
     return (

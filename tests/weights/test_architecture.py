@@ -1,4 +1,4 @@
-"""What a whole SegFormer consists of, against the models' own tensors."""
+"""The architecture and the layers that are inferred from state dicts."""
 
 import pytest
 
@@ -13,7 +13,7 @@ MODELS = {
 
 
 @pytest.mark.parametrize("kind", MODELS)
-def test_every_layer_is_missed(kind):
+def test_every_layer_is_reported_missing(kind):
     state = MODELS[kind]().state_dict()
     architecture = infer_architecture(state)
     assert not missing_parts(architecture, state)
@@ -21,7 +21,7 @@ def test_every_layer_is_missed(kind):
     assert sorted(missing_parts(architecture, {})) == sorted(layers)
 
 
-def test_it_is_told_in_words():
+def test_text():
     assert str(infer_architecture(MODELS["backbone"]().state_dict())) == "MiT-B0 (backbone)"
     assert str(infer_architecture(MODELS["conv_bn_relu"]().state_dict())) == (
         "SegFormer with MiT-B1, embedding_dim 8, stage_projection 'conv_bn_relu', 3 classes"
