@@ -66,7 +66,9 @@ class SegFormer(nn.Layer):
         if isinstance(backbone, str):
             if backbone not in VARIANTS:
                 names = ", ".join(VARIANTS)
-                raise ValueError(f"backbone is {backbone!r}; it must be one of {names}, or a layer.")
+                raise ValueError(
+                    f"backbone is {backbone!r}; it must be a layer, or one of {names}."
+                )
             backbone = variant_constructor(backbone)()
         if embedding_dim is None:
             variant = VARIANTS.get(getattr(backbone, "variant", None))
