@@ -21,23 +21,14 @@ from ..weights import Source, load_pretrained
 
 
 class Variant(NamedTuple):
-    """Sizes of one of the paper's models, for each of its four stages (table 6).
+    """Sizes of a model of the paper (tables 1 and 6); tuples have one entry per stage."""
 
-    Attributes:
-        embed_dims: Channels ``C_i``.
-        depths: Transformer blocks ``L_i``.
-        num_heads: Attention heads ``N_i``.
-        sr_ratios: Sequence reduction ratios ``R_i``, per side.
-        decoder_width: Channels of SegFormer's decode head.
-        parameters: Of SegFormer with 150 classes, in millions (table 1).
-    """
-
-    embed_dims: tuple[int, ...]
-    depths: tuple[int, ...]
-    num_heads: tuple[int, ...]
-    sr_ratios: tuple[int, ...]
-    decoder_width: int
-    parameters: float
+    embed_dims: tuple[int, ...]  # channels, C_i
+    depths: tuple[int, ...]  # Transformer blocks, L_i
+    num_heads: tuple[int, ...]  # attention heads, N_i
+    sr_ratios: tuple[int, ...]  # sequence reduction per side; its square is R_i
+    decoder_width: int  # channels of the decode head, C
+    parameters: float  # of SegFormer with 150 classes, in millions
 
 
 VARIANTS = {
@@ -65,7 +56,7 @@ class MixVisionTransformer(nn.Layer):
         depths: Transformer blocks of each stage.
         num_heads: Attention heads of each stage.
         mlp_ratios: Expansion ratio of the Mix-FFN in each stage.
-        sr_ratios: Sequence reduction ratio of each stage, per side; the paper's R is its square.
+        sr_ratios: Sequence reduction of each stage, per side; the paper's R is its square.
         qkv_bias: Whether the projections to query, key and value have biases.
         qk_scale: Scale of the attention scores; None means ``1 / sqrt(channels per head)``.
         drop_rate: Dropout rate after the linear layers of a block.
@@ -209,19 +200,11 @@ class Block(nn.Layer):
 class EfficientAttention(nn.Layer):
     """Multi-head self-attention (equation 1) with sequence reduction of keys and values (2).
 
-    A convolution with kernel and stride R, then LayerNorm, shortens their sequence R^2 times.
+    A convolution whose kernel and stride are the reduction ratio, and LayerNorm, shorten them.
     """
 
     def __init__(
-        self,
-        channels,
-        num_heads,
-        sr_ratio,
-        qkv_bias,
-        qk_scale,
-        drop_rate,
-        attn_drop_rate,
-        epsilon,
+        self, channels, num_heads, sr_ratio, qkv_bias, qk_scale, drop_rate, attn_drop_rate, epsilon
     ):
         super().__init__()
         self.num_heads = num_heads
@@ -260,7 +243,8 @@ class MixFFN(nn.Layer):
     def __init__(self, channels, hidden_channels, drop_rate):
         super().__init__()
         self.fc1 = LinearToMap(channels, hidden_channels)
-        self.dwconv = DepthwiseConv(hidden_channels)
+        dwconv = Conv2D(hidden_channels, hidden_channels, 3, padding=1, groups=hidden_channels)
+        self.dwconv = nn.Sequential(("dwconv", dwconv))  # named as in checkpoints
         self.fc2 = GeluLinear(hidden_channels, channels, drop_rate)
         self.drop = nn.Dropout(drop_rate)
 
@@ -269,17 +253,6 @@ class MixFFN(nn.Layer):
         x = self.dwconv(x)
         x = self.fc2(x)  # begins with the GELU
         return self.drop(x)
-
-
-class DepthwiseConv(nn.Layer):
-    """3x3 depthwise convolution; a layer of its own because of the names in checkpoints."""
-
-    def __init__(self, channels):
-        super().__init__()
-        self.dwconv = Conv2D(channels, channels, 3, padding=1, groups=channels)
-
-    def forward(self, x):
-        return self.dwconv(x)
 
 
 def to_tokens(x):

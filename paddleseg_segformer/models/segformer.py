@@ -63,9 +63,9 @@ class SegFormer(nn.Layer):
             raise ValueError(
                 f"stage_projection is {stage_projection!r}; it must be one of {STAGE_PROJECTIONS}."
             )
+        linear, names = stage_projection == "linear", ", ".join(VARIANTS)
         if isinstance(backbone, str):
             if backbone not in VARIANTS:
-                names = ", ".join(VARIANTS)
                 raise ValueError(
                     f"backbone is {backbone!r}; it must be a layer, or one of {names}."
                 )
@@ -75,26 +75,27 @@ class SegFormer(nn.Layer):
             if variant is None:
                 raise ValueError(
                     f"embedding_dim is missing, and the backbone {type(backbone).__name__} is not "
-                    f"one of the variants {', '.join(VARIANTS)}; give the decoder width."
+                    f"one of the variants {names}; give the decoder width."
                 )
-            linear = stage_projection == "linear"
             embedding_dim = variant.decoder_width if linear else CONV_BN_RELU_WIDTH
         self.backbone = backbone
         self.num_classes = num_classes
         self.align_corners = align_corners
         self.stage_projection = stage_projection
         # The stages in the order in which the fuse convolution of checkpoints concatenates them.
-        self.fuse_order = (4, 3, 2, 1) if stage_projection == "linear" else (1, 2, 3, 4)
-        projection = LinearProjection if stage_projection == "linear" else ConvBN
-        head = []
+        self.fuse_order = (4, 3, 2, 1) if linear else (1, 2, 3, 4)
         for i in self.fuse_order:
-            layer = projection(backbone.feat_channels[i - 1], embedding_dim)
+            channels = backbone.feat_channels[i - 1]
+            if linear:
+                layer = nn.Sequential(("proj", nn.Linear(channels, embedding_dim)))
+            else:
+                layer = ConvBN(channels, embedding_dim)
             setattr(self, f"linear_c{i}", layer)
-            head.append(layer)
         self.linear_fuse = ConvBN(4 * embedding_dim, embedding_dim)
         self.linear_pred = DropoutConv1x1(embedding_dim, num_classes, dropout)
-        for layer in (*head, self.linear_fuse, self.linear_pred):
-            layer.apply(init_weights)
+        for name, layer in self.named_children():
+            if name != "backbone":
+                layer.apply(init_weights)
         load_pretrained(self, pretrained)
 
     def forward(self, x, resize_logits=True):
@@ -138,14 +139,6 @@ class SegFormer(nn.Layer):
         return sum(
             paddle.mv(w, getattr(self, f"linear_c{i}").proj.bias) for i, w in weights.items()
         )
-
-
-class LinearProjection(nn.Layer):
-    """Parameters of a stage's linear projection, under their name in checkpoints."""
-
-    def __init__(self, in_channels, channels):
-        super().__init__()
-        self.proj = nn.Linear(in_channels, channels)
 
 
 class ConvBN(nn.Layer):
