@@ -209,6 +209,9 @@ RIGHT = {
           embedding_dim: 256
           backbone: {type: MixVisionTransformer_B2, num_classes: 1000, depths: [1, 1, 1, 1]}
         """,
+    "the decoder width of the backbone's variant": """
+        model: {type: SegFormer, num_classes: 3, backbone: {type: MixVisionTransformer_B0}}
+        """,
     "what data and losses agree on": """
         train_dataset: {type: Dataset, dataset_root: ., mode: train, num_classes: 3,
           img_channels: 1, ignore_index: 9, transforms: []}
