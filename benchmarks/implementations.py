@@ -102,11 +102,7 @@ class Ours:
             self.model.decode(self.model.backbone(self.images))
 
     def train(self):
-        from paddleseg_segformer import SegFormer
-
         loss_function = self.build(self.config, "loss")[0]["types"][0]
-        if isinstance(self.model, SegFormer):
-            self.model.leave_resizing_to([loss_function])
         optimizer = self.paddle.optimizer.AdamW(6e-5, parameters=self.model.parameters())
         self.model.train()
 
@@ -120,7 +116,12 @@ class Ours:
         return step
 
     def loss(self, function):
-        return function(self.model(self.images)[0], self.labels)
+        from paddleseg_segformer import CrossEntropyLoss, SegFormer
+
+        options = {}
+        if isinstance(self.model, SegFormer) and isinstance(function, CrossEntropyLoss):
+            options["resize_logits"] = self.model.align_corners  # else the loss resizes them
+        return function(self.model(self.images, **options)[0], self.labels)
 
     def infer(self):
         from paddleseg_segformer.inference import Segmenter, TestConfig
@@ -263,17 +264,18 @@ class HuggingFace:
         import torch
         from transformers import SegformerConfig, SegformerForSemanticSegmentation
 
-        from paddleseg_segformer.weights import SIZES
+        from paddleseg_segformer.models import VARIANTS
 
         self.torch, self.spec = torch, spec
         self.device = spec.device or ("cuda" if torch.cuda.is_available() else "cpu")
         self.device = self.device.replace("gpu", "cuda")
-        channels, depths = SIZES[spec.backbone]
+        variant = VARIANTS[spec.backbone]
         torch.manual_seed(0)
         config = SegformerConfig(
-            hidden_sizes=channels,
-            depths=depths,
-            num_attention_heads=[1, 2, 5, 8],
+            hidden_sizes=variant.embed_dims,
+            depths=variant.depths,
+            num_attention_heads=variant.num_heads,
+            sr_ratios=variant.sr_ratios,
             decoder_hidden_size=spec.width,
             num_labels=spec.classes,
             semantic_loss_ignore_index=IGNORED,

@@ -1,4 +1,4 @@
-"""A small SegFormer with weights of its own, and files of it."""
+"""A small SegFormer with random weights, and its files."""
 
 import paddle
 
@@ -6,7 +6,7 @@ from paddleseg_segformer import MixVisionTransformer_B0, SegFormer
 
 
 def small_model(classes=5, stage_projection="linear"):
-    """Logits that differ from pixel to pixel, and BatchNorm statistics that are no identity."""
+    """Its logits differ from pixel to pixel, and its BatchNorm is not an identity."""
     paddle.seed(1)
     model = SegFormer(classes, MixVisionTransformer_B0(), 32, stage_projection)
     randomize(model)
@@ -16,7 +16,7 @@ def small_model(classes=5, stage_projection="linear"):
 
 
 def randomize(model):
-    """Take biases away from 0, and BatchNorm's numbers from 0 and 1, where errors hide."""
+    """Randomize biases and BatchNorm, whose initial 0 and 1 would hide errors."""
     for name, tensor in model.state_dict().items():
         if name.endswith("_variance"):
             tensor.set_value(paddle.rand(tensor.shape) + 0.5)

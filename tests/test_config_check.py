@@ -209,6 +209,9 @@ VALID = {
           embedding_dim: 256
           backbone: {type: MixVisionTransformer_B2, num_classes: 1000, depths: [1, 1, 1, 1]}
         """,
+    "the decoder width of the backbone's variant": """
+        model: {type: SegFormer, num_classes: 3, backbone: {type: MixVisionTransformer_B0}}
+        """,
     "a consistent ignore index and number of channels": """
         train_dataset: {type: Dataset, dataset_root: ., mode: train, num_classes: 3,
           img_channels: 1, ignore_index: 9, transforms: []}

@@ -1,12 +1,15 @@
-"""One step of training: from a batch to changed weights."""
+"""One optimizer step: forward and backward of its micro-batches, checks, update, EMA."""
 
 import contextlib
+import copy
 import random
+from functools import partial
 from typing import NamedTuple, Optional
 
 import numpy as np
 import paddle
 from paddleseg.core.train import loss_computation
+from paddleseg.models import MixedLoss
 from paddleseg.utils import update_ema_model
 
 from ..errors import InputError, one_line
@@ -17,14 +20,14 @@ from .optimizer import gradient_norm
 
 
 class StepResult(NamedTuple):
-    """What a step did.
+    """Result of a step.
 
     Attributes:
-        losses: The weighted losses, floats: means over the batch of all processes.
-        norm: The gradient's norm, before any clipping.
-        skipped: None, or why the weights were left as they were.
-        bad_samples: Positions in this process's batch of the samples that may have caused it: those
-            that did, where any process knows.
+        losses: The weighted losses, floats, averaged over the batch of all processes.
+        norm: Norm of the gradient, before any clipping.
+        skipped: None, or the reason why the weights were not updated.
+        bad_samples: Positions, in this process's batch, of the samples that may be the reason:
+            exactly those that are, if any process can identify them.
     """
 
     losses: list
@@ -34,25 +37,28 @@ class StepResult(NamedTuple):
 
 
 class TrainStep:
-    """A model, its losses and optimizer, and how a batch changes them.
+    """Updates a model by one batch, with gradient accumulation, mixed precision and EMA.
 
-    The parts of a step's batch, in all processes, together have the gradient of the whole batch,
-    wherever it is cut: losses are averaged over all its pixels. Exceptions: statistics of BatchNorm
-    are each part's own, and so are losses that are no mean over pixels, or only over the hardest.
+    The micro-batches of all processes together give the loss and the gradient of the whole batch,
+    however it is split, because losses are averaged over the pixels of all of them. Exceptions:
+    BatchNorm's statistics are those of each micro-batch, and so are losses that are not a mean
+    over pixels, or only over the hardest.
 
     Args:
         model: A PaddleSeg model.
         losses: PaddleSeg's dictionary of ``types`` and ``coef``.
-        optimizer: Paddle's optimizer of the model.
+        optimizer: The model's optimizer.
         options: ``TrainOptions``.
-        ema_model: The averaged model, or None.
+        ema_model: The copy of the model whose weights are averaged, or None.
     """
 
     def __init__(self, model, losses, optimizer, options, ema_model):
         self.losses, self.optimizer, self.ema_model = losses, optimizer, ema_model
         self.frozen_backbone = options.freeze_backbone
-        if isinstance(model, SegFormer):
-            model.leave_resizing_to(losses["types"])
+        # CrossEntropyLoss resizes logits itself, without storing them at full size.
+        loss_resizes = all(isinstance(loss, CrossEntropyLoss) for loss in losses["types"])
+        can_skip_resize = isinstance(model, SegFormer) and not model.align_corners
+        self.forward_options = {"resize_logits": False} if loss_resizes and can_skip_resize else {}
         self.model = self.parallel_model = model
         if distributed.world_size() > 1:
             if paddle.get_device() != "cpu":  # synchronized BatchNorm has no CPU kernel
@@ -64,173 +70,187 @@ class TrainStep:
         is_schedule = isinstance(schedule, paddle.optimizer.lr.LRScheduler)
         self.schedule = schedule if is_schedule else None
         self.scaler = paddle.amp.GradScaler(enable=options.precision == "fp16")
-        # What a forward pass changes: buffers, and BatchNorm's statistics, parameters to Paddle.
+        # State that a forward pass changes; BatchNorm's statistics are parameters in Paddle.
         named = self.model.named_parameters()
         self.statistics = [p for n, p in named if n.endswith(("._mean", "._variance"))]
         self.statistics += self.model.buffers()
-        types = [t for loss in losses["types"] for t in (loss, *getattr(loss, "losses", ()))]
+        types = []
+        for loss in losses["types"]:
+            types += loss.losses if isinstance(loss, MixedLoss) else [loss]
         self.cross_entropies = [loss for loss in types if isinstance(loss, CrossEntropyLoss)]
         exact = [loss for loss in self.cross_entropies if loss.top_k_percent_pixels >= 1]
-        if options.grad_accum_steps * distributed.world_size() > 1 and len(exact) < len(types):
+        micro_batches = options.grad_accum_steps * distributed.world_size()
+        if micro_batches > 1 and len(exact) < len(types):
             logger.warning(
-                "A loss that is no mean over pixels is averaged over the %d parts of a step, which "
-                "is not the loss of the whole batch",
-                options.grad_accum_steps * distributed.world_size(),
+                "A loss that is not a mean over pixels is averaged over the %d micro-batches of a "
+                "step, which is not the loss of the whole batch",
+                micro_batches,
             )
 
-    def __call__(self, parts, iteration):
-        """Make a step.
+    def __call__(self, micro_batches, iteration):
+        """Do one optimizer step.
 
-        Where an image, a loss or the gradient is not finite, nothing changes but the schedule's
-        position, and in half precision the loss scale.
+        If an image, a loss or the gradient is not finite, only the learning rate schedule and, in
+        fp16, the loss scale advance.
 
         Args:
-            parts: For each part, tensors by name, ``img [N, 3, H, W]`` and ``label [N, H, W]``
-                among them.
+            micro_batches: List of dictionaries of tensors, with ``img`` ``[N, 3, H, W]`` and
+                ``label`` ``[N, H, W]``.
             iteration: Number of the step, from 1.
 
         Returns:
             ``StepResult``.
 
         Raises:
-            InputError: The losses are not for this model, or not as many as it has outputs.
+            InputError: The losses do not fit the model or the number of its outputs.
         """
         self.model.train()
         if self.frozen_backbone:
             self.model.backbone.eval()
         statistics = [tensor.clone() for tensor in self.statistics]
         try:
-            losses = self._accumulate(parts)
-            norm = gradient_norm(self.model.parameters()) / self._scale()
-            losses = np.array([[float(loss) for loss in part] for part in losses])
-            outcome = self._check_finite(losses, norm, [part["img"] for part in parts])
-            if outcome.skipped is not None:
+            losses = self._accumulate(micro_batches)
+            norm = gradient_norm(self.model.parameters()) / self._loss_scale()
+            losses = np.array([[float(loss) for loss in values] for values in losses])
+            result = self._check_finite(losses, norm, [batch["img"] for batch in micro_batches])
+            if result.skipped is not None:
                 self._restore(statistics)
         except Exception:
             self._restore(statistics)
             self.optimizer.clear_grad(set_to_zero=False)
             raise
-        overflow = self.scaler.is_enable() and not np.isfinite(norm)  # by which the scale adapts
-        if outcome.skipped is None or overflow:
+        overflow = self.scaler.is_enable() and not np.isfinite(norm)  # lowers the loss scale
+        if result.skipped is None or overflow:
             self.scaler.step(self.optimizer)
-            self.scaler.update()  # by what it saw in its last step
+            self.scaler.update()  # only after a step: it repeats the update for the last one
         self.optimizer.clear_grad(set_to_zero=False)
         if self.schedule is not None:
             self.schedule.step()
-        if self.ema_model is not None and outcome.skipped is None:
+        if self.ema_model is not None and result.skipped is None:
             update_ema_model(self.ema_model, self.model, step=iteration)
-            if self.frozen_backbone:  # an average of equal values is not quite their value
+            if self.frozen_backbone:  # averaging equal values may change them by rounding
                 self.ema_model.backbone.set_state_dict(self.model.backbone.state_dict())
-        return outcome
+        return result
 
     def _restore(self, statistics):
         for tensor, before in zip(self.statistics, statistics):
             paddle.assign(before, tensor)
 
-    def _accumulate(self, parts):
-        """Add up the parts' gradients; returns the losses of each, tensors."""
-        shares, losses = self._loss_scales(parts), []
-        for i, part in enumerate(parts):
-            unsynchronized = distributed.world_size() > 1 and i + 1 < len(parts)
-            with self.parallel_model.no_sync() if unsynchronized else contextlib.nullcontext():
-                losses.append(self._backward(part, shares[i], len(parts)))
+    def _accumulate(self, micro_batches):
+        """Accumulate the gradients; returns the losses of each micro-batch, as tensors."""
+        scales, losses = self._loss_scales(micro_batches), []
+        for i, batch in enumerate(micro_batches):
+            synchronize = distributed.world_size() == 1 or i + 1 == len(micro_batches)
+            with contextlib.nullcontext() if synchronize else self.parallel_model.no_sync():
+                losses.append(self._backward(batch, scales[i], len(micro_batches)))
         return losses
 
-    def _loss_scales(self, parts):
-        """For each part, the ``share`` of each cross-entropy; see ``CrossEntropyLoss``."""
-        pieces = len(parts) * distributed.world_size()
-        shares = np.ones([len(parts), len(self.cross_entropies)])
-        if pieces == 1:
-            return shares
-        for i, loss in enumerate(self.cross_entropies):
-            divisors = [loss.divisor(part["label"]) for part in parts]
-            if None not in divisors:
-                mean = distributed.all_reduce_sum(np.array([sum(divisors)]))[0] / pieces
-                shares[:, i] = np.array(divisors) / mean if mean > 0 else 1.0
-        return shares
+    def _loss_scales(self, micro_batches):
+        """For each micro-batch, a dictionary of the scale of each cross-entropy.
 
-    def _backward(self, part, shares, parts):
-        """Add a part's gradients to the parameters' own; returns its losses, tensors."""
-        for loss, share in zip(self.cross_entropies, shares):
-            loss.share = float(share)
+        The scale is the normalizer of the micro-batch over the mean normalizer of all, so that the
+        mean of the losses is the loss of the whole batch.
+        """
+        scales = [{} for _ in micro_batches]
+        count = len(micro_batches) * distributed.world_size()
+        for loss in self.cross_entropies if count > 1 else ():
+            normalizers = [loss.normalizer(batch["label"]) for batch in micro_batches]
+            if None not in normalizers:
+                mean = distributed.all_reduce_sum(np.array([sum(normalizers)]))[0] / count
+                for of_batch, normalizer in zip(scales, normalizers):
+                    of_batch[loss] = float(normalizer / mean) if mean > 0 else 1.0
+        return scales
+
+    def _backward(self, batch, scales, count):
+        """Accumulate the gradients of one of ``count`` micro-batches; returns its losses."""
         with paddle.amp.auto_cast(**self.amp):
-            losses = self._compute_losses(self.parallel_model(part["img"]), part)
-            loss = sum(losses) / parts
+            outputs = self.parallel_model(batch["img"], **self.forward_options)
+            losses = self._compute_losses(outputs, batch, scales)
+            loss = sum(losses) / count
         self.scaler.scale(loss).backward()
         return [loss.detach() for loss in losses]
 
-    def _compute_losses(self, outputs, part):
-        """The weighted losses of a model's outputs, as PaddleSeg's training defines them."""
-        of_model = getattr(self.model, "loss_computation", None)
+    def _compute_losses(self, outputs, batch, scales):
+        """The weighted losses of a model's outputs, as in PaddleSeg's training."""
         types = self.losses["types"]
-        if of_model is None and len(outputs) != len(types):
+        losses = {**self.losses, "types": [_bind_scale(loss, scales) for loss in types]}
+        model_loss_computation = getattr(self.model, "loss_computation", None)
+        if model_loss_computation is None and len(outputs) != len(types):
             raise InputError(
                 f"loss.coef: has {len(types)} entries, but the model has {len(outputs)} outputs; "
                 "give one for each."
             )
         try:
-            if of_model is not None:
-                return of_model(outputs, self.losses, part)
-            labels = part["label"].astype("int64")
-            edges = part["edge"].astype("int64") if "edge" in part else None
-            return loss_computation(outputs, labels, edges, self.losses)
+            if model_loss_computation is not None:
+                return model_loss_computation(outputs, losses, batch)
+            labels = batch["label"].astype("int64")
+            edges = batch["edge"].astype("int64") if "edge" in batch else None
+            return loss_computation(outputs, labels, edges, losses)
         except (AssertionError, IndexError, TypeError, ValueError) as error:
             if not all(type(loss).__module__.startswith("paddle") for loss in types):
-                raise  # one of the user's own, who needs the traceback
+                raise  # a user's loss, whose author needs the traceback
             names = ", ".join(dict.fromkeys(type(loss).__name__ for loss in types))
             raise InputError(
-                f"loss.types: {names} cannot be computed of what {type(self.model).__name__} and "
-                f"the labels give: {one_line(error)}"
+                f"loss.types: {names} cannot be computed from the outputs of "
+                f"{type(self.model).__name__} and the labels: {one_line(error)}"
             ) from error
 
     def _check_finite(self, losses, norm, images):
-        """Whether all processes may use what came of a step; ``losses`` is ``[parts, losses]``."""
-        bad_images = [~paddle.isfinite(part).all(axis=[1, 2, 3]).numpy() for part in images]
-        bad_parts = ~np.isfinite(losses).all(axis=1)
-        skipped, evidence = None, []
-        if np.any(bad_images):  # of which a ReLU may have hidden all traces
-            skipped, evidence = "an image is not finite", bad_images
-        elif bad_parts.any():
-            skipped = f"a loss is {losses[bad_parts].sum()}"
-            evidence = [np.full(len(part), bad) for part, bad in zip(images, bad_parts)]
-        # In fp16, gradients overflow now and then until the scale has found its size.
-        elif not np.isfinite(norm) and self._scale() <= 1:
+        """The ``StepResult`` from ``losses [micro-batches, losses]``, the same in all processes."""
+        bad_images = [~paddle.isfinite(batch).all(axis=[1, 2, 3]).numpy() for batch in images]
+        bad_losses = ~np.isfinite(losses).all(axis=1)
+        skipped, bad_samples = None, []
+        if np.any(bad_images):  # checked first: a ReLU may hide it from the loss
+            skipped, bad_samples = "an image is not finite", bad_images
+        elif bad_losses.any():
+            skipped = f"a loss is {losses[bad_losses].sum()}"
+            bad_samples = [np.full(len(batch), bad) for batch, bad in zip(images, bad_losses)]
+        # In fp16, occasional overflows of the gradient are normal: the loss scale adapts.
+        elif not np.isfinite(norm) and self._loss_scale() <= 1:
             skipped = f"the gradient's norm is {norm}"
-        figures = [*losses.mean(axis=0), skipped is not None, len(evidence) > 0]
-        figures = distributed.all_reduce_sum(np.array(figures, dtype="float64"))
-        *losses, skips, witnesses = figures / distributed.world_size()
-        if skips and skipped is None:
+        values = [*losses.mean(axis=0), skipped is not None, len(bad_samples) > 0]
+        values = distributed.all_reduce_sum(np.array(values, dtype="float64"))
+        *losses, any_skipped, any_identified = values / distributed.world_size()
+        if any_skipped and skipped is None:
             skipped = "another process has no finite loss"
-        if skips and not witnesses:  # nobody knows better
-            evidence = [np.full(len(part), True) for part in images]
-        bad_samples = np.flatnonzero(np.concatenate(evidence)) if evidence else []
+        if any_skipped and not any_identified:
+            bad_samples = [np.full(len(batch), True) for batch in images]
+        bad_samples = np.flatnonzero(np.concatenate(bad_samples)) if bad_samples else []
         return StepResult(losses, norm, skipped, list(bad_samples))
 
     def refresh_rate(self):
-        """Let the rate follow a schedule whose settings are no longer those it was saved with."""
+        """Recompute the learning rate from the schedule, after its settings have changed."""
         if self.schedule is not None:
             self.schedule.step(self.schedule.last_epoch)
 
-    def _scale(self):
-        """What the loss was multiplied by."""
+    def _loss_scale(self):
         return self.scaler_state().get("scale", 1.0)
 
     def scaler_state(self):
-        """The dynamic loss scale's state as plain JSON, empty but in fp16."""
+        """State of the dynamic loss scaling, as plain JSON; empty unless in fp16."""
         return {name: np.asarray(v).item() for name, v in self.scaler.state_dict().items()}
 
     def set_scaler_state(self, state):
-        """Go on with a state that ``scaler_state`` gave."""
+        """Restore a state of ``scaler_state``."""
         if state and self.scaler.is_enable():
             scale = np.array([state["scale"]], dtype="float32")
             self.scaler.load_state_dict({**state, "scale": scale})
 
 
-def seed_all(seed, iteration):
-    """Seed all generators for a step of this process.
+def _bind_scale(loss, scales):
+    """A loss with its ``scale`` as of the dictionary ``scales``, also within a ``MixedLoss``."""
+    if isinstance(loss, MixedLoss):
+        mixed = copy.copy(loss)
+        mixed.losses = [_bind_scale(inner, scales) for inner in loss.losses]
+        return mixed
+    return partial(loss, scale=scales[loss]) if loss in scales else loss
 
-    What a step draws (dropped channels and paths) then follows from seed, iteration and process
-    alone: a resumed run need not restore any generator.
+
+def seed_all(seed, iteration):
+    """Seed all random generators for a step of this process.
+
+    Dropout and stochastic depth then depend only on seed, iteration and process, so that resuming
+    need not restore the generators' states.
     """
     entropy = np.random.SeedSequence([seed, iteration, distributed.rank()])
     state = int(entropy.generate_state(1)[0])
@@ -240,16 +260,16 @@ def seed_all(seed, iteration):
 
 
 @contextlib.contextmanager
-def out_of_memory_hint(shape, parts, model):
-    """Turn Paddle's report of a full device into advice.
+def out_of_memory_hint(shape, micro_batches, model):
+    """Raise Paddle's out-of-memory errors as a MemoryError that suggests flags.
 
     Args:
-        shape: Of a part's images, ``[N, 3, H, W]``.
-        parts: How many of them a step has.
+        shape: Shape of a micro-batch of images, ``[N, 3, H, W]``.
+        micro_batches: Number of micro-batches per step.
         model: The model.
 
     Raises:
-        MemoryError: The device's memory is full.
+        MemoryError: The device is out of memory.
     """
     try:
         yield
@@ -257,14 +277,15 @@ def out_of_memory_hint(shape, parts, model):
         if not isinstance(error, MemoryError) and "out of memory" not in str(error).lower():
             raise
         images, _, height, width = shape
-        advice = ["smaller crops"]
+        hints = ["smaller crops"]
         if getattr(getattr(model, "backbone", None), "recompute", None) is False:
-            advice.insert(0, "--opts model.backbone.recompute=true")
+            hints.insert(0, "--opts model.backbone.recompute=true")
         smaller = max((n for n in range(1, images) if images % n == 0), default=None)
         if smaller is not None:
-            flags = f"--batch_size {smaller} --grad_accum_steps {parts * images // smaller}"
-            advice.insert(0, f"{flags}, which has the same gradients")
+            steps = micro_batches * images // smaller
+            flags = f"--batch_size {smaller} --grad_accum_steps {steps}"
+            hints.insert(0, f"{flags}, which has the same gradients")
         raise MemoryError(
-            f"The device's memory is full with {images} images of {width}x{height} at a time: "
-            f"try {', or '.join(advice)}."
+            f"The device is out of memory with {images} images of {width}x{height} per "
+            f"micro-batch: try {', or '.join(hints)}."
         ) from error

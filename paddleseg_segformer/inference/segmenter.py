@@ -143,7 +143,7 @@ class Segmenter:
             held.update(zip(new, self._parts([(views[i], *window) for i, *window in new])))
             parts = [[] for _ in views]
             for (i, *_), part in held.items():
-                parts[i].append(part._replace(down=part.down[band]))
+                parts[i].append(part._replace(row_weights=part.row_weights[band]))
             strips.append([function(parts) for function in functions])
             del parts  # else it holds the windows that the next band lets go
         return [paddle.concat(bands) for bands in zip(*strips)]
@@ -204,7 +204,8 @@ class SlidingWindows:
     def part(self, row, column, logits):
         """What a window's logits ``[C, h, w]`` add to those of the original image."""
         _, h, w = logits.shape
-        return WindowLogits.of(logits, self._way_back(h, row, 0), self._way_back(w, column, 1))
+        row_weights, col_weights = self._way_back(h, row, 0), self._way_back(w, column, 1)
+        return WindowLogits.from_logits(logits, row_weights, col_weights)
 
     def _way_back(self, *key):
         """As ``_compute_way``, which the windows of a row or column share."""

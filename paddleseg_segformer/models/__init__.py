@@ -1,8 +1,9 @@
-"""The model: encoder, decode head, losses."""
+"""The model: backbone, decode head, loss."""
 
 from .losses import CrossEntropyLoss
 from .mix_transformer import (
     MIN_IMAGE_SIZE,
+    VARIANTS,
     MixVisionTransformer,
     MixVisionTransformer_B0,
     MixVisionTransformer_B1,
@@ -15,6 +16,7 @@ from .segformer import SegFormer
 
 __all__ = [
     "MIN_IMAGE_SIZE",
+    "VARIANTS",
     "CrossEntropyLoss",
     "MixVisionTransformer",
     "MixVisionTransformer_B0",

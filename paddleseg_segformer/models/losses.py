@@ -1,4 +1,4 @@
-"""Losses, registered with PaddleSeg under its own names."""
+"""Losses, registered with PaddleSeg under the same names as its own."""
 
 from __future__ import annotations
 
@@ -12,25 +12,22 @@ from ..ops import resize_bilinear, upsampled_cross_entropy
 
 
 class CrossEntropyLoss(nn.Layer):
-    """Softmax cross-entropy over pixels; a drop-in for PaddleSeg's, which crashes on Paddle 3.
+    """Pixel-wise softmax cross-entropy; replaces PaddleSeg's, which crashes on Paddle 3.
 
-    In Paddle 3.3 a second backward pass through the same graph (``retain_graph``) ends the process.
+    In Paddle 3.3, a second backward pass through the same graph (``retain_graph``) crashes the
+    process.
 
     Args:
-        weight: One weight a class, or None.
-        ignore_index: Label of the pixels that have no loss.
-        top_k_percent_pixels: Share of the pixels, those with the highest loss, that count; 0.1 for
-            10%. At least one does.
-        avg_non_ignore: What the sum is divided by: the (weighted) number of pixels that are not
-            ignored, or, when False, the number of all pixels, as in the paper's training.
-        data_format: ``"NCHW"``, as SegFormer's are, or ``"NHWC"``, the logits' layout.
+        weight: Class weights, or None.
+        ignore_index: Label of the pixels to ignore.
+        top_k_percent_pixels: Online hard example mining: the fraction of the pixels, those with
+            the highest losses, to average over, 0.1 for 10%; at least one pixel.
+        avg_non_ignore: Whether to average over the pixels that are not ignored, by their class
+            weights; if False, over all pixels, as in the paper's training.
+        data_format: Layout of the logits, ``"NCHW"`` as SegFormer's, or ``"NHWC"``.
 
     Raises:
-        ValueError: ``data_format`` is neither of the two, or ``top_k_percent_pixels`` not above 0.
-
-    Attributes:
-        share: Factor of the loss. Of a part of a batch whose parts' losses are averaged, its
-            divisor over the parts' mean divisor makes the average the loss of the whole batch.
+        ValueError: ``data_format`` is unknown, or ``top_k_percent_pixels`` is not above 0.
     """
 
     _EPSILON = 1e-8
@@ -56,38 +53,38 @@ class CrossEntropyLoss(nn.Layer):
         self.top_k_percent_pixels = top_k_percent_pixels
         self.avg_non_ignore = avg_non_ignore
         self.data_format = data_format
-        self.share = 1.0
 
-    def divisor(self, label):
-        """What the sum over a label map's pixels is divided by, as a float.
+    def normalizer(self, label):
+        """The number (or sum of class weights) by which the summed loss is divided, a float.
 
-        None where it is known only with the logits: where the hardest pixels alone count.
+        None with ``top_k_percent_pixels``, where it depends on the logits.
         """
         if self.top_k_percent_pixels < 1:
             return None
-        return float(self._weights(label.astype("int64"))[1].sum())
+        return float(self._pixel_weights(label.astype("int64"))[1].sum())
 
-    def forward(self, logit, label, semantic_weights=None):
-        """The mean loss.
+    def forward(self, logit, label, semantic_weights=None, scale=1.0):
+        """The mean loss of a batch.
 
-        NCHW maps of logits that are not of the label's size are resized to it, a part of an image
-        at a time (all at once where only the hardest pixels count), so that a model need not do it.
+        NCHW maps of logits are resized to the label's size if they differ from it: tile by tile,
+        or all at once with ``top_k_percent_pixels``.
 
         Args:
-            logit: Float tensor ``[N, C, h, w]``, or ``[N, h, w, C]`` when the format is NHWC; or
-                of any other number of dimensions, those after the classes then being label's own.
+            logit: Float tensor ``[N, C, h, w]``, or ``[N, h, w, C]`` for NHWC; or of any other
+                number of dimensions, with the label's size.
             label: Integer tensor ``[N, H, W]`` (``[N, ...]``) of class indices or
                 ``ignore_index``.
-            semantic_weights: Optional float tensor of label's shape, a weight for each pixel.
+            semantic_weights: Optional float tensor of the label's shape, weights of the pixels.
+            scale: Factor of the loss.
 
         Returns:
-            Tensor without dimensions, float32 (float64 of float64 logits).
+            Scalar tensor, float64 for float64 logits, else float32.
 
         Raises:
-            ValueError: The number of class weights is not the number of classes, or NHWC logits
-                are not of the label's size.
-            ValueError, IndexError: A label is neither a class nor ``ignore_index``; the latter
-                with class weights, or where only the hardest pixels count.
+            ValueError: The numbers of class weights and classes differ, or NHWC logits do not have
+                the label's size.
+            ValueError, IndexError: A label is neither a class nor ``ignore_index``; IndexError
+                with class weights or ``top_k_percent_pixels``.
         """
         if self.data_format != "NCHW":
             if logit.shape[1:-1] != label.shape[1:]:
@@ -102,7 +99,7 @@ class CrossEntropyLoss(nn.Layer):
                 f"for {logit.shape[1]} classes."
             )
         label = label.astype("int64")
-        weights, divisors = self._weights(
+        weights, norm_weights = self._pixel_weights(
             label, "float64" if logit.dtype == paddle.float64 else "float32"
         )
         label = paddle.where(label != self.ignore_index, label, 0)
@@ -111,11 +108,11 @@ class CrossEntropyLoss(nn.Layer):
         if logit.ndim == 4 and self.top_k_percent_pixels >= 1:
             total = upsampled_cross_entropy(logit, label, weights)
         else:
-            total, divisors = self._of_each_pixel(logit, label, weights, divisors)
-        return total * self.share / (divisors.sum() + self._EPSILON)
+            total, norm_weights = self._full_size_loss(logit, label, weights, norm_weights)
+        return total * scale / (norm_weights.sum() + self._EPSILON)
 
-    def _weights(self, label, dtype="float32"):
-        """Each pixel's weight in the sum of losses, and in the sum that divides it."""
+    def _pixel_weights(self, label, dtype="float32"):
+        """Weights of the pixels in the summed loss, and in its normalizer."""
         valid = label != self.ignore_index
         weights = valid.astype(dtype)
         if self.weight is not None:
@@ -123,16 +120,16 @@ class CrossEntropyLoss(nn.Layer):
             weights *= self.weight.gather(classes).reshape(label.shape)
         return weights, weights if self.avg_non_ignore else paddle.ones_like(weights)
 
-    def _of_each_pixel(self, logit, label, weights, divisors):
-        """The sum of the weighted losses that count, and those pixels' divisors."""
+    def _full_size_loss(self, logit, label, weights, norm_weights):
+        """The summed loss of the hardest pixels, and their weights in the normalizer."""
         if logit.ndim == 4:
             logit = resize_bilinear(logit, label.shape[1:])
-        # Classes last: on a CPU softmax is then several times faster. In half precision the sum
-        # over an image would overflow.
+        # Softmax on a CPU is several times faster channels last. In half precision the sum over
+        # an image would overflow.
         logit = logit.transpose([0, *range(2, logit.ndim), 1]).astype(weights.dtype)
         losses = F.cross_entropy(logit, label, reduction="none").flatten() * weights.flatten()
         if self.top_k_percent_pixels >= 1:
-            return losses.sum(), divisors
+            return losses.sum(), norm_weights
         count = max(1, int(self.top_k_percent_pixels * losses.size))
         losses, indices = paddle.topk(losses, count)
-        return losses.sum(), divisors.flatten().gather(indices)
+        return losses.sum(), norm_weights.flatten().gather(indices)

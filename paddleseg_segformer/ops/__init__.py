@@ -1,20 +1,24 @@
-"""Exact, fast building blocks that know nothing of models."""
+"""Fast building blocks of the model, its loss and its label maps; independent of any model."""
 
 from .argmax import WindowLogits, label_map, probability_map
-from .bias import add_bias
+from .attention import scaled_dot_product_attention
 from .cross_entropy import upsampled_cross_entropy
-from .memory_efficient import gelu_matmul, scale_samples
+from .layers import Conv2D, DropoutConv1x1, DropPath, GeluLinear, Linear, LinearToMap
 from .resize import linear_weights, resize_bilinear, resize_rows
 
 __all__ = [
+    "Conv2D",
+    "DropPath",
+    "DropoutConv1x1",
+    "GeluLinear",
+    "Linear",
+    "LinearToMap",
     "WindowLogits",
-    "add_bias",
-    "gelu_matmul",
     "label_map",
     "linear_weights",
     "probability_map",
     "resize_bilinear",
     "resize_rows",
-    "scale_samples",
+    "scaled_dot_product_attention",
     "upsampled_cross_entropy",
 ]

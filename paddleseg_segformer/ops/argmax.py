@@ -1,4 +1,4 @@
-"""Label maps at full size, without scores at full size."""
+"""Label maps and probability maps at full size, from logits that are upsampled tile by tile."""
 
 from typing import NamedTuple
 
@@ -11,84 +11,91 @@ from .resize import bands
 
 
 class WindowLogits(NamedTuple):
-    """Logits, and how they become larger: ``down @ logits @ across.T`` for each class.
+    """Logits of a window, and the weights that resize and place them in the whole image.
+
+    At full size they are ``row_weights @ logits @ col_weights.T`` for each class.
 
     Attributes:
         logits: float32 tensor ``[w, h, C]``.
-        down: Float array ``[H, h]``, as of ``linear_weights`` or a product of several; the
-            faster, the fewer entries of a row are not 0.
-        across: Float array ``[W, w]``, likewise.
+        row_weights: Float array ``[H, h]``, such as of ``linear_weights`` or a product of several;
+            the fewer nonzero entries a row has, the faster.
+        col_weights: Float array ``[W, w]``, likewise.
     """
 
     logits: paddle.Tensor
-    down: np.ndarray
-    across: np.ndarray
+    row_weights: np.ndarray
+    col_weights: np.ndarray
 
     @classmethod
-    def of(cls, logits, down, across):
-        """A part of a model's logits, a float tensor ``[C, h, w]``."""
-        return cls(logits.transpose([2, 1, 0]).contiguous().astype("float32"), down, across)
+    def from_logits(cls, logits, row_weights, col_weights):
+        """From a float tensor ``[C, h, w]``."""
+        logits = logits.transpose([2, 1, 0]).contiguous().astype("float32")
+        return cls(logits, row_weights, col_weights)
 
 
-def label_map(views):
-    """The class of each pixel: where the mean over all views of the softmax is largest.
+def label_map(inputs):
+    """The argmax over the classes of the mean softmax over the augmented inputs of an image.
 
-    Of one view, that is where the logits are. Full-size scores exist for a tile at a time.
+    For one input, that is the argmax of its logits. Only one tile per thread is held at full size.
 
     Args:
-        views: A list; each view is a list of ``WindowLogits``s, whose sum is its logits.
+        inputs: For each augmented input, a list of ``WindowLogits``; their sum is its logits.
 
     Returns:
-        int32 tensor ``[H, W]``.
+        int32 tensor ``[H, W]`` of class indices.
     """
-    return _by_tiles(views, _labels)
+    return _map_tiles(inputs, _labels)
 
 
-def probability_map(views):
-    """The mean over all views of the softmax; of ``label_map``'s argument.
+def probability_map(inputs):
+    """The mean softmax over the augmented inputs of an image.
+
+    Args:
+        inputs: As of ``label_map``.
 
     Returns:
         float32 tensor ``[H, W, C]``.
     """
-    return _by_tiles(views, _probabilities)
+    return _map_tiles(inputs, _probabilities)
 
 
 @paddle.no_grad()
-def _by_tiles(views, function):
-    """What a function makes of each tile's scores, one ``[columns, rows, C]`` a view."""
-    views = [[_prepare(part) for part in view] for view in views]
-    _, rows, columns = views[0][0]
+def _map_tiles(inputs, function):
+    """Apply a function to the logits ``[columns, rows, C]`` of each input, tile by tile."""
+    inputs = [
+        [
+            (window.logits, bands(window.row_weights), bands(window.col_weights))
+            for window in windows
+        ]
+        for windows in inputs
+    ]
+    _, rows, columns = inputs[0][0]
     tiles = [(i, j) for i in range(len(rows)) for j in range(len(columns))]
-    found = parallel_map(lambda tile: function([_scores(v, *tile) for v in views]), tiles)
+    results = parallel_map(lambda tile: function([_tile_logits(w, *tile) for w in inputs]), tiles)
     step = len(columns)
-    strips = [paddle.concat(found[i : i + step], 0) for i in range(0, len(found), step)]
+    strips = [paddle.concat(results[i : i + step], 0) for i in range(0, len(results), step)]
     whole = paddle.concat(strips, 1)
     return whole.transpose([1, 0, *range(2, whole.ndim)]).contiguous()
 
 
-def _labels(scores):
-    total = scores[0] if len(scores) == 1 else sum(map(F.softmax, scores))
-    return total.argmax(axis=-1, dtype="int32")
+def _labels(logits):
+    scores = logits[0] if len(logits) == 1 else sum(map(F.softmax, logits))
+    return scores.argmax(axis=-1, dtype="int32")
 
 
-def _probabilities(scores):
-    return sum(map(F.softmax, scores)) / len(scores)
+def _probabilities(logits):
+    return sum(map(F.softmax, logits)) / len(logits)
 
 
-def _prepare(part):
-    """A part's logits, and the bands of their rows and columns."""
-    return part.logits, bands(part.down), bands(part.across)
-
-
-def _scores(parts, i, j):
-    """Logits ``[columns, rows, C]`` of a tile."""
+def _tile_logits(windows, i, j):
+    """The sum of the windows' logits in one tile, ``[columns, rows, C]``."""
     total = 0
-    for logits, rows, columns in parts:
+    for logits, rows, columns in windows:
         row, column = rows[i], columns[j]
-        if row is None or column is None:  # a window that does not see this tile
+        if row is None or column is None:  # the window does not overlap this tile
             continue
-        scores = paddle.matmul(row.weights, logits[column.source, row.source])
-        width, height, c = scores.shape
-        scores = paddle.matmul(column.weights, scores.reshape([width, height * c]))
-        total = total + scores.reshape([-1, height, c])
+        tile = paddle.matmul(row.weights, logits[column.source, row.source])
+        width, height, c = tile.shape
+        tile = paddle.matmul(column.weights, tile.reshape([width, height * c]))
+        total = total + tile.reshape([-1, height, c])
     return total

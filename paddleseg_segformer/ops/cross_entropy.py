@@ -1,4 +1,4 @@
-"""Cross-entropy of logits that are upsampled on the way, without the upsampled logits."""
+"""Cross-entropy of upsampled logits, computed tile by tile without storing them at full size."""
 
 from functools import lru_cache
 
@@ -9,33 +9,33 @@ from paddle.autograd import PyLayer
 from ..device import parallel_map
 from .resize import bands, linear_weights, resize_bilinear
 
-# A sum of exponentials that is larger lost nothing to float32's range.
+# Sums of exponentials below this may have underflowed in float32.
 MIN_EXP_SUM = 1e-30
 
 
 def upsampled_cross_entropy(logits, labels, weights):
-    """The weighted sum of the pixels' cross-entropies after a bilinear resize of the logits.
+    """The weighted sum of the pixels' softmax cross-entropy after a bilinear resize of the logits.
 
-    Equal to resizing (``align_corners=False``) to the labels' size, then softmax cross-entropy.
-    The gradient is computed on the way forward and kept at the logits' own size, so that neither
-    pass holds more full-size logits than a tile on each thread (of one image on a GPU), whatever
-    the batch. It has no second derivative, and as with any ``PyLayer`` of Paddle 3.3, a second
-    backward pass through the same graph (``retain_graph``) ends the process.
+    The resize is to the labels' size, with ``align_corners=False``. The forward pass computes the
+    gradient too and stores it at the logits' size, so that full-size logits exist only for a tile
+    per thread (for one image on a GPU), whatever the batch size. There is no second derivative. In
+    Paddle 3.3, a second backward pass through the same graph (``retain_graph``) crashes the
+    process.
 
     Args:
         logits: Float tensor ``[N, C, h, w]``.
-        labels: int64 tensor ``[N, H, W]`` of classes, 0 to C - 1 also where the weight is 0.
-        weights: Float tensor ``[N, H, W]``, each pixel's share in the sum; it gets no gradient.
+        labels: int64 tensor ``[N, H, W]`` of classes, 0 to C - 1 even where the weight is 0.
+        weights: Float tensor ``[N, H, W]``, the pixels' weights; it gets no gradient.
 
     Returns:
-        Tensor without dimensions: float64 of float64 logits, else float32.
+        Scalar tensor, float64 for float64 logits, else float32.
 
     Raises:
-        ValueError: A label is no class, or there are not as many label maps as images.
+        ValueError: A label is not a class, or the numbers of label maps and images differ.
     """
     if len(labels) != len(logits):
         raise ValueError(f"{len(labels)} label maps for {len(logits)} images.")
-    if logits.place.is_cpu_place():  # a GPU's own operator looks, without waiting for the result
+    if logits.place.is_cpu_place():  # on a GPU the operator itself checks, asynchronously
         lowest, highest = int(labels.min()), int(labels.max())
         if not 0 <= lowest <= highest < logits.shape[1]:
             wrong = lowest if lowest < 0 else highest
@@ -61,7 +61,7 @@ class _UpsampledCrossEntropy(PyLayer):
 
 
 def _by_operators(logits, labels, weights):
-    """Loss and gradient, image by image, through Paddle's own operators."""
+    """Loss and gradient, image by image, with Paddle's operators."""
     losses, gradients = [], []
     for i in range(len(logits)):
         with paddle.enable_grad():
@@ -76,9 +76,9 @@ def _by_operators(logits, labels, weights):
 
 
 def _on_cpu(logits, labels, weights):
-    """Loss and gradient, by bands of rows on all threads.
+    """Loss and gradient, by bands of rows in parallel.
 
-    Classes lie along memory, for softmax, and columns farthest, so that a tile is one piece.
+    In the layout ``[N, w, h, C]``, a pixel's classes and a tile's columns are contiguous in memory.
     """
     n, c, h, w = logits.shape
     height, width = labels.shape[1:]
@@ -97,9 +97,9 @@ def _on_cpu(logits, labels, weights):
         for row in rows
     ]
     losses, gradient = [], paddle.zeros([n, h, w, c], logits.dtype)
-    for job, (loss, part) in enumerate(parallel_map(_band, jobs)):
+    for job, (loss, band_gradient) in enumerate(parallel_map(_band, jobs)):
         losses.append(loss)
-        gradient[job // len(rows), rows[job % len(rows)].source].add_(part)
+        gradient[job // len(rows), rows[job % len(rows)].source].add_(band_gradient)
     return paddle.add_n(losses), gradient.transpose([0, 3, 1, 2])
 
 
@@ -109,26 +109,28 @@ def _cached_bands(source, target, dtype):
 
 
 def _band(job):
-    """Loss of one band of rows, and its gradient with respect to the rows that it comes from."""
+    """Loss of one band of rows, and its gradient with respect to its source rows."""
     logits, labels, weights, row, columns = job
     ones = paddle.ones([logits.shape[-1], 1], logits.dtype)
-    # What is taken from all classes of a pixel, before or after the resize, changes nothing. With
-    # the largest logit taken, hardly an exponential below is out of range. A product with ones is
-    # faster than broadcasting.
+    # Softmax is invariant to subtracting a constant from all logits of a pixel. Subtracting the
+    # maximum before the resize keeps nearly all exponentials below in range, and is cheaper than
+    # after it. A matrix product with ones is faster than broadcasting.
     logits = logits.contiguous()
     largest = logits.max(axis=-1, keepdim=True)
-    down = paddle.matmul(row.weights, logits - paddle.matmul(largest, ones, transpose_y=True))
-    height, c = down.shape[1:]
-    losses, gradient = [], paddle.zeros_like(down)
+    strip = paddle.matmul(row.weights, logits - paddle.matmul(largest, ones, transpose_y=True))
+    height, c = strip.shape[1:]
+    losses, gradient = [], paddle.zeros_like(strip)
     for column in columns:
-        tile = paddle.matmul(column.weights, down[column.source].reshape([-1, height * c]))
+        tile = paddle.matmul(column.weights, strip[column.source].reshape([-1, height * c]))
         tile = tile.reshape([-1, c])
         label = labels[column.target].reshape([-1, 1])
         weight = weights[column.target].reshape([-1, 1])
         picked = paddle.take_along_axis(tile, label, 1)
         exponentials = paddle.exp(tile)
         total = paddle.matmul(exponentials, ones)
-        if float(total.min()) < MIN_EXP_SUM:  # neighbors that are sure of different classes
+        if (
+            float(total.min()) < MIN_EXP_SUM
+        ):  # neighboring pixels are confident of different classes
             largest = tile.max(axis=1, keepdim=True)
             picked -= largest
             exponentials = paddle.exp(tile - largest)
@@ -137,9 +139,9 @@ def _band(job):
         # weight * (softmax - one-hot)
         exponentials.multiply_(paddle.matmul(weight / total, ones, transpose_y=True))
         exponentials.put_along_axis_(label, -weight, 1, reduce="add")
-        part = paddle.matmul(
+        tile = paddle.matmul(
             column.weights, exponentials.reshape([-1, height * c]), transpose_x=True
         )
-        gradient[column.source].add_(part.reshape([-1, height, c]))
+        gradient[column.source].add_(tile.reshape([-1, height, c]))
     gradient = paddle.matmul(row.weights, gradient, transpose_x=True)
     return paddle.add_n(losses), gradient.transpose([1, 0, 2]).contiguous()

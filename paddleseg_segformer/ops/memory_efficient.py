@@ -1,7 +1,7 @@
-"""Operators that keep less for their gradient than Paddle's own.
+"""Operators that save less for the backward pass than Paddle's.
 
-As with any ``PyLayer`` of Paddle 3.3, a second backward pass through the same graph
-(``retain_graph``) ends the process.
+In Paddle 3.3, a second backward pass through the graph of a ``PyLayer`` (``retain_graph``) crashes
+the process.
 """
 
 import paddle
@@ -10,11 +10,11 @@ from paddle.autograd import PyLayer
 
 
 def scale_samples(x, factors):
-    """Multiply each sample by a constant; on the CPU x is not kept.
+    """``x * factors`` for constant factors; on a CPU, x is not saved for the backward pass.
 
     Args:
         x: Float tensor ``[N, ...]``.
-        factors: Tensor of x's type that broadcasts to it, without a gradient.
+        factors: Tensor of x's dtype that broadcasts to x; it gets no gradient.
 
     Returns:
         Float tensor of x's shape.
@@ -37,9 +37,9 @@ class _ScaleSamples(PyLayer):
 
 
 def gelu_matmul(x, weight):
-    """GELU (erf), then a product over the channels; on the CPU the GELU's result is not kept.
+    """``gelu(x)^T weight``, with the exact (erf) GELU; on a CPU, gelu(x) is not saved.
 
-    It is computed again for the weight's gradient, in a fraction of the time of the product.
+    The backward pass computes it again, in a fraction of the time of the matrix product.
 
     Args:
         x: Float tensor ``[N, C, L]``.
@@ -67,7 +67,7 @@ class _GeluMatmul(PyLayer):
             leaf = x.detach()
             leaf.stop_gradient = False
             hidden = F.gelu(leaf)
-        x_gradient = weight_gradient = None  # which Paddle insists on for what is frozen
+        x_gradient = weight_gradient = None  # PyLayer requires None for inputs without gradient
         if not ctx.frozen[1]:
             weight_gradient = paddle.matmul(hidden.detach(), upstream).sum(axis=0)
         if not ctx.frozen[0]:

@@ -1,8 +1,8 @@
-"""Bilinear resizing of feature maps: the one place for the whole project.
+"""Bilinear resizing of feature maps.
 
-A bilinear resize is one linear map for each axis: a ``[target, source]`` matrix that has at most
-two entries in a row. What is computed from upsampled maps goes by bands of such a matrix, so that
-of the large maps there is never more than a tile.
+A bilinear resize is separable: along each axis it is a product with a ``[target, source]`` matrix
+that has at most two nonzero entries per row. ``bands`` cuts such a matrix, for computing with
+upsampled maps tile by tile.
 """
 
 from functools import lru_cache
@@ -13,23 +13,22 @@ import paddle
 import paddle.nn.functional as F
 from paddle.autograd import PyLayer
 
-# A tile of 64 x 64 pixels with 150 classes, 2.4 MB, stays in a core's cache from one operator to
-# the next; a smaller one spends more of its time on starting operators. A GPU has no such cache,
-# and more to gain from large pieces.
-TILE, GPU_TILE = 64, 512
+# On a CPU, a tile of 64 x 64 pixels with 150 classes, 2.4 MB, stays in a core's cache between
+# operators; smaller tiles spend more time on calling operators. GPUs are faster with larger tiles.
+TILE_SIZE, GPU_TILE_SIZE = 64, 512
 
 
 def resize_bilinear(x, size, align_corners=False):
-    """Resize maps bilinearly.
+    """Resize feature maps bilinearly, as ``F.interpolate`` does.
 
-    On the CPU the resize is written as two matrix products, one for each axis: the same linear
-    map as the operator's, with a gradient that is several times cheaper. In Paddle 3.3 a second
-    backward pass through the same graph (``retain_graph``) ends the process.
+    On a CPU the resize is two matrix products, one for each axis, whose gradient is several times
+    cheaper than the operator's. In Paddle 3.3, a second backward pass through the same graph
+    (``retain_graph``) crashes the process.
 
     Args:
         x: Float tensor ``[N, C, h, w]``.
         size: ``(H, W)`` of the result.
-        align_corners: Whether the corner pixels' centres, not their outer edges, are matched.
+        align_corners: Whether to align the centers of the corner pixels, not their outer edges.
 
     Returns:
         Float tensor ``[N, C, H, W]``, of x's dtype.
@@ -41,7 +40,7 @@ def resize_bilinear(x, size, align_corners=False):
 
 
 class _Resize(PyLayer):
-    """Two matrix products; unlike the products' own gradients, it keeps no map for backward."""
+    """Two matrix products that, unlike ``matmul``, save no feature map for the backward pass."""
 
     @staticmethod
     def forward(ctx, x, size, align_corners):
@@ -56,11 +55,11 @@ class _Resize(PyLayer):
         return _transform(upstream, *ctx.weights, transpose=True)
 
 
-def _transform(x, down, across, transpose):
-    """``down @ x @ across.T`` for each map ``[N, C, :, :]``, or with both matrices transposed."""
+def _transform(x, row_weights, col_weights, transpose):
+    """``row_weights @ x @ col_weights.T`` for each channel, or with both matrices transposed."""
     n, c, h, w = x.shape
-    x = paddle.matmul(x.reshape([n * c * h, w]), across, transpose_y=not transpose)
-    x = paddle.matmul(down, x.reshape([n * c, h, -1]), transpose_x=transpose)
+    x = paddle.matmul(x.reshape([n * c * h, w]), col_weights, transpose_y=not transpose)
+    x = paddle.matmul(row_weights, x.reshape([n * c, h, -1]), transpose_x=transpose)
     return x.reshape([n, c, *x.shape[1:]])
 
 
@@ -89,10 +88,11 @@ def _weights_tensor(source, target, align_corners, dtype):
 
 
 class Band(NamedTuple):
-    """Neighboring targets along one axis, and the sources that they are mixed from.
+    """A block of consecutive rows of a resize matrix, without the zero columns around it.
 
     Attributes:
-        target, source: Slices of the axis before and after.
+        target: Slice of the axis after the resize.
+        source: Slice of the axis before it.
         weights: Float tensor ``[targets, sources]``.
     """
 
@@ -102,19 +102,16 @@ class Band(NamedTuple):
 
 
 def bands(weights, dtype="float32"):
-    """Cut a matrix ``[target, source]`` into ``Band``s of a tile's number of targets.
-
-    Where all of a band is 0, None stands in its place.
-    """
-    size = TILE if paddle.get_device() == "cpu" else GPU_TILE
-    cut = []
+    """Cut a matrix ``[target, source]`` into ``Band``s of a tile's size; None for one of zeros."""
+    size = TILE_SIZE if paddle.get_device() == "cpu" else GPU_TILE_SIZE
+    result = []
     for start in range(0, len(weights), size):
         band = weights[start : start + size]
-        used = np.flatnonzero(band.any(axis=0))
-        if not used.size:
-            cut.append(None)
+        nonzero = np.flatnonzero(band.any(axis=0))
+        if not nonzero.size:
+            result.append(None)
             continue
-        source = slice(int(used[0]), int(used[-1]) + 1)
+        source = slice(int(nonzero[0]), int(nonzero[-1]) + 1)
         target = slice(start, start + len(band))
-        cut.append(Band(target, source, paddle.to_tensor(band[:, source], dtype=dtype)))
-    return cut
+        result.append(Band(target, source, paddle.to_tensor(band[:, source], dtype=dtype)))
+    return result

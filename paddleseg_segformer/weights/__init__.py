@@ -1,12 +1,10 @@
 """Reading, converting and loading checkpoints; code in a checkpoint is never run."""
 
-from .architecture import SIZES
 from .checkpoint_io import read_saved_dict
 from .convert import convert_checkpoint
 from .load import Checkpoint, LoadResult, Source, load_pretrained, load_weights, read_weights
 
 __all__ = [
-    "SIZES",
     "Checkpoint",
     "LoadResult",
     "Source",

@@ -1,4 +1,4 @@
-"""The SegFormer variants, and recognizing one by the tensors of a state dict."""
+"""The architecture of a checkpoint, inferred from the shapes of its tensors."""
 
 from __future__ import annotations
 
@@ -7,25 +7,15 @@ from dataclasses import dataclass
 
 from .formats import BACKBONE
 
-_SMALL, _WIDE = (32, 64, 160, 256), (64, 128, 320, 512)
-SIZES: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = {
-    "B0": (_SMALL, (2, 2, 2, 2)),
-    "B1": (_WIDE, (2, 2, 2, 2)),
-    "B2": (_WIDE, (3, 4, 6, 3)),
-    "B3": (_WIDE, (3, 4, 18, 3)),
-    "B4": (_WIDE, (3, 8, 27, 3)),
-    "B5": (_WIDE, (3, 6, 40, 3)),
-}
-"""Channels and depths of MiT's four stages, by size: paper, table 6."""
-
 
 @dataclass(frozen=True)
 class Architecture:
-    """The architecture that the shapes of a state dict imply.
+    """Sizes of a SegFormer, or of a backbone.
 
     Attributes:
-        channels, depths: Channels and blocks of the encoder's four stages.
-        width: ``embedding_dim`` of the decode head; None for a backbone, like the next two.
+        channels: Channels of the backbone's stages.
+        depths: Transformer blocks of the backbone's stages.
+        width: Decoder width; None for a backbone, as are the next two.
         stage_projection: ``"linear"`` or ``"conv_bn_relu"``.
         classes: Number of classes.
     """
@@ -37,15 +27,15 @@ class Architecture:
     classes: int | None = None
 
     @property
-    def size(self) -> str | None:
-        """``"B0"`` to ``"B5"``, or None for another encoder."""
-        for size, stages in SIZES.items():
-            if stages == (self.channels, self.depths):
-                return size
-        return None
+    def variant(self) -> str | None:
+        """``"B0"`` to ``"B5"``, or None for another backbone."""
+        # Not at the top: the models import this package, for their argument ``pretrained``.
+        from ..models.mix_transformer import find_variant
+
+        return find_variant(self.channels, self.depths)
 
     def __str__(self):
-        encoder = f"MiT-{self.size}" if self.size else f"MiT {self.channels}, {self.depths}"
+        encoder = f"MiT-{self.variant}" if self.variant else f"MiT {self.channels}, {self.depths}"
         if self.width is None:
             return f"{encoder} (backbone)"
         return (

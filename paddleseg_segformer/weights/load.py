@@ -254,8 +254,8 @@ def _config_hint(architecture):
     """The config settings that build this architecture."""
     channels, depths = list(architecture.channels), list(architecture.depths)
     hint = f"set the backbone's embed_dims {channels} and depths {depths}"
-    if architecture.size is not None:
-        hint = f"set the backbone to MixVisionTransformer_{architecture.size}"
+    if architecture.variant is not None:
+        hint = f"set the backbone to MixVisionTransformer_{architecture.variant}"
     if architecture.width is not None:
         hint += f", embedding_dim to {architecture.width}"
         hint += f" and stage_projection to {architecture.stage_projection}"

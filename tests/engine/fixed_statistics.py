@@ -1,4 +1,4 @@
-"""tools/train.py with BatchNorm's statistics fixed, in which a batch and its parts differ."""
+"""tools/train.py with fixed BatchNorm statistics, which else differ between micro-batches."""
 
 import runpy
 

@@ -1,4 +1,4 @@
-"""One step of training: parts equal the whole, and what is not finite changes nothing."""
+"""One optimizer step: gradient accumulation is exact, and non-finite steps change nothing."""
 
 import copy
 
@@ -6,7 +6,7 @@ import numpy as np
 import paddle
 import pytest
 from paddleseg.cvlibs import manager
-from paddleseg.models import STDC1, PPLiteSeg
+from paddleseg.models import STDC1, MixedLoss, PPLiteSeg
 
 from paddleseg_segformer import CrossEntropyLoss, MixVisionTransformer_B0, SegFormer
 from paddleseg_segformer.engine.options import TrainOptions
@@ -16,8 +16,8 @@ from paddleseg_segformer.errors import InputError
 CLASSES = 5
 
 
-def stepper(loss, grad_accum_steps=1, fixed_statistics=True):
-    """A stepper of a small model, always with the same weights, that drops nothing."""
+def train_step(loss, grad_accum_steps=1, fixed_statistics=True):
+    """TrainStep of a small model without dropout, always with the same initial weights."""
     paddle.seed(0)
     backbone = MixVisionTransformer_B0(drop_path_rate=0.0)
     model = SegFormer(CLASSES, backbone, embedding_dim=16, dropout=0.0)
@@ -34,7 +34,7 @@ def stepper(loss, grad_accum_steps=1, fixed_statistics=True):
 
 
 def batch(step, size=4):
-    """Images and labels; the share of ignored pixels differs much from image to image."""
+    """Images and labels; the numbers of ignored pixels differ much between images."""
     random = np.random.default_rng(step)
     labels = random.integers(0, CLASSES, [size, 64, 64])
     for i, label in enumerate(labels):
@@ -46,57 +46,100 @@ def batch(step, size=4):
     }
 
 
-def cut(arrays, parts):
-    size = len(arrays["img"]) // parts
-    return [{n: a[i * size : (i + 1) * size] for n, a in arrays.items()} for i in range(parts)]
+def split(arrays, count):
+    """Split a batch into micro-batches."""
+    size = len(arrays["img"]) // count
+    return [{n: a[i * size : (i + 1) * size] for n, a in arrays.items()} for i in range(count)]
 
 
 LOSSES = {
     "over all pixels": lambda: CrossEntropyLoss(avg_non_ignore=False),
     "over valid pixels": lambda: CrossEntropyLoss(),
-    "weighted": lambda: CrossEntropyLoss(weight=[0.1, 1.0, 2.0, 5.0, 0.5]),
+    "class weights": lambda: CrossEntropyLoss(weight=[0.1, 1.0, 2.0, 5.0, 0.5]),
+    "mixed": lambda: MixedLoss([LOSSES["over valid pixels"](), LOSSES["class weights"]()], [1, 2]),
 }
 
 
 @pytest.mark.parametrize("case", LOSSES)
-def test_four_batches_of_one_make_the_step_of_one_of_four(case):
-    whole, parts = stepper(LOSSES[case]()), stepper(LOSSES[case](), grad_accum_steps=4)
+def test_gradient_accumulation_equals_the_whole_batch(case, caplog):
+    whole = train_step(LOSSES[case]())
+    accumulating = train_step(LOSSES[case](), grad_accum_steps=4)
+    assert "not a mean over pixels" not in caplog.text
     for step in range(1, 11):
-        expected, actual = whole([batch(step)], step), parts(cut(batch(step), 4), step)
+        expected, actual = whole([batch(step)], step), accumulating(split(batch(step), 4), step)
         np.testing.assert_allclose(actual.losses, expected.losses, rtol=0, atol=1e-5)
         np.testing.assert_allclose(actual.norm, expected.norm, rtol=1e-3)
 
 
-def test_a_part_without_a_valid_pixel_counts_for_nothing():
+def test_a_loss_that_is_not_a_mean_over_pixels_gets_a_warning(caplog):
+    train_step(CrossEntropyLoss(top_k_percent_pixels=0.5), grad_accum_steps=4)
+    assert "averaged over the 4 micro-batches" in caplog.text
+
+
+def test_micro_batches_without_a_valid_pixel_contribute_nothing():
     arrays = batch(1)
     arrays["label"][1:] = 255
-    parts = cut(arrays, 4)
-    alone = stepper(CrossEntropyLoss())(parts[:1], 1)
-    outcome = stepper(CrossEntropyLoss(), grad_accum_steps=4)(parts, 1)
-    np.testing.assert_allclose(outcome.losses, alone.losses, rtol=1e-5)
-    np.testing.assert_allclose(outcome.norm, alone.norm, rtol=1e-4)
+    micro_batches = split(arrays, 4)
+    alone = train_step(CrossEntropyLoss())(micro_batches[:1], 1)
+    result = train_step(CrossEntropyLoss(), grad_accum_steps=4)(micro_batches, 1)
+    np.testing.assert_allclose(result.losses, alone.losses, rtol=1e-5)
+    np.testing.assert_allclose(result.norm, alone.norm, rtol=1e-4)
+
+
+@pytest.mark.parametrize("align_corners", [False, True])
+@pytest.mark.parametrize("mixed", [False, True])
+def test_only_cross_entropy_gets_logits_at_stride_4(mixed, align_corners, monkeypatch):
+    loss = MixedLoss([CrossEntropyLoss()], [1.0]) if mixed else CrossEntropyLoss()
+    model = SegFormer(CLASSES, "B0", align_corners=align_corners)
+    optimizer = paddle.optimizer.SGD(1.0, parameters=model.parameters())
+    losses, sizes = {"types": [loss], "coef": [1.0]}, []
+    step = TrainStep(model, losses, optimizer, TrainOptions(), None)
+
+    def compute_losses(outputs, *arguments):
+        sizes.append(outputs[0].shape[2:])
+        return original(outputs, *arguments)
+
+    original = step._compute_losses
+    monkeypatch.setattr(step, "_compute_losses", compute_losses)
+    step([batch(1, size=1)], 1)
+    assert sizes == [[64, 64] if mixed or align_corners else [16, 16]]
+
+
+def test_losses_of_the_model_get_the_scale_too(monkeypatch):
+    """A model may compute its losses itself, like PaddleSeg's MaskFormer."""
+
+    def loss_computation(model, outputs, losses, data):
+        return [losses["types"][0](outputs[0], data["label"])]
+
+    monkeypatch.setattr(SegFormer, "loss_computation", loss_computation, raising=False)
+    expected = train_step(CrossEntropyLoss())([batch(1)], 1)
+    actual = train_step(CrossEntropyLoss(), grad_accum_steps=4)(split(batch(1), 4), 1)
+    np.testing.assert_allclose(actual.losses, expected.losses, rtol=0, atol=1e-5)
+    np.testing.assert_allclose(actual.norm, expected.norm, rtol=1e-3)
 
 
 def states(step):
     return [*step.model.state_dict().values(), *step.ema_model.state_dict().values()]
 
 
-def scaling(monkeypatch, loss):
-    """A stepper with fp16's loss scale, which Paddle has for a GPU alone."""
-    step = stepper(loss)
-    with monkeypatch.context() as pretence:
-        pretence.setattr(paddle.base.core.Place, "is_gpu_place", lambda place: True)
+def with_loss_scaling(monkeypatch, loss):
+    """TrainStep with dynamic loss scaling, which Paddle enables only on a GPU."""
+    step = train_step(loss)
+    with monkeypatch.context() as patch:
+        patch.setattr(paddle.base.core.Place, "is_gpu_place", lambda place: True)
         step.scaler = paddle.amp.GradScaler()
     assert step.scaler.is_enable()
     return step
 
 
 def test_the_loss_scale_follows_overflows_and_is_resumed(monkeypatch):
-    plain, step = stepper(CrossEntropyLoss()), scaling(monkeypatch, CrossEntropyLoss())
+    plain, step = train_step(CrossEntropyLoss()), with_loss_scaling(monkeypatch, CrossEntropyLoss())
     for i in (1, 2):
         expected, actual = plain([batch(i)], i), step([batch(i)], i)
         np.testing.assert_allclose(actual.losses, expected.losses, rtol=1e-5)
-        np.testing.assert_allclose(actual.norm, expected.norm, rtol=1e-4)  # of unscaled gradients
+        np.testing.assert_allclose(
+            actual.norm, expected.norm, rtol=1e-4
+        )  # of the unscaled gradients
     for value, expected in zip(states(step), states(plain)):
         np.testing.assert_allclose(value.numpy(), expected.numpy(), rtol=1e-4, atol=1e-6)
 
@@ -108,42 +151,42 @@ def test_the_loss_scale_follows_overflows_and_is_resumed(monkeypatch):
     backward, parameter = step._backward, step.model.parameters()[0]
     before = [value.numpy().copy() for value in step.model.state_dict().values()]
     scale = step.scaler_state()["scale"]
-    with monkeypatch.context() as spoilt:
-        spoilt.setattr(step, "_backward", overflow)
-        outcome = step([batch(3)], 3)
-    assert outcome.skipped is None and step.scaler_state()["scale"] == scale / 2
+    with monkeypatch.context() as patch:
+        patch.setattr(step, "_backward", overflow)
+        result = step([batch(3)], 3)
+    assert result.skipped is None and step.scaler_state()["scale"] == scale / 2
     for value, expected in zip(step.model.state_dict().values(), before):
         np.testing.assert_array_equal(value.numpy(), expected)
-    resumed = scaling(monkeypatch, CrossEntropyLoss())
+    resumed = with_loss_scaling(monkeypatch, CrossEntropyLoss())
     resumed.set_scaler_state(step.scaler_state())
     assert resumed.scaler_state() == step.scaler_state()
     assert np.isfinite(step([batch(4)], 4).norm)
 
 
-def test_a_step_that_is_not_finite_changes_nothing():
-    step = stepper(CrossEntropyLoss(), fixed_statistics=False)
+def test_a_non_finite_step_changes_nothing():
+    step = train_step(CrossEntropyLoss(), fixed_statistics=False)
     step([batch(1)], 1)
     before = [value.numpy().copy() for value in states(step)]
     moments = {n: v.numpy() for n, v in step.optimizer.state_dict().items() if "moment" in n}
     rate = step.optimizer.get_lr()
     arrays = batch(2)
     arrays["img"][3, 0, 5, 5] = float("nan")
-    outcome = step([arrays], 2)
-    assert "image is not finite" in outcome.skipped and outcome.bad_samples == [3]
+    result = step([arrays], 2)
+    assert "image is not finite" in result.skipped and result.bad_samples == [3]
     for value, earlier in zip(states(step), before):  # BatchNorm's statistics among them
         np.testing.assert_array_equal(value.numpy(), earlier)
     for name, value in moments.items():
         np.testing.assert_array_equal(step.optimizer.state_dict()[name].numpy(), value)
-    assert step.optimizer.get_lr() > rate  # the schedule goes on
+    assert step.optimizer.get_lr() > rate  # the schedule advances
     assert step([batch(3)], 3).skipped is None
 
 
-def test_a_step_that_fails_leaves_nothing_behind():
+def test_a_failing_step_changes_nothing():
     class Failing(paddle.nn.Layer):
         def forward(self, logit, label):
             raise MemoryError
 
-    step = stepper(Failing(), fixed_statistics=False)
+    step = train_step(Failing(), fixed_statistics=False)
     before = [value.numpy().copy() for value in states(step)]
     with pytest.raises(MemoryError):
         step([batch(1)], 1)
@@ -155,22 +198,22 @@ def test_a_step_that_fails_leaves_nothing_behind():
     "loss, reason",
     [("FocalLoss", "channel of logit should be 2"), ("KLLoss", "list index out of range")],
 )
-def test_a_loss_that_is_not_for_this_model_is_told(loss, reason):
+def test_a_loss_that_does_not_fit_the_model_is_an_input_error(loss, reason):
     with pytest.raises(InputError, match=f"loss.types: {loss} cannot be .* SegFormer.*{reason}"):
-        stepper(manager.LOSSES[loss]())([batch(1)], 1)
+        train_step(manager.LOSSES[loss]())([batch(1)], 1)
 
 
-def test_a_loss_of_one_s_own_keeps_its_traceback():
+def test_a_users_loss_keeps_its_traceback():
     class Broken(paddle.nn.Layer):
         def forward(self, logit, label):
             return logit["seg"]
 
     with pytest.raises((IndexError, KeyError, TypeError, ValueError)):
-        stepper(Broken())([batch(1)], 1)
+        train_step(Broken())([batch(1)], 1)
 
 
 def test_an_overflow_lowers_the_loss_scale_once(monkeypatch):
-    """Not again with the next step, whose gradient is finite though its loss is not."""
+    """Not again in the next step, whose loss is not finite but whose gradient is."""
 
     class Loss(paddle.nn.Layer):
         def forward(self, logit, label):
@@ -179,29 +222,29 @@ def test_an_overflow_lowers_the_loss_scale_once(monkeypatch):
             return logit.mean() + (np.inf if self.case == "no finite loss" else 0.0)
 
     loss = Loss()
-    step = scaling(monkeypatch, loss)
-    first, outcomes, scales = step.scaler_state()["scale"], [], []
-    for i, loss.case in enumerate(["no finite gradient", "no finite loss", "sound"], 1):
-        outcomes.append(step([batch(i)], i))
+    step = with_loss_scaling(monkeypatch, loss)
+    first, results, scales = step.scaler_state()["scale"], [], []
+    for i, loss.case in enumerate(["no finite gradient", "no finite loss", "finite"], 1):
+        results.append(step([batch(i)], i))
         scales.append(step.scaler_state()["scale"])
-    assert [outcome.skipped for outcome in outcomes] == [None, "a loss is inf", None]
-    assert [np.isfinite(outcome.norm) for outcome in outcomes] == [False, True, True]
+    assert [result.skipped for result in results] == [None, "a loss is inf", None]
+    assert [np.isfinite(result.norm) for result in results] == [False, True, True]
     assert scales == [first / 2] * 3 and step.scaler_state()["incr_count"] == 1
 
 
 @pytest.mark.parametrize("grad_accum_steps, bad_samples", [(1, [0, 1, 2, 3]), (2, [2, 3])])
-def test_the_images_of_a_loss_that_is_not_finite_are_named(grad_accum_steps, bad_samples):
+def test_samples_of_a_non_finite_loss_are_reported(grad_accum_steps, bad_samples):
     class Infinite(paddle.nn.Layer):
         def forward(self, logit, label):
             return logit.mean() / (label != 7).all().astype("float32")
 
     arrays = batch(1)
     arrays["label"][3, 0, 0] = 7
-    outcome = stepper(Infinite(), grad_accum_steps)(cut(arrays, grad_accum_steps), 1)
-    assert "loss is" in outcome.skipped and outcome.bad_samples == bad_samples
+    result = train_step(Infinite(), grad_accum_steps)(split(arrays, grad_accum_steps), 1)
+    assert "loss is" in result.skipped and result.bad_samples == bad_samples
 
 
-def test_what_a_step_draws_follows_from_seed_and_iteration():
+def test_random_numbers_depend_on_seed_and_iteration_only():
     def draw(seed, iteration):
         seed_all(seed, iteration)
         return paddle.rand([4]).numpy().tolist() + np.random.rand(2).tolist()
@@ -211,8 +254,8 @@ def test_what_a_step_draws_follows_from_seed_and_iteration():
     assert draw(0, 1) == first and first not in others
 
 
-def frozen_stepper(model, optimizer, outputs=1, freeze=True):
-    """What the trainer makes of ``--freeze_backbone``."""
+def frozen_train_step(model, optimizer, outputs=1, freeze=True):
+    """As the trainer builds it with ``--freeze_backbone``."""
     for parameter in model.backbone.parameters() if freeze else ():
         parameter.stop_gradient = True
     losses = {"types": [CrossEntropyLoss()] * outputs, "coef": [1.0] * outputs}
@@ -220,19 +263,19 @@ def frozen_stepper(model, optimizer, outputs=1, freeze=True):
     return TrainStep(model, losses, optimizer, options, copy.deepcopy(model))
 
 
-def test_a_head_learns_the_same_whether_or_not_the_backbone_is_frozen():
-    """Frozen, paths are never dropped; SGD at rate 1 changes a weight by its gradient."""
-    found = []
+def test_a_frozen_backbone_does_not_change_the_gradients_of_the_head():
+    """A frozen backbone has no stochastic depth; SGD at rate 1 subtracts the gradients."""
+    results = []
     for freeze, rate in ((True, 0.5), (False, 0.0)):
         paddle.seed(0)
         backbone = MixVisionTransformer_B0(drop_path_rate=rate)
         model = SegFormer(CLASSES, backbone, embedding_dim=16, dropout=0.0)
         before = {name: value.numpy().copy() for name, value in model.state_dict().items()}
         optimizer = paddle.optimizer.SGD(1.0, parameters=model.parameters())
-        outcome = frozen_stepper(model, optimizer, freeze=freeze)([batch(1)], 1)
+        result = frozen_train_step(model, optimizer, freeze=freeze)([batch(1)], 1)
         changes = {name: v.numpy() - before[name] for name, v in model.state_dict().items()}
-        found.append((outcome.losses, changes))
-    (frozen_losses, frozen), (losses, free) = found
+        results.append((result.losses, changes))
+    (frozen_losses, frozen), (losses, free) = results
     np.testing.assert_allclose(frozen_losses, losses, rtol=1e-6)
     for name, change in free.items():
         expected = 0 if name.startswith("backbone.") else change
@@ -240,20 +283,20 @@ def test_a_head_learns_the_same_whether_or_not_the_backbone_is_frozen():
         assert np.any(change), name
 
 
-def test_a_frozen_backbone_with_batchnorm_stays_as_it_is_to_the_last_bit():
-    """Of one of PaddleSeg's models, in its average, too; and the optimizer keeps nothing of it."""
+def test_a_frozen_backbone_with_batch_norm_does_not_change():
+    """In a model of PaddleSeg and its EMA; the optimizer has no state for it."""
     paddle.seed(0)
     model = PPLiteSeg(CLASSES, STDC1())
     optimizer = paddle.optimizer.AdamW(1e-3, parameters=model.parameters())
-    step = frozen_stepper(model, optimizer, outputs=3)
+    step = frozen_train_step(model, optimizer, outputs=3)
     before = {name: value.numpy().copy() for name, value in model.state_dict().items()}
     assert any(name.startswith("backbone.") and "._mean" in name for name in before)
     for i in (1, 2):
         step([batch(i)], i)
-    for of in (step.model, step.ema_model):
-        changed = {n for n, v in of.state_dict().items() if (v.numpy() != before[n]).any()}
+    for model in (step.model, step.ema_model):
+        changed = {n for n, v in model.state_dict().items() if (v.numpy() != before[n]).any()}
         assert changed and not any(name.startswith("backbone.") for name in changed)
-    head = {p.name for p in model.parameters() if not p.stop_gradient}
+    head = {p.name for p in step.model.parameters() if not p.stop_gradient}
     moments = [key for key in optimizer.state_dict() if "moment" in key]
     assert {key.split("_moment")[0] for key in moments} == head
 
@@ -263,7 +306,7 @@ class Recomputing:
         recompute = False
 
 
-ADVICE = [
+HINTS = [
     (8, 2, Recomputing, r"--batch_size 4 --grad_accum_steps 4, .*recompute=true, or smaller crops"),
     (5, 1, Recomputing, r"--batch_size 1 --grad_accum_steps 5, "),
     (1, 4, Recomputing, r"try --opts model.backbone.recompute=true, or smaller crops"),
@@ -271,10 +314,10 @@ ADVICE = [
 ]
 
 
-@pytest.mark.parametrize("images, parts, model, message", ADVICE)
-def test_a_full_device_gives_advice_with_numbers(images, parts, model, message):
+@pytest.mark.parametrize("images, count, model, message", HINTS)
+def test_out_of_memory_errors_suggest_flags(images, count, model, message):
     shape = [images, 3, 512, 640]
-    with pytest.raises(MemoryError, match=message), out_of_memory_hint(shape, parts, model()):
+    with pytest.raises(MemoryError, match=message), out_of_memory_hint(shape, count, model()):
         raise SystemError("ResourceExhaustedError: Out of memory error on GPU 0. Cannot allocate")
-    with pytest.raises(RuntimeError, match="another"), out_of_memory_hint(shape, parts, model()):
+    with pytest.raises(RuntimeError, match="another"), out_of_memory_hint(shape, count, model()):
         raise RuntimeError("another error")

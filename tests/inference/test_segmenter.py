@@ -111,7 +111,9 @@ def test_sliding_window_is_paddlesegs(crop, stride, monkeypatch):
     segmenter = Segmenter(model, Compose([]), windows)
     view = SlidingWindows(AugmentedInput(image[0].numpy(), (), []), windows, align_corners=False)
     parts = segmenter._parts([(view, row, column) for row in view.rows for column in view.columns])
-    actual = sum(np.einsum("Hh,whc,Ww->cHW", p.down, p.logits.numpy(), p.across) for p in parts)
+    actual = sum(
+        np.einsum("Hh,whc,Ww->cHW", p.row_weights, p.logits.numpy(), p.col_weights) for p in parts
+    )
     with paddle.no_grad():
         expected = slide_inference(model, image, crop, stride)[0].numpy()
     np.testing.assert_allclose(actual, expected, atol=1e-5)

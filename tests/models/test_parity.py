@@ -1,4 +1,4 @@
-"""Our SegFormer against PaddleSeg's own, with the same state dict."""
+"""SegFormer against PaddleSeg's, with the same state dict."""
 
 import paddle
 import pytest
@@ -6,28 +6,26 @@ from reference import paddleseg_segformer_model
 from small_models import randomize
 
 import paddleseg_segformer as ps
+from paddleseg_segformer.models import VARIANTS
 
-WIDTHS = {"B0": 256, "B1": 256, "B2": 768, "B3": 768, "B4": 768, "B5": 768}
 
-
-def pair(size, classes=19):
-    """PaddleSeg's model and ours with its state dict, no bias 0, no BatchNorm an identity."""
+def pair(variant, classes=19):
+    """Our model and PaddleSeg's, with the same random weights, biases and BatchNorm."""
     paddle.seed(0)
-    theirs = paddleseg_segformer_model(size, classes, WIDTHS[size])
+    theirs = paddleseg_segformer_model(variant, classes, VARIANTS[variant].decoder_width)
     randomize(theirs)
-    backbone = getattr(ps, f"MixVisionTransformer_{size}")()
-    ours = ps.SegFormer(classes, backbone, WIDTHS[size])
+    ours = ps.SegFormer(classes, variant)
     names_and_shapes = [{k: v.shape for k, v in m.state_dict().items()} for m in (ours, theirs)]
     assert names_and_shapes[0] == names_and_shapes[1]
     ours.set_state_dict(theirs.state_dict())
     return ours, theirs
 
 
-@pytest.mark.parametrize("size", WIDTHS)
-def test_logits(size):
-    ours, theirs = pair(size)
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_logits(variant):
+    ours, theirs = pair(variant)
     ours.eval(), theirs.eval()
-    images = paddle.randn([1, 3, 96, 64] if size in ("B3", "B4", "B5") else [2, 3, 128, 96])
+    images = paddle.randn([1, 3, 96, 64] if variant in ("B3", "B4", "B5") else [2, 3, 128, 96])
     with paddle.no_grad():
         (expected,), (actual,) = theirs(images), ours(images)
     assert actual.shape == expected.shape
@@ -44,10 +42,10 @@ def without_randomness(model):
 
 @pytest.mark.parametrize("training", [True, False])
 def test_gradients(training):
-    """In float64, so that 1e-3 leaves no room for anything but rounding.
+    """In float64, within 1e-3.
 
-    In training a constant added before BatchNorm changes nothing, so the gradients of some biases
-    are zero in theory and rounding in practice; they are held to a share of the whole gradient.
+    In training, the gradients of biases before BatchNorm are zero but for rounding; their errors
+    are compared with the norm of the whole gradient.
     """
     ours, theirs = pair("B0")
     images, label = paddle.randn([2, 3, 96, 128]), paddle.randint(0, 19, [2, 96, 128])

@@ -1,4 +1,4 @@
-"""The folded decode head against the paper's plain formula."""
+"""The decode head against equation 4 of the paper, and SegFormer's arguments."""
 
 import math
 
@@ -7,7 +7,7 @@ import paddle
 import paddle.nn.functional as F
 import pytest
 from reference import bilinear
-from small_models import randomize
+from small_models import randomize, small_model
 
 import paddleseg_segformer as ps
 
@@ -15,7 +15,7 @@ SIZES = [[(16, 16), (8, 8), (4, 4), (2, 2)], [(9, 7), (5, 4), (3, 2), (2, 1)]]
 
 
 class Features(paddle.nn.Layer):
-    """Stands in for an encoder: its four feature maps are parameters, to have gradients."""
+    """A backbone whose four feature maps are parameters, to have gradients."""
 
     feat_channels = (5, 6, 7, 8)
 
@@ -31,7 +31,7 @@ class Features(paddle.nn.Layer):
 
 
 def upsample(x, size, align_corners):
-    """The oracle's resize as one matrix, so that it has a gradient."""
+    """The reference resize as one matrix product, so that it has a gradient."""
     n, c, h, w = x.shape
     matrix = bilinear(np.eye(h * w).reshape([1, h * w, h, w]), size, align_corners)
     matrix = paddle.to_tensor(matrix.reshape([h * w, -1]))
@@ -39,7 +39,7 @@ def upsample(x, size, align_corners):
 
 
 def plain_model(model, images):
-    """Section 3.2 as it is written: project, upsample, concatenate, fuse, classify, upsample."""
+    """Project, upsample, concatenate, fuse, classify (equation 4), and upsample."""
     features, upsampled = model.backbone(images), []
     for i in model.fuse_order:
         x, layer = features[i - 1], getattr(model, f"linear_c{i}")
@@ -57,10 +57,10 @@ def plain_model(model, images):
 @pytest.mark.parametrize("align_corners", [False, True])
 @pytest.mark.parametrize("projection", ["linear", "conv_bn_relu"])
 @pytest.mark.parametrize("sizes", SIZES)
-def test_fold_is_the_plain_formula(projection, sizes, align_corners, training):
-    """Logits and the gradient of every parameter and feature, in float64.
+def test_decode_is_equation_4(projection, sizes, align_corners, training):
+    """Logits and the gradients of all parameters and features, in float64.
 
-    In training BatchNorm takes off what the projections' biases add; in evaluation it stays.
+    Only in evaluation do the biases matter: in training BatchNorm subtracts them.
     """
     paddle.seed(1)
     options = {"stage_projection": projection, "align_corners": align_corners, "dropout": 0.0}
@@ -84,8 +84,8 @@ def test_fold_is_the_plain_formula(projection, sizes, align_corners, training):
         np.testing.assert_allclose(gradient, expected_gradients[name], atol=1e-9, err_msg=name)
 
 
-def test_fuse_order_of_the_variants():
-    """The first of the fuse convolution's four parts belongs to stage 4, or to stage 1."""
+def test_order_of_the_stages_in_the_fuse_convolution():
+    """Its first E input channels belong to stage 4, or to stage 1 with conv_bn_relu."""
     for projection, stage in (("linear", 4), ("conv_bn_relu", 1)):
         features = Features([(8, 8), (4, 4), (2, 2), (1, 1)])
         model = ps.SegFormer(2, features, 4, stage_projection=projection)
@@ -94,34 +94,16 @@ def test_fuse_order_of_the_variants():
         weight[:, :4] = 1
         model.linear_fuse._conv.weight.set_value(weight)
         norm = model.linear_fuse._batch_norm
-        norm.bias.set_value(paddle.full_like(norm.bias, 9))  # no ReLU stops a gradient
+        norm.bias.set_value(paddle.full_like(norm.bias, 9))  # ReLU passes all gradients
         model.linear_pred.weight.set_value(paddle.ones_like(model.linear_pred.weight))
         model.decode(features(None)).sum().backward()
         touched = [bool(m.grad is not None and m.grad.abs().sum() > 0) for m in features.maps]
         assert touched == [i == stage for i in range(1, 5)]
 
 
-def test_dropout_takes_whole_channels_in_training_alone():
-    """With ones for all of the classifier's weights, the logits are the sum of what is kept."""
-    paddle.seed(0)
-    model = ps.SegFormer(2, Features(SIZES[0]), 64, dropout=0.25)
-    model.linear_pred.weight.set_value(paddle.ones_like(model.linear_pred.weight))
-    model.linear_pred.bias.set_value(paddle.to_tensor([0.0, 1.0]))
-    maps = paddle.ones([50, 64, 2, 3])
-    model.train()
-    sums = model._classify(maps).numpy()
-    assert (sums[:, :1] == sums[:, :1, :1, :1]).all()  # a channel is kept or dropped as a whole
-    np.testing.assert_allclose(sums[:, 1], sums[:, 0] + 1, rtol=1e-6)
-    kept = sums[:, 0, 0, 0] * 0.75
-    np.testing.assert_allclose(kept, kept.round(), atol=1e-4)
-    assert len(np.unique(kept.round())) > 5 and kept.mean() == pytest.approx(48, abs=1.5)
-    model.eval()
-    np.testing.assert_array_equal(model._classify(maps).numpy()[:, 0], 64)
-
-
 @pytest.mark.parametrize("projection", ["linear", "conv_bn_relu"])
 def test_initial_weights_of_the_head(projection):
-    """Linear 0.02, convolutions sqrt(2 / fan_out), biases 0, BatchNorm an identity."""
+    """Linear layers 0.02, convolutions sqrt(2 / fan_out), biases 0, BatchNorm an identity."""
     paddle.seed(0)
     model = ps.SegFormer(150, Features(SIZES[0]), 256, stage_projection=projection)
     for name, tensor in model.state_dict().items():
@@ -135,14 +117,46 @@ def test_initial_weights_of_the_head(projection):
             assert array.mean() == pytest.approx(0, abs=0.1 * std), name
 
 
-def test_logits_have_the_images_size():
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("resize_logits, size", [(True, [50, 83]), (False, [13, 21])])
+def test_size_of_the_logits(resize_logits, size, training):
     model = ps.SegFormer(7, ps.MixVisionTransformer_B0(), 32)
-    model.eval()
+    model.train() if training else model.eval()
     with paddle.no_grad():
-        (logits,) = model(paddle.randn([2, 3, 50, 83]))
-    assert logits.shape == [2, 7, 50, 83]
+        (logits,) = model(paddle.randn([2, 3, 50, 83]), resize_logits=resize_logits)
+    assert logits.shape == [2, 7, *size]
 
 
-def test_unknown_projection_is_named():
+def test_static_graph_of_the_whole_model():
+    """PaddleSeg's to_static_training and export give only the shape of the images."""
+    model = small_model()
+    images = paddle.randn([1, 3, 64, 96])
+    with paddle.no_grad():
+        (expected,) = model(images)
+        specs = [paddle.static.InputSpec([1, 3, 64, 96], "float32")]
+        (actual,) = paddle.jit.to_static(model, specs, full_graph=True)(images)
+    np.testing.assert_allclose(actual.numpy(), expected.numpy(), atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "projection, name, width",
+    [("linear", "B1", 256), ("linear", "B2", 768), ("conv_bn_relu", "B2", 256)],
+)
+def test_default_decoder_width(projection, name, width):
+    backbone = getattr(ps, f"MixVisionTransformer_{name}")(norm_epsilon=1e-5)
+    for named in (name, backbone):
+        model = ps.SegFormer(2, named, stage_projection=projection)
+        assert model.linear_pred.weight.shape == [2, width, 1, 1]
+
+
+def test_backbones_that_are_not_variants_need_a_decoder_width():
+    for backbone in (Features(SIZES[0]), ps.MixVisionTransformer_B0(depths=[1, 1, 1, 1])):
+        with pytest.raises(ValueError, match=r"embedding_dim is missing.*B0, .*give the decoder"):
+            ps.SegFormer(2, backbone)
+
+
+def test_unknown_backbones_and_projections_raise():
+    with pytest.raises(ValueError, match=r"'B6'; it must be a layer, or one of B0, B1, "):
+        ps.SegFormer(2, "B6")
     with pytest.raises(ValueError, match="'conv'"):
         ps.SegFormer(2, Features([(4, 4)] * 4), 4, stage_projection="conv")

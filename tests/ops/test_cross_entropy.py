@@ -1,4 +1,4 @@
-"""Upsampled cross-entropy against resizing and the definition of cross-entropy."""
+"""Upsampled cross-entropy against a resize and the definition of cross-entropy."""
 
 import numpy as np
 import paddle
@@ -8,7 +8,7 @@ from reference import bilinear
 from paddleseg_segformer.ops import upsampled_cross_entropy
 from paddleseg_segformer.ops.cross_entropy import _by_operators, _on_cpu
 
-# Logits' and labels' sizes: more than one tile, less than one, odd ratios, smaller, the same.
+# Sizes of logits and labels: several tiles, less than one, odd ratios, downsampled, equal.
 SIZES = [
     ((20, 35), (80, 140)),
     ((3, 4), (12, 16)),
@@ -27,7 +27,7 @@ def example(source, target, seed=0):
 
 
 def definition(logits, labels, weights):
-    """Sum of weight * (log sum exp - logit of the label) over the pixels of resized logits."""
+    """The sum of weight * (log-sum-exp - logit of the label) over the resized logits."""
     full = bilinear(logits, labels.shape[1:])
     picked = np.take_along_axis(full, labels[:, None], axis=1)[:, 0]
     return (weights * (np.log(np.exp(full).sum(axis=1)) - picked)).sum()
@@ -58,7 +58,7 @@ def test_value_and_gradient(source, target):
 
 
 @pytest.mark.parametrize("source, target", SIZES)
-def test_float32_differs_by_rounding(source, target):
+def test_float32_differs_only_by_rounding(source, target):
     inputs = example(source, target)
     loss, gradient = run(inputs, "float32")
     exact_loss, exact_gradient = run(inputs)
@@ -67,8 +67,8 @@ def test_float32_differs_by_rounding(source, target):
     assert float((gradient.astype("float64") - exact_gradient).abs().max()) < 1e-5 * largest
 
 
-def test_half_precision_is_computed_in_single():
-    """An image's summed loss is beyond float16's range; the gradient comes back in its type."""
+def test_half_precision_is_computed_in_float32():
+    """The summed loss is beyond float16's range; the gradient has the dtype of the logits."""
     inputs = example((20, 35), (80, 140))
     inputs[2][:] = 10
     loss, gradient = run(inputs, "float16")
@@ -79,7 +79,7 @@ def test_half_precision_is_computed_in_single():
 
 
 @pytest.mark.parametrize("source, target", SIZES)
-def test_the_way_of_other_devices_is_the_same(source, target):
+def test_other_devices_compute_the_same(source, target):
     logits, labels, weights = (paddle.to_tensor(array) for array in example(source, target))
     for actual, expected in zip(
         _by_operators(logits, labels, weights), _on_cpu(logits, labels, weights)
@@ -87,10 +87,9 @@ def test_the_way_of_other_devices_is_the_same(source, target):
         np.testing.assert_allclose(actual.numpy(), expected.numpy(), rtol=1e-5, atol=1e-5)
 
 
-def test_classes_far_apart():
-    """A class that is certainly not there costs what its distance says, whatever the neighbors."""
+def test_confident_neighbors_of_different_classes_do_not_underflow():
     logits = np.zeros([1, 3, 1, 2])
-    logits[0, :2] = [[[0, -500]], [[-500, 0]]]  # left and right are sure, of different classes
+    logits[0, :2] = [[[0, -500]], [[-500, 0]]]  # left and right: confident, of different classes
     labels, weights = np.ones([1, 4, 8], "int64"), np.ones([1, 4, 8])
     logits[0, 2] = -900
     loss, gradient = run((logits, labels, weights), "float32")
@@ -108,14 +107,14 @@ def test_upstream_gradient():
 
 
 @pytest.mark.parametrize("wrong", [-1, 5])
-def test_label_that_is_no_class(wrong):
+def test_labels_that_are_not_classes_raise(wrong):
     logits, labels, weights = example((3, 4), (12, 16))
     labels[1, 2, 3] = wrong
     with pytest.raises(ValueError, match=rf"label {wrong} is not a class \(0 to 4\)"):
         run((logits, labels, weights))
 
 
-def test_as_many_label_maps_as_images():
+def test_different_numbers_of_label_maps_and_images_raise():
     logits, labels, weights = example((3, 4), (12, 16))
     with pytest.raises(ValueError, match="1 label maps for 2 images"):
         run((logits, labels[:1], weights[:1]))

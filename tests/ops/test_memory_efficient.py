@@ -1,11 +1,11 @@
-"""Values and gradients against Paddle's own operators."""
+"""Values, gradients and memory against Paddle's own operators."""
 
 import numpy as np
 import paddle
 import paddle.nn.functional as F
 import pytest
 
-from paddleseg_segformer.ops import gelu_matmul, scale_samples
+from paddleseg_segformer.ops.memory_efficient import gelu_matmul, scale_samples
 
 
 def results(function, x, other, upstream):
@@ -24,7 +24,7 @@ def assert_same(actual, expected, count):
 
 
 @pytest.mark.parametrize("frozen", [(), (0,), (1,)])
-def test_gelu_product(frozen):
+def test_gelu_matmul(frozen):
     x, weight = paddle.randn([2, 6, 9], "float64"), paddle.randn([6, 4], "float64")
     for i, tensor in enumerate((x, weight)):
         tensor.stop_gradient = i in frozen
@@ -43,22 +43,22 @@ def test_scale_samples():
     factors, upstream = factors.reshape([3, 1, 1]), paddle.randn([3, 4, 5], "float64")
     actual = results(scale_samples, x, factors, upstream)
     assert_same(actual, results(paddle.multiply, x, factors, upstream), count=2)
-    static = paddle.jit.to_static(scale_samples, full_graph=True)  # as PaddleSeg trains on request
+    static = paddle.jit.to_static(scale_samples, full_graph=True)  # PaddleSeg's to_static_training
     assert_same(results(static, x, factors, upstream), actual, count=2)
 
 
-def held():
+def allocated():
     """Bytes of all tensors."""
     return paddle.base.core.host_memory_stat_current_value("Allocated", 0)
 
 
 @pytest.mark.skipif(paddle.device.get_device() != "cpu", reason="only on the CPU")
-def test_the_hidden_values_are_not_kept():
+def test_intermediate_values_are_not_saved():
     x, weight, factors = paddle.randn([2, 64, 999]), paddle.randn([64, 32]), paddle.ones([2, 1, 1])
     x.stop_gradient = weight.stop_gradient = False
-    before = held()
+    before = allocated()
     product = gelu_matmul(x, weight)
-    assert held() - before < 1.1 * product.numpy().nbytes
-    before = held()
+    assert allocated() - before < 1.1 * product.numpy().nbytes
+    before = allocated()
     scaled = scale_samples(x * 1, factors)
-    assert held() - before < 1.1 * scaled.numpy().nbytes
+    assert allocated() - before < 1.1 * scaled.numpy().nbytes

@@ -1,4 +1,4 @@
-"""Bilinear resizing against its definition and Paddle's operator, on the CPU."""
+"""Bilinear resizing on a CPU against its definition and Paddle's operator."""
 
 import numpy as np
 import paddle
@@ -23,7 +23,7 @@ def test_definition(source, target, align_corners):
 @pytest.mark.parametrize("align_corners", [False, True])
 @pytest.mark.parametrize("source, target", SIZES)
 def test_operator(source, target, align_corners):
-    """Values and gradient; Paddle's operator computes positions in float32, hence 1e-5."""
+    """Values and gradient, within 1e-5: Paddle's operator computes positions in float32."""
     paddle.seed(0)
     x = paddle.randn([2, 3, *source])
     weights = paddle.randn([2, 3, *target])
@@ -42,22 +42,22 @@ def operator(x, size, align_corners):
     return F.interpolate(x, size, mode="bilinear", align_corners=align_corners)
 
 
-def test_ramp_by_hand():
-    """Twice as large: the samples lie a quarter of a pixel beside the sources'."""
+def test_ramp():
+    """At twice the size, samples lie a quarter of a pixel beside the source pixels."""
     x = paddle.to_tensor([[[[0.0, 4.0]]]])
     assert resize_bilinear(x, (1, 4))[0, 0].tolist() == [[0, 1, 3, 4]]
 
 
-def test_bands_are_the_matrix_and_no_more():
-    """Put together again; no band reads a source that it does not mix."""
+def test_bands_are_the_matrix_without_its_zeros():
+    """Joined, they are the matrix; the first and last source of a band are used by it."""
     matrix = np.zeros([200, 90])
     matrix[:70], matrix[130:] = linear_weights(30, 70) @ np.eye(30, 90, 7), np.eye(70, 90, 20)
-    found, total = np.zeros_like(matrix), 0
+    joined, total = np.zeros_like(matrix), 0
     for band in bands(matrix, "float64"):
         if band is not None:
             weights = band.weights.numpy()
             assert weights[:, 0].any() and weights[:, -1].any()
-            found[band.target, band.source] = weights
+            joined[band.target, band.source] = weights
             total += len(weights)
-    np.testing.assert_array_equal(found, matrix)
+    np.testing.assert_array_equal(joined, matrix)
     assert 140 <= total <= 200

@@ -1,4 +1,4 @@
-"""In a static graph, such as an export's, where the operators take another way."""
+"""Operators in static graphs, as of an exported model, which use other code paths."""
 
 import numpy as np
 import paddle
@@ -6,7 +6,9 @@ import paddle.nn.functional as F
 import pytest
 from reference import bilinear
 
-from paddleseg_segformer.ops import add_bias, gelu_matmul, resize_bilinear
+from paddleseg_segformer.ops import resize_bilinear
+from paddleseg_segformer.ops.layers import add_bias
+from paddleseg_segformer.ops.memory_efficient import gelu_matmul
 
 RNG = np.random.default_rng(0)
 X, C, L = (RNG.normal(size=shape).astype("float32") for shape in ([2, 4, 6], [4], [6]))
@@ -16,7 +18,7 @@ GELU = F.gelu(paddle.to_tensor(X)).numpy()
 CASES = {
     "bias": (add_bias, (X, L), X + L),
     "bias along axis 1": (lambda x, bias: add_bias(x, bias, 1), (X, C), X + C[:, None]),
-    "GELU and product": (gelu_matmul, (X, WEIGHT), np.einsum("ncl,cd->nld", GELU, WEIGHT)),
+    "GELU and matmul": (gelu_matmul, (X, WEIGHT), np.einsum("ncl,cd->nld", GELU, WEIGHT)),
     "resize": (lambda x: resize_bilinear(x, (5, 7)), (MAPS,), bilinear(MAPS, (5, 7))),
     "resize with corners": (
         lambda x: resize_bilinear(x, (5, 7), align_corners=True),

@@ -1,4 +1,4 @@
-"""Architectures inferred from state dicts, against the tensors of the models."""
+"""The architecture and the layers that are inferred from state dicts."""
 
 import pytest
 

@@ -43,7 +43,7 @@ def test_existing_files_are_kept_unless_forced(source, tmp_path):
         convert_checkpoint(source[1], target)
     assert target.read_bytes() == b"precious"
     convert_checkpoint(source[1], target, force=True)
-    assert read_weights(target).architecture.size == "B0"
+    assert read_weights(target).architecture.variant == "B0"
 
 
 @pytest.mark.parametrize("target", ["model.bin", "file/model.pdparams"])

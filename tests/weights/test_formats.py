@@ -41,7 +41,7 @@ def test_whole_model(name, size):
     assert result.checkpoint.format == name
     for key, value in arrays(source).items():
         np.testing.assert_array_equal(arrays(target)[key], value, err_msg=key)
-    assert result.checkpoint.architecture.size == size
+    assert result.checkpoint.architecture.variant == size
     assert str(WIDTHS[size]) in str(result.checkpoint.architecture)
 
 

@@ -5,21 +5,20 @@ import paddle
 import pytest
 
 import paddleseg_segformer as ps
+from paddleseg_segformer.models import VARIANTS
 
 torch = pytest.importorskip("torch", reason="PyTorch is not installed")
 transformers = pytest.importorskip("transformers", reason="transformers is not installed")
-
-SIZES = {"B0": 256, "B1": 256, "B2": 768}
 
 
 def huggingface_model(size, kind="SegformerForSemanticSegmentation"):
     """A model with random weights and BatchNorm statistics."""
     torch.manual_seed(0)
-    channels, depths = ps.weights.SIZES[size]
+    variant = VARIANTS[size]
     config = transformers.SegformerConfig(
-        hidden_sizes=list(channels),
-        depths=list(depths),
-        decoder_hidden_size=SIZES[size],
+        hidden_sizes=list(variant.embed_dims),
+        depths=list(variant.depths),
+        decoder_hidden_size=variant.decoder_width,
         num_labels=19,
     )
     model = getattr(transformers, kind)(config).eval()
@@ -33,7 +32,7 @@ def huggingface_model(size, kind="SegformerForSemanticSegmentation"):
 
 
 @pytest.mark.parametrize("kind", ["safetensors", "bin"])
-@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("size", ["B0", "B1", "B2"])
 def test_segmentation(size, kind, tmp_path):
     reference = huggingface_model(size)
     if kind == "safetensors":
@@ -43,7 +42,7 @@ def test_segmentation(size, kind, tmp_path):
         source = tmp_path / "pytorch_model.bin"
         torch.save(reference.state_dict(), source)
     backbone = getattr(ps, f"MixVisionTransformer_{size}")(norm_epsilon=1e-5)
-    model = ps.SegFormer(19, backbone, SIZES[size])
+    model = ps.SegFormer(19, backbone)
     result = ps.load_weights(model, source)
     assert not result.missing and not result.unexpected
     model.eval()
