@@ -44,12 +44,12 @@ def parse_args():
         "--against", nargs="+", choices=(*OTHERS, *GRAPHS), default=[], help="who else runs"
     )
     parser.add_argument(
-        "--size", nargs=2, type=common.positive, default=[512, 512], metavar=("H", "W")
+        "--size", nargs=2, type=common.positive_int, default=[512, 512], metavar=("H", "W")
     )
-    parser.add_argument("--batch_size", type=common.positive, help="train: 2, infer: 1")
-    parser.add_argument("--rounds", type=common.positive, default=5, help="timed runs of each")
-    parser.add_argument("--samples", type=common.positive, default=60, help="data: images a run")
-    parser.add_argument("--threads", type=common.positive, help="on a CPU; else as many as it has")
+    parser.add_argument("--batch_size", type=common.positive_int, help="train: 2, infer: 1")
+    parser.add_argument("--rounds", type=common.positive_int, default=5, help="timed runs of each")
+    parser.add_argument("--samples", type=common.positive_int, default=60, help="data: images a run")
+    parser.add_argument("--threads", type=common.positive_int, help="on a CPU; else as many as it has")
     parser.add_argument("--precision", choices=("fp32", "fp16", "bf16"), default="fp32")
     parser.add_argument("--json", metavar="FILE", help="write every figure to a file")
     return parser.parse_args()

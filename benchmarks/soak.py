@@ -22,9 +22,9 @@ FIGURES = ("memory, MB", "open files", "threads", "processes")
 
 def main():
     parser = common.plain_parser(__doc__, "--iters 2000 --predictions 10000")
-    parser.add_argument("--iters", type=common.positive, default=2000, help="iterations to train")
+    parser.add_argument("--iters", type=common.positive_int, default=2000, help="iterations to train")
     parser.add_argument(
-        "--predictions", type=common.positive, default=10000, help="images to label"
+        "--predictions", type=common.positive_int, default=10000, help="images to label"
     )
     parser.add_argument("--model_path", default="output/quickstart/best_model")
     parser.add_argument("--images", default="data/scenes/images/validation")
