@@ -48,7 +48,7 @@ def build_wheel(source, dist):
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory):
-    """A copy of the checkout: building in place leaves build folders behind, and reuses old ones."""
+    """A copy of the checkout, because building in place leaves build folders behind."""
     source = tmp_path_factory.mktemp("source")
     for name in SOURCES:
         copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
