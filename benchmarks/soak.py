@@ -107,7 +107,7 @@ def read(path):
 
 
 def report(title, steps, samples):
-    """Print the medians of the middle and the last third and the slope; the first third warms up."""
+    """Print medians of the middle and the last third, and the slope; the first third warms up."""
     third = len(samples) // 3
     steady = samples[third:]
     middle, end = np.median(steady[:third], axis=0), np.median(steady[third:], axis=0)
