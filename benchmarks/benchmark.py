@@ -1,7 +1,7 @@
 """Measure speed and memory, alone or side by side with other implementations.
 
-Each implementation works in a process of its own, with the same inputs and weights; their runs take
-turns, so that a busy machine slows all of them alike. The figures are medians.
+Each implementation runs in its own process, with the same inputs and weights. The runs of the
+implementations alternate, so that background load affects all of them. Times are medians.
 """
 
 import json
@@ -13,6 +13,9 @@ import sys
 import tempfile
 from pathlib import Path
 
+import numpy as np
+from implementations import IMPLEMENTATIONS, INFERENCE_ONLY
+
 from paddleseg_segformer import device
 from paddleseg_segformer.cli import common
 from paddleseg_segformer.config import load_config
@@ -22,14 +25,10 @@ from paddleseg_segformer.fs import check_file_writable
 
 JOBS = {
     "train": "a training step: forward, loss, backward, AdamW",
-    "infer": "images in memory to label maps of their size",
-    "eval": "the validation set at six scales, mirrored (its dataset_root through --opts)",
-    "data": "reading and transforming training images, on one core",
+    "infer": "from images in memory to full-size label maps",
+    "eval": "the validation set with 6 scales and horizontal flip (set dataset_root with --opts)",
+    "data": "reading and transforming training images on one core",
 }
-OTHERS = ("paddleseg", "paddleseg-as-installed", "huggingface")
-# Implementations for infer alone, as exported graphs or compiled.
-GRAPHS = ("ours-paddle-inference", "ours-onnxruntime", "ours-openvino")
-GRAPHS += ("paddleseg-onnxruntime", "paddleseg-openvino", "huggingface-compiled")
 
 
 def parse_args():
@@ -41,32 +40,71 @@ def parse_args():
     jobs = "; ".join(f"{name}: {text}" for name, text in JOBS.items())
     parser.add_argument("job", choices=JOBS, help=jobs)
     parser.add_argument(
-        "--against", nargs="+", choices=(*OTHERS, *GRAPHS), default=[], help="who else runs"
+        "--against",
+        nargs="+",
+        choices=[name for name in (*IMPLEMENTATIONS, *INFERENCE_ONLY) if name != "ours"],
+        default=[],
+        metavar="NAME",
+        help="implementations to compare with: %(choices)s",
     )
     parser.add_argument(
-        "--size", nargs=2, type=common.positive, default=[512, 512], metavar=("H", "W")
+        "--size",
+        nargs=2,
+        type=common.positive_int,
+        default=[512, 512],
+        metavar=("H", "W"),
+        help="image size of train and infer",
     )
-    parser.add_argument("--batch_size", type=common.positive, help="train: 2, infer: 1")
-    parser.add_argument("--rounds", type=common.positive, default=5, help="timed runs of each")
-    parser.add_argument("--samples", type=common.positive, default=60, help="data: images a run")
-    parser.add_argument("--threads", type=common.positive, help="on a CPU; else as many as it has")
-    parser.add_argument("--precision", choices=("fp32", "fp16", "bf16"), default="fp32")
-    parser.add_argument("--json", metavar="FILE", help="write every figure to a file")
+    parser.add_argument(
+        "--batch_size",
+        type=common.positive_int,
+        metavar="N",
+        help="batch size (default: train 2, infer 1)",
+    )
+    parser.add_argument(
+        "--rounds",
+        type=common.positive_int,
+        metavar="N",
+        default=5,
+        help="timed runs per implementation",
+    )
+    parser.add_argument(
+        "--samples",
+        type=common.positive_int,
+        metavar="N",
+        default=60,
+        help="images per run of data",
+    )
+    parser.add_argument(
+        "--threads", type=common.positive_int, metavar="N", help="CPU threads (default: all cores)"
+    )
+    parser.add_argument(
+        "--precision",
+        choices=("fp32", "fp16", "bf16"),
+        default="fp32",
+        help="fp16 and bf16: on a GPU",
+    )
+    parser.add_argument("--json", metavar="FILE", help="write all results to a JSON file")
     return parser.parse_args()
 
 
 class Process:
-    """One implementation at work."""
+    """One implementation in a worker process.
+
+    Attributes:
+        seconds: Times of the runs.
+        summary: After ``finish``, what the worker measured: peak memory and multiply-accumulates.
+    """
 
     def __init__(self, name, spec, threads):
         environment = dict(os.environ)
-        if not device.USER_SET_THREADS:  # then it is Paddle that set it, in this process
+        if not device.USER_SET_THREADS:  # importing Paddle has set it
             environment.pop("OMP_NUM_THREADS", None)
         if threads:
             environment["OMP_NUM_THREADS"] = str(threads)
         command = [sys.executable, str(Path(__file__).with_name("worker.py"))]
         self.name, self.seconds = name, []
-        self.errors = tempfile.TemporaryFile("w+")  # noqa: SIM115 (open as long as the process)
+        self.errors = tempfile.TemporaryFile("w+")  # noqa: SIM115 (closed with the process)
         self.process = subprocess.Popen(
             [*command, json.dumps({**spec, "implementation": name})],
             stdin=subprocess.PIPE,
@@ -75,42 +113,46 @@ class Process:
             env=environment,
             text=True,
         )
-        self.answer()
+        self.read_reply()
 
-    def answer(self):
+    def read_reply(self):
         line = self.process.stdout.readline()
         if not line:
             self.errors.seek(0)
-            sys.exit(f"{self.name} ended. Its last words:\n{self.errors.read()[-2000:]}")
+            sys.exit(f"{self.name}: the worker process failed:\n{self.errors.read()[-2000:]}")
         return json.loads(line)
 
     def run(self):
         print("go", file=self.process.stdin, flush=True)
-        return self.answer()["seconds"]
+        return self.read_reply()["seconds"]
 
     def finish(self):
         self.process.stdin.close()
-        self.summary = self.answer()
+        self.summary = self.read_reply()
         self.process.wait()
 
 
 def measure(names, spec, rounds, threads):
-    """Run the implementations in turns; returns them with their figures."""
+    """Run the implementations alternately.
+
+    Returns:
+        The finished processes in the order of ``names``, and the pixel agreement by name.
+    """
     with tempfile.TemporaryDirectory() as folder:
-        # Whoever starts first writes the weights that the others read.
-        first = sorted(names, key=lambda name: not name.startswith("huggingface"))
-        weights = "weights" if first[0].startswith("huggingface") else "weights.pdparams"
+        # The first process to start writes the weights; Hugging Face's cannot read other formats.
+        start_order = sorted(names, key=lambda name: not name.startswith("huggingface"))
+        weights = "weights" if start_order[0].startswith("huggingface") else "weights.pdparams"
         spec = {**spec, "weights": str(Path(folder, weights))}
         processes = []
-        for name in first:
+        for name in start_order:
             result = str(Path(folder, f"{name}.npy"))
             processes.append(Process(name, {**spec, "result": result}, threads))
         processes.sort(key=lambda process: names.index(process.name))
-        for turn in range(rounds + 1):  # the first, which warms up, does not count
+        for number in range(rounds + 1):  # round 0 warms up
             for process in processes:
                 seconds = process.run()
-                process.seconds += [seconds] if turn else []
-                print(f"\rround {turn}/{rounds} {process.name:24}", end="", file=sys.stderr)
+                process.seconds += [seconds] if number else []
+                print(f"\rround {number}/{rounds} {process.name:24}", end="", file=sys.stderr)
         print("\r" + " " * 50 + "\r", end="", file=sys.stderr)
         for process in processes:
             process.finish()
@@ -119,15 +161,13 @@ def measure(names, spec, rounds, threads):
 
 
 def _agreement(folder, names):
-    """Share of the pixels that the others label as ours does."""
-    import numpy as np
-
+    """The fraction of pixels whose class equals that of ours, by name."""
     maps = {name: np.load(Path(folder, f"{name}.npy")) for name in names}
     return {name: float((maps[name] == maps["ours"]).mean()) for name in names}
 
 
-def figures(process, spec, agreement):
-    """One implementation's figures, as plain JSON."""
+def result_row(process, spec, agreement):
+    """The results of one implementation, plain JSON."""
     ordered = sorted(process.seconds)
     result = {
         "name": process.name,
@@ -136,9 +176,9 @@ def figures(process, spec, agreement):
         "slowest": ordered[-1],
         **process.summary,
     }
-    if "gmacs" in result:  # a backward pass counts as two forward passes
-        work = result["gmacs"] * spec["batch_size"] * (3 if spec["job"] == "train" else 1)
-        result["of_peak"] = work / result["seconds"] / result["machine_gmacs_per_second"]
+    if "gmacs" in result:  # a backward pass has twice the operations of a forward pass
+        gmacs = result["gmacs"] * spec["batch_size"] * (3 if spec["job"] == "train" else 1)
+        result["of_peak"] = gmacs / result["seconds"] / result["machine_gmacs_per_second"]
     if spec["job"] == "data":
         result["images_per_second"] = spec["samples"] / result["seconds"]
     if process.name in agreement:
@@ -146,14 +186,14 @@ def figures(process, spec, agreement):
     return result
 
 
-def table(rows):
-    """The figures as text; ratios are ours over theirs, the smaller the better for us."""
-    head = f"{'':24} {'median':>9} {'range':>17} {'ratio':>6} {'memory':>9} {'ratio':>6}"
-    lines = [head + ("   GMACs  of peak" if "gmacs" in rows[0] else "")]
+def format_table(rows):
+    """The rows as text. A ratio divides ours by the row's value: below 1, ours is better."""
+    header = f"{'':24} {'median':>9} {'range':>17} {'ratio':>6} {'memory':>9} {'ratio':>6}"
+    lines = [header + ("   GMACs  of peak" if "gmacs" in rows[0] else "")]
     ours = rows[0]
     for row in rows:
-        extent = f"{row['fastest']:.3f}-{row['slowest']:.3f} s"
-        line = f"{row['name']:24} {row['seconds']:7.3f} s {extent:>17}"
+        time_range = f"{row['fastest']:.3f}-{row['slowest']:.3f} s"
+        line = f"{row['name']:24} {row['seconds']:7.3f} s {time_range:>17}"
         line += f" {ours['seconds'] / row['seconds']:5.2f}x {row['peak_memory'] / 2**20:6.0f} MB"
         line += f" {ours['peak_memory'] / row['peak_memory']:5.2f}x"
         if "gmacs" in row:
@@ -161,7 +201,7 @@ def table(rows):
         if "images_per_second" in row:
             line += f"  {row['images_per_second']:.0f} images/s"
         if "same_pixels" in row and row is not ours:
-            line += f"  {row['same_pixels']:.2%} of pixels alike"
+            line += f"  {row['same_pixels']:.2%} of pixels agree"
         lines.append(line)
     return "\n".join(lines)
 
@@ -186,23 +226,26 @@ def main():
     }
     if args.job in ("eval", "data") and "huggingface" in args.against:
         raise InputError(f"--against huggingface: transformers has no {args.job} to compare with.")
-    for name in set(GRAPHS) & set(args.against):
+    for name in INFERENCE_ONLY.keys() & set(args.against):
         if args.job != "infer":
-            raise InputError(f"--against {name}: is for infer alone.")
+            raise InputError(f"--against {name}: supports only the job infer.")
     if args.against and model.get("stage_projection", "linear") != "linear":
-        raise InputError(f"{args.config}: the others have no stage_projection but the paper's.")
+        raise InputError(
+            f"{args.config}: model.stage_projection: must be linear with --against; the other "
+            "implementations have no other."
+        )
     if args.against and spec["width"] is None:
         raise InputError(
-            f"{args.config}: model.embedding_dim: is missing; --against compares SegFormers alone."
+            f"{args.config}: model.embedding_dim: is missing; --against compares only SegFormers."
         )
     if args.precision != "fp32" and not device.has_gpu():
         raise InputError(f"--precision {args.precision}: needs a GPU; on a CPU use fp32.")
     if args.json:
         check_file_writable(args.json, "--json")
     processes, agreement = measure(["ours", *args.against], spec, args.rounds, args.threads)
-    rows = [figures(process, spec, agreement) for process in processes]
+    rows = [result_row(process, spec, agreement) for process in processes]
     print(f"{args.job}, {args.config}, {_machine()}")
-    print(table(rows))
+    print(format_table(rows))
     if args.json:
         report = {"machine": _machine(), "spec": spec, "rows": rows}
         write_figures(Path(args.json), report)

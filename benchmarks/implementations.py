@@ -1,23 +1,28 @@
-"""The implementations that benchmark.py compares; worker.py runs a job of one of them."""
+"""The implementations that benchmark.py compares, each run by worker.py in its own process.
+
+Their methods ``train``, ``infer``, ``eval`` and ``data`` prepare the job of that name, and return a
+function that runs it once.
+"""
 
 import importlib
+import tempfile
 from pathlib import Path
 
 import numpy as np
 
-IGNORED = 255
+IGNORE_INDEX = 255
 MEAN, STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
 
 
 class Ours:
-    """This project, as its tools use it."""
+    """This project, called as its tools call it."""
 
-    tuned = True
+    tunes_cpu = True
 
     def __init__(self, spec):
         from paddleseg_segformer import device
 
-        if self.tuned:
+        if self.tunes_cpu:
             device.tune_cpu()
         import paddle
 
@@ -25,8 +30,8 @@ class Ours:
 
         device.set_device(spec.device)
         self.paddle, self.spec, self.build = paddle, spec, build
-        nothing = ["model.pretrained=null", "model.backbone.pretrained=null"]
-        self.config = load_config(spec.config, [*nothing, *spec.opts], iters=160000)
+        random_init = ["model.pretrained=null", "model.backbone.pretrained=null"]
+        self.config = load_config(spec.config, [*random_init, *spec.opts], iters=160000)
         if spec.job == "data":
             return
         paddle.seed(0)
@@ -51,8 +56,8 @@ class Ours:
         if self.paddle.get_device() != "cpu":
             self.paddle.device.synchronize()
 
-    def held_memory(self):
-        """Bytes of the GPU's memory before the runs, whose peak counts from here; None on a CPU."""
+    def baseline_memory(self):
+        """Reset the GPU's peak memory, and return the allocated bytes; None on a CPU."""
         if self.paddle.get_device() == "cpu":
             return None
         self.paddle.device.cuda.reset_max_memory_allocated()
@@ -62,10 +67,10 @@ class Ours:
         return self.paddle.device.cuda.max_memory_allocated()
 
     def macs(self):
-        """Multiply-accumulates of the model for one image, counted as the operators run."""
+        """Multiply-accumulates of the model per image, counted while its operators run."""
         operators, tensor, counts = self.paddle._C_ops, self.paddle.Tensor, []
 
-        def counting(name, operator):
+        def counted(name, operator):
             def run(x, weight, *args, **options):
                 result = operator(x, weight, *args, **options)
                 transposed = options.get("transpose_x", args[0] if args else False)
@@ -79,24 +84,25 @@ class Ours:
 
         names = ("matmul", "mv", "linear", "conv2d", "depthwise_conv2d")
         originals = {name: getattr(operators, name) for name in names if hasattr(operators, name)}
-        at = tensor.__matmul__  # which does not pass through _C_ops
+        tensor_matmul = tensor.__matmul__  # does not call _C_ops
         try:
-            tensor.__matmul__ = counting("matmul", at)
+            tensor.__matmul__ = counted("matmul", tensor_matmul)
             for name, operator in originals.items():
-                setattr(operators, name, counting(name, operator))
-            self.quarter_size_logits()
+                setattr(operators, name, counted(name, operator))
+            self.forward_without_resize()
         finally:
-            tensor.__matmul__ = at
+            tensor.__matmul__ = tensor_matmul
             for name, operator in originals.items():
                 setattr(operators, name, operator)
         return sum(counts) // len(self.spec.images)
 
-    def square_product(self, n):
+    def square_matmul(self, n):
+        """A function that multiplies two ``n`` by ``n`` matrices."""
         x = self.paddle.randn([n, n])
         x = x.astype(self.amp["dtype"]) if self.amp["enable"] else x
         return lambda: self.paddle.matmul(x, x)
 
-    def quarter_size_logits(self):
+    def forward_without_resize(self):
         self.model.eval()
         with self.paddle.no_grad():
             self.model.decode(self.model.backbone(self.images))
@@ -147,7 +153,7 @@ class Ours:
         return lambda: evaluate(self.model, dataset, test_config)
 
     def data(self):
-        """Reading and transforming ``samples`` training images, on one thread."""
+        """Read and transform ``samples`` training images on one thread."""
         import cv2
 
         cv2.setNumThreads(0)
@@ -162,7 +168,7 @@ class Ours:
 
 
 class PaddleSeg(Ours):
-    """PaddleSeg's own model, loss, evaluation and transforms; on a CPU tuned as ours is."""
+    """PaddleSeg's model, loss, evaluation and transforms, with our CPU tuning."""
 
     def make_model(self):
         model = self.config.dic["model"]
@@ -178,16 +184,16 @@ class PaddleSeg(Ours):
         load_weights(ours, path)
         self.model.set_state_dict(ours.state_dict())
 
-    def quarter_size_logits(self):
+    def forward_without_resize(self):
         self.model.eval()
         with self.paddle.no_grad():
-            self.model(self.images)  # whose last resize is no product, and does not count
+            self.model(self.images)  # resizes, which is not counted as multiply-accumulates
 
     def loss(self, function):
-        """PaddleSeg's cross-entropy, whose last line crashes on Paddle 3, without that line."""
+        """PaddleSeg's cross-entropy without its last line, which crashes on Paddle 3."""
         logits = self.model(self.images)[0].transpose([0, 2, 3, 1])
         losses = self.paddle.nn.functional.cross_entropy(
-            logits, self.labels, ignore_index=IGNORED, reduction="none"
+            logits, self.labels, ignore_index=IGNORE_INDEX, reduction="none"
         )
         return losses.mean()
 
@@ -214,14 +220,12 @@ class PaddleSeg(Ours):
         def step():
             for i in range(len(dataset)):
                 sample = dataset[i]
-                image = self.paddle.to_tensor(sample["img"]).unsqueeze(0)
+                image, info = self.paddle.to_tensor(sample["img"]), sample["trans_info"]
                 with self.paddle.no_grad():
-                    predicted, _ = aug_inference(
-                        self.model, image, sample["trans_info"], PAPER_SCALES, True
-                    )
-                # PaddleSeg's own count crashes on Paddle 3.
+                    predicted = aug_inference(self.model, image[None], info, PAPER_SCALES, True)[0]
                 predicted = predicted.numpy()[0, 0]
-                confusion_matrix(sample["label"][0], predicted, dataset.num_classes, IGNORED)
+                # Ours, because PaddleSeg's crashes on Paddle 3.
+                confusion_matrix(sample["label"][0], predicted, dataset.num_classes, IGNORE_INDEX)
 
         return step
 
@@ -252,13 +256,13 @@ class PaddleSeg(Ours):
 
 
 class PaddleSegAsInstalled(PaddleSeg):
-    """The same with Paddle's defaults: one thread, memory given back, the slow path on AMD."""
+    """PaddleSeg with Paddle's defaults: one thread, freed memory returned, slow kernels on AMD."""
 
-    tuned = False
+    tunes_cpu = False
 
 
 class HuggingFace:
-    """transformers' SegFormer on PyTorch."""
+    """SegFormer of Hugging Face transformers, on PyTorch."""
 
     def __init__(self, spec):
         import torch
@@ -278,7 +282,7 @@ class HuggingFace:
             sr_ratios=variant.sr_ratios,
             decoder_hidden_size=spec.width,
             num_labels=spec.classes,
-            semantic_loss_ignore_index=IGNORED,
+            semantic_loss_ignore_index=IGNORE_INDEX,
         )
         self.model = SegformerForSemanticSegmentation(config).to(self.device)
         self.model.save_pretrained(spec.weights)
@@ -292,7 +296,7 @@ class HuggingFace:
         if self.device != "cpu":
             self.torch.cuda.synchronize()
 
-    def held_memory(self):
+    def baseline_memory(self):
         if self.device == "cpu":
             return None
         self.torch.cuda.reset_peak_memory_stats()
@@ -304,12 +308,12 @@ class HuggingFace:
     def macs(self):
         from torch.utils.flop_counter import FlopCounterMode
 
-        self.model.set_attn_implementation("eager")  # the counter does not see the fused one
+        self.model.set_attn_implementation("eager")  # fused attention is not counted
         with FlopCounterMode(display=False) as counter, self.torch.no_grad():
             self.model(self.images[:1])
         return counter.get_total_flops() // 2
 
-    def square_product(self, n):
+    def square_matmul(self, n):
         dtype = self.amp["dtype"] if self.amp["enabled"] else self.torch.float32
         x = self.torch.randn([n, n], device=self.device).to(dtype)
         return lambda: self.torch.matmul(x, x)
@@ -328,18 +332,57 @@ class HuggingFace:
         return step
 
     def infer(self):
-        """Upsampled, then the largest: as its ``post_process_semantic_segmentation`` does."""
         self.model.eval()
+        predict = self.prediction_function()
 
         def step():
             with self.torch.no_grad(), self.torch.autocast(**self.amp):
-                logits = self.model(self.images).logits
-                full = self.torch.nn.functional.interpolate(
-                    logits, self.spec.size, mode="bilinear", align_corners=False
-                )
-                return full.argmax(dim=1).cpu().numpy()
+                return predict(self.images).cpu().numpy()
 
         return step
+
+    def prediction_function(self):
+        """The model, resize and argmax, as in its ``post_process_semantic_segmentation``."""
+        interpolate = self.torch.nn.functional.interpolate
+
+        def predict(images):
+            logits = self.model(images).logits
+            resized = interpolate(logits, self.spec.size, mode="bilinear", align_corners=False)
+            return resized.argmax(dim=1)
+
+        return predict
+
+
+class HuggingFaceCompiled(HuggingFace):
+    """The same with ``torch.compile``, resize and argmax included."""
+
+    def prediction_function(self):
+        return self.torch.compile(super().prediction_function())
+
+
+def exported(base, backend_name):
+    """``base`` with its model exported as a graph of fixed input size."""
+
+    class Exported(base):
+        def baseline_memory(self):
+            return None  # graphs run on the CPU
+
+        def infer(self):
+            from paddleseg_segformer.deploy.export import convert_to_onnx, write_paddle
+            from paddleseg_segformer.deploy.export_model import ExportModel
+            from paddleseg_segformer.inference import BACKENDS
+
+            self.model.eval()
+            with tempfile.TemporaryDirectory() as folder:
+                path = Path(folder)
+                write_paddle(ExportModel(self.model, "argmax"), self.spec.images.shape, path)
+                if backend_name != "paddle":
+                    convert_to_onnx(path)
+                    path = path / "model.onnx"
+                backend = BACKENDS[backend_name](path)
+            return lambda: backend(self.spec.images)
+
+    return Exported
 
 
 IMPLEMENTATIONS = {
@@ -347,4 +390,13 @@ IMPLEMENTATIONS = {
     "paddleseg": PaddleSeg,
     "paddleseg-as-installed": PaddleSegAsInstalled,
     "huggingface": HuggingFace,
+}
+# For the job infer only.
+INFERENCE_ONLY = {
+    "ours-paddle-inference": exported(Ours, "paddle"),
+    "ours-onnxruntime": exported(Ours, "onnxruntime"),
+    "ours-openvino": exported(Ours, "openvino"),
+    "paddleseg-onnxruntime": exported(PaddleSeg, "onnxruntime"),
+    "paddleseg-openvino": exported(PaddleSeg, "openvino"),
+    "huggingface-compiled": HuggingFaceCompiled,
 }

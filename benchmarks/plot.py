@@ -1,6 +1,6 @@
-"""Draw what benchmark.py --json wrote.
+"""Plot results of benchmark.py --json.
 
-sizes: time and memory against image size. models: multiply-accumulates against published mIoU.
+sizes: time and memory over image size. models: published mIoU over multiply-accumulates.
 """
 
 import json
@@ -14,14 +14,16 @@ PUBLISHED = {"B0": 37.4, "B1": 42.2, "B2": 46.5, "B3": 49.4, "B4": 50.3, "B5": 5
 
 def parse_args():
     parser = common.plain_parser(__doc__, "sizes size_*.json --output docs/sizes.png")
-    parser.add_argument("plot", choices=("sizes", "models"))
-    parser.add_argument("reports", nargs="+", metavar="JSON", help="files of benchmark.py infer")
-    parser.add_argument("--output", required=True, metavar="PNG")
+    parser.add_argument("plot", choices=("sizes", "models"), help="which plot to draw")
+    parser.add_argument("reports", nargs="+", metavar="JSON", help="results of benchmark.py infer")
+    parser.add_argument(
+        "--output", required=True, metavar="FILE", help="image to write, PNG or SVG"
+    )
     return parser.parse_args()
 
 
 def curves(reports, x, y):
-    """``{implementation: [(x, y), ...]}`` over the reports, in order of x."""
+    """``{implementation: [(x, y), ...]}`` of all reports, sorted by x."""
     points = {}
     for report in reports:
         for row in report["rows"]:
@@ -38,9 +40,9 @@ def draw(axes, points, x_label, y_label):
 
 
 def main():
-    from matplotlib import pyplot  # a second to import
-
     args = parse_args()
+    from matplotlib import pyplot  # takes a second
+
     reports = [json.loads(Path(path).read_text(encoding="utf-8")) for path in args.reports]
     if args.plot == "sizes":
         figure, (time, memory) = pyplot.subplots(1, 2, figsize=(11, 4.2))
@@ -49,8 +51,8 @@ def main():
             return report["spec"]["size"][0]
 
         draw(time, curves(reports, side, lambda row: row["seconds"]), "image side", "seconds")
-        used = curves(reports, side, lambda row: row["peak_memory"] / 2**30)
-        draw(memory, used, "image side", "peak memory above idle, GiB")
+        gib = curves(reports, side, lambda row: row["peak_memory"] / 2**30)
+        draw(memory, gib, "image side", "peak memory above idle, GiB")
         for axes in (time, memory):
             axes.set_xscale("log", base=2)
             axes.set_yscale("log")
@@ -61,11 +63,11 @@ def main():
             reports, lambda report: PUBLISHED[report["spec"]["backbone"]], lambda row: row["gmacs"]
         )
         points = {name: [(y, x) for x, y in pairs] for name, pairs in points.items()}
-        draw(axes, points, "GMACs of a 512 x 512 image, counted", "mIoU, published")
+        draw(axes, points, "measured GMACs per 512 x 512 image", "published mIoU")
         axes.set_ylim(36, 52)
-        sizes = {miou: size for size, miou in PUBLISHED.items()}
+        variants = {miou: variant for variant, miou in PUBLISHED.items()}
         for x, y in points["ours"]:
-            axes.annotate(sizes[y], (x, y), textcoords="offset points", xytext=(-14, 4))
+            axes.annotate(variants[y], (x, y), textcoords="offset points", xytext=(-14, 4))
     figure.tight_layout()
     figure.savefig(args.output, dpi=120)
 

@@ -1,6 +1,6 @@
-"""Train long and predict often, and report how memory, open files and threads grow meanwhile.
+"""Report the growth of memory, open files and threads in long training and many predictions.
 
-Needs Linux, and the quick start's data set and model (make quickstart).
+Needs Linux, and the dataset and model of make quickstart.
 """
 
 import subprocess
@@ -15,20 +15,32 @@ import numpy as np
 from paddleseg_segformer.cli import common
 from paddleseg_segformer.inference import Predictor
 
-EVERY = 1.0  # seconds between looks
+INTERVAL = 1.0  # seconds between samples
 CONFIG = "configs/quickstart.yaml"
-FIGURES = ("memory, MB", "open files", "threads", "processes")
+METRICS = ("memory, MB", "open files", "threads", "processes")
 
 
 def main():
     parser = common.plain_parser(__doc__, "--iters 2000 --predictions 10000")
-    parser.add_argument("--iters", type=common.positive, default=2000, help="iterations to train")
     parser.add_argument(
-        "--predictions", type=common.positive, default=10000, help="images to label"
+        "--iters", type=common.positive_int, default=2000, help="training iterations"
     )
-    parser.add_argument("--model_path", default="output/quickstart/best_model")
-    parser.add_argument("--images", default="data/scenes/images/validation")
-    parser.add_argument("--predict_only", action="store_true", help="do no more than predict")
+    parser.add_argument(
+        "--predictions", type=common.positive_int, default=10000, help="number of predictions"
+    )
+    parser.add_argument(
+        "--model_path",
+        default="output/quickstart/best_model",
+        metavar="PATH",
+        help="model to predict with",
+    )
+    parser.add_argument(
+        "--images",
+        default="data/scenes/images/validation",
+        metavar="DIR",
+        help="folder of images to predict",
+    )
+    parser.add_argument("--predict_only", action="store_true", help="predict without monitoring")
     args = parser.parse_args()
     if args.predict_only:
         return predict(args)
@@ -36,11 +48,11 @@ def main():
         training = ["tools/train.py", "--config", CONFIG, "--save_dir", folder]
         training += ["--iters", str(args.iters), "--num_workers", "2", "--do_eval"]
         training += ["--save_interval", str(max(1, args.iters // 20)), "--use_ema"]
-        report(f"{args.iters} iterations", args.iters, watch(training, folder))
+        report(f"{args.iters} iterations", args.iters, monitor(training, folder))
         predicting = [__file__, "--predict_only", "--predictions", str(args.predictions)]
         predicting += ["--model_path", args.model_path, "--images", args.images]
-        looks = watch(predicting, folder)
-        report(f"{args.predictions} predictions", args.predictions, looks)
+        samples = monitor(predicting, folder)
+        report(f"{args.predictions} predictions", args.predictions, samples)
 
 
 def predict(args):
@@ -49,21 +61,25 @@ def predict(args):
         predictor(path).overlay()
 
 
-def watch(arguments, folder):
-    """Figures of a command's process and all below it, at each look: float array ``[looks, 4]``."""
-    looks = []
+def monitor(arguments, folder):
+    """Run a Python command and sample the ``METRICS`` of its process tree.
+
+    Returns:
+        float64 array ``[samples, 4]``.
+    """
+    samples = []
     with open(Path(folder, "log.txt"), "w") as log:
         process = subprocess.Popen([sys.executable, *arguments], stdout=log, stderr=log)
         while process.poll() is None:
-            looks.append(np.sum([look(pid) for pid in tree(process.pid)], axis=0))
-            time.sleep(EVERY)
+            samples.append(np.sum([metrics(pid) for pid in process_tree(process.pid)], axis=0))
+            time.sleep(INTERVAL)
     if process.returncode:
         sys.exit(Path(folder, "log.txt").read_text()[-2000:])
-    return np.array(looks[:-1], dtype="float64")  # the last may be of a process that is ending
+    return np.array(samples[:-1], dtype="float64")  # the process may be exiting in the last one
 
 
-def tree(pid):
-    """A process and all below it."""
+def process_tree(pid):
+    """The ids of a process and its descendants."""
     pids = [pid]
     for parent in pids:
         for task in Path(f"/proc/{parent}/task").glob("*/children"):
@@ -71,7 +87,8 @@ def tree(pid):
     return pids
 
 
-def look(pid):
+def metrics(pid):
+    """The ``METRICS`` of one process."""
     status = dict(line.split(":", 1) for line in read(f"/proc/{pid}/status").splitlines())
     try:
         files = len(list(Path(f"/proc/{pid}/fd").iterdir()))
@@ -82,22 +99,22 @@ def look(pid):
 
 
 def read(path):
-    """A file's text; nothing where the process has just ended."""
+    """The text of a file in /proc; empty if the process has exited."""
     try:
         return Path(path).read_text()
     except OSError:
         return ""
 
 
-def report(title, steps, looks):
-    """Print what was used early and late, and the slope between: the first third is warming up."""
-    third = len(looks) // 3
-    steady = looks[third:]
+def report(title, steps, samples):
+    """Print medians of the middle and the last third, and the slope; the first third warms up."""
+    third = len(samples) // 3
+    steady = samples[third:]
     middle, end = np.median(steady[:third], axis=0), np.median(steady[third:], axis=0)
-    slopes = np.polyfit(np.arange(len(steady)), steady, 1)[0] * len(looks) / steps * 1000
-    print(f"{title}, {len(looks)} looks\n{'':12}  middle third  last third  growth per 1000")
-    for figure, *values in zip(FIGURES, middle, end, slopes):
-        print("{:12} {:13.1f} {:11.1f} {:16.2f}".format(figure, *values))
+    slopes = np.polyfit(np.arange(len(steady)), steady, 1)[0] * len(samples) / steps * 1000
+    print(f"{title}, {len(samples)} samples\n{'':12}  middle third  last third  growth per 1000")
+    for name, *values in zip(METRICS, middle, end, slopes):
+        print("{:12} {:13.1f} {:11.1f} {:16.2f}".format(name, *values))
 
 
 if __name__ == "__main__":

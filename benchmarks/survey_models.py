@@ -1,6 +1,6 @@
-"""Try every model of PaddleSeg: build it, train it for three iterations, evaluate it.
+"""Build, train (three iterations) and evaluate every model of PaddleSeg.
 
-Each with a backbone of its own, as in benchmarks/paddleseg_models.yaml, and with MiT-B0, as in
+Each model is tried with the backbone in benchmarks/paddleseg_models.yaml, and with MiT-B0 as in
 configs/paddleseg/. Prints the table of docs/paddleseg.md.
 """
 
@@ -19,36 +19,36 @@ from paddleseg_segformer.device import tune_cpu
 from paddleseg_segformer.engine import train, validate
 
 HERE = Path(__file__).parent
-GUESTS = HERE.parent / "configs" / "paddleseg"
+MIT_CONFIGS = HERE.parent / "configs" / "paddleseg"
 TRANSFORMS = [
-    {"type": "Resize", "target_size": [128, 128]},  # enough for all of them, and quick
+    {"type": "Resize", "target_size": [128, 128]},  # large enough for every model
     {"type": "Normalize", "mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]},
 ]
-LIMIT = 300  # seconds a step
+TIMEOUT = 300  # seconds per step
 STEPS = ("builds", "trains", "evaluates")
 
 
 def main():
     parser = common.plain_parser(__doc__, "--dataset_root data/ADEChallengeData2016")
     parser.add_argument(
-        "--dataset_root", default="data/scenes", help="images in ADE20K's layout to try with"
+        "--dataset_root", default="data/scenes", metavar="DIR", help="dataset in ADE20K's layout"
     )
-    parser.add_argument("--models", nargs="+", metavar="NAME", help="some models; else all")
+    parser.add_argument("--models", nargs="+", metavar="NAME", help="models to try (default: all)")
     options = parser.parse_args()
     tune_cpu()
-    stock = read_yaml(HERE / "paddleseg_models.yaml")
-    guests = {read_yaml(path)["model"]["type"]: path for path in GUESTS.glob("*.yaml")}
+    entries = read_yaml(HERE / "paddleseg_models.yaml")
+    mit_configs = {read_yaml(path)["model"]["type"]: path for path in MIT_CONFIGS.glob("*.yaml")}
     print("| Model | Backbone | | MiT-B0 |\n|---|---|---|---|")
     with tempfile.TemporaryDirectory() as folder:
-        for name in options.models or sorted(stock, key=str.lower):
-            path = Path(folder, f"{name}.yaml")
-            path.write_text(yaml.safe_dump(stock_config(name, stock[name])))
-            backbone = stock[name].get("model", {}).get("backbone", {}).get("type", "its own")
-            cells = [name, backbone, try_out(path, options.dataset_root)]
-            if name in guests:
-                cells.append(try_out(guests[name], options.dataset_root))
+        for name in options.models or sorted(entries, key=str.lower):
+            entry, path = entries[name], Path(folder, f"{name}.yaml")
+            path.write_text(yaml.safe_dump(make_config(name, entry)))
+            backbone = entry.get("model", {}).get("backbone", {}).get("type", "its own")
+            cells = [name, backbone, try_config(path, options.dataset_root)]
+            if name in mit_configs:
+                cells.append(try_config(mit_configs[name], options.dataset_root))
             else:
-                cells.append(stock[name].get("not_mit", "has no backbone"))
+                cells.append(entry.get("not_mit", "has no backbone"))
             print(f"| {' | '.join(cells)} |", flush=True)
 
 
@@ -56,14 +56,14 @@ def read_yaml(path):
     return yaml.safe_load(path.read_text(encoding="utf-8"))
 
 
-def stock_config(name, entry):
-    """A configuration of a model as PaddleSeg publishes it, on ADE20K."""
+def make_config(name, entry):
+    """The config of a model on ADE20K, from its entry in paddleseg_models.yaml."""
     model = {"type": name, "num_classes": 150, **entry.get("model", {})}
     loss = entry.get("loss")
     if loss is None:
-        kind = "OhemCrossEntropyLoss" if "ohem" in entry else "CrossEntropyLoss"
-        weights = entry.get("ohem") or entry.get("coef", [1])
-        loss = {"types": [{"type": kind} for _ in weights], "coef": weights}
+        loss_type = "OhemCrossEntropyLoss" if "ohem" in entry else "CrossEntropyLoss"
+        coef = entry.get("ohem") or entry.get("coef", [1])
+        loss = {"types": [{"type": loss_type} for _ in coef], "coef": coef}
     data = {"type": "ADE20K", "transforms": TRANSFORMS}
     return {
         "train_dataset": {**data, "mode": "train", "edge": entry.get("edge", False)},
@@ -75,22 +75,22 @@ def stock_config(name, entry):
     }
 
 
-def try_out(path, dataset_root):
-    """How far a configuration comes, and what stops it, for a cell of the table."""
-    opts = [f"{part}_dataset.dataset_root={dataset_root}" for part in ("train", "val")]
-    opts += [f"{part}_dataset.transforms={TRANSFORMS}" for part in ("train", "val")]
-    if path.parent == GUESTS:
+def try_config(path, dataset_root):
+    """A table cell: "yes", or the first step that fails and its error."""
+    opts = [f"{split}_dataset.dataset_root={dataset_root}" for split in ("train", "val")]
+    opts += [f"{split}_dataset.transforms={TRANSFORMS}" for split in ("train", "val")]
+    if path.parent == MIT_CONFIGS:
         opts.append("model.backbone.pretrained=null")
     with tempfile.TemporaryDirectory() as save_dir:
         for step in STEPS:
-            # In a process of its own: some models cannot be built twice, or crash.
+            # In a separate process: some models crash or cannot be built twice.
             receiver, sender = multiprocessing.Pipe(duplex=False)
             fork = multiprocessing.get_context("fork")
             process = fork.Process(target=run_step, args=(step, path, opts, save_dir, sender))
             process.start()
             sender.close()
             try:
-                error = receiver.recv() if receiver.poll(LIMIT) else f"takes over {LIMIT} s"
+                error = receiver.recv() if receiver.poll(TIMEOUT) else f"takes over {TIMEOUT} s"
             except EOFError:
                 error = "the process crashes"
             process.kill()
@@ -101,7 +101,8 @@ def try_out(path, dataset_root):
 
 
 def run_step(step, path, opts, save_dir, sender):
-    with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere), redirect_stderr(nowhere):
+    """Run one step in a forked process, and send None or the error message."""
+    with open(os.devnull, "w") as devnull, redirect_stdout(devnull), redirect_stderr(devnull):
         try:
             config = load_config(path, opts, batch_size=2, iters=3)
             if step == "builds":

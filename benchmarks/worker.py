@@ -1,7 +1,7 @@
-"""One job of one of the implementations that benchmark.py compares, in a process of its own.
+"""A worker process of benchmark.py: runs one job of one implementation.
 
-The process says {"ready": ...} when the job is prepared, and answers each line of its input with
-the seconds that one more run took; at the end of its input, with its peak memory.
+It writes JSON lines to stdout: {"ready": true} once the job is prepared, {"seconds": ...} after the
+run that each line of stdin starts, and at the end of stdin a summary with the peak memory.
 """
 
 import contextlib
@@ -13,12 +13,16 @@ import time
 from pathlib import Path
 
 import numpy as np
-from exported_implementations import EXPORTED
-from implementations import IGNORED, IMPLEMENTATIONS
+from implementations import IGNORE_INDEX, IMPLEMENTATIONS, INFERENCE_ONLY
 
 
 class Spec:
-    """What to measure; ``benchmark.py`` writes it as JSON."""
+    """What to measure, from the JSON that benchmark.py passes, and random inputs for it.
+
+    Attributes:
+        images: float32 array ``[batch_size, 3, H, W]``.
+        labels: int64 array ``[batch_size, H, W]`` of class indices and ``IGNORE_INDEX``.
+    """
 
     def __init__(self, text):
         self.__dict__.update(json.loads(text))
@@ -26,55 +30,55 @@ class Spec:
         h, w = self.size
         self.images = rng.normal(size=[self.batch_size, 3, h, w]).astype("float32")
         blocks = rng.integers(0, self.classes + 1, [self.batch_size, h // 16 + 1, w // 16 + 1])
-        blocks[blocks == self.classes] = IGNORED
+        blocks[blocks == self.classes] = IGNORE_INDEX
         self.labels = blocks.repeat(16, axis=1).repeat(16, axis=2)[:, :h, :w]
 
 
 def main():
-    answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # what libraries print is no answer
+    replies = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # libraries print to stdout
     spec = Spec(sys.argv[1])
-    implementation = {**IMPLEMENTATIONS, **EXPORTED}[spec.implementation](spec)
+    implementation = {**IMPLEMENTATIONS, **INFERENCE_ONLY}[spec.implementation](spec)
     step = getattr(implementation, spec.job)()
-    with contextlib.suppress(OSError, AttributeError):  # only glibc has it
-        ctypes.CDLL(None).malloc_trim(0)  # freed memory that is kept would hide what a run needs
-    held = None if spec.job == "data" else implementation.held_memory()
-    on_cpu = held is None
-    held = _memory("VmRSS") if on_cpu else held
-    Path("/proc/self/clear_refs").write_text("5")  # forget the peak so far
-    print(json.dumps({"ready": True}), file=answers, flush=True)
+    with contextlib.suppress(OSError, AttributeError):  # malloc_trim exists only in glibc
+        ctypes.CDLL(None).malloc_trim(0)  # a run that reuses freed memory would seem to need none
+    baseline = None if spec.job == "data" else implementation.baseline_memory()
+    on_cpu = baseline is None
+    baseline = _process_memory("VmRSS") if on_cpu else baseline
+    Path("/proc/self/clear_refs").write_text("5")  # reset VmHWM
+    print(json.dumps({"ready": True}), file=replies, flush=True)
     result = None
     for _ in sys.stdin:
         implementation.synchronize()
         start = time.perf_counter()
         result = step()
         implementation.synchronize()
-        print(json.dumps({"seconds": time.perf_counter() - start}), file=answers, flush=True)
+        print(json.dumps({"seconds": time.perf_counter() - start}), file=replies, flush=True)
     if spec.job == "infer":
         np.save(spec.result, result)
-    peak = _memory("VmHWM") if on_cpu else implementation.peak_memory()
-    summary = {"peak_memory": peak - held}
+    peak = _process_memory("VmHWM") if on_cpu else implementation.peak_memory()
+    summary = {"peak_memory": peak - baseline}
     if spec.job in ("train", "infer"):
         summary["gmacs"] = implementation.macs() / 1e9
-        summary["machine_gmacs_per_second"] = _machine_speed(implementation, on_cpu) / 1e9
-    print(json.dumps(summary), file=answers, flush=True)
+        summary["machine_gmacs_per_second"] = _peak_macs_per_second(implementation, on_cpu) / 1e9
+    print(json.dumps(summary), file=replies, flush=True)
 
 
-def _machine_speed(implementation, on_cpu):
-    """Multiply-accumulates a second of a large square product: what the device can do at most."""
+def _peak_macs_per_second(implementation, on_cpu):
+    """Multiply-accumulates per second of a large square matmul, which approximate the peak."""
     n = 2048 if on_cpu else 8192
-    product, seconds = implementation.square_product(n), []
+    matmul, seconds = implementation.square_matmul(n), []
     for _ in range(5):
         implementation.synchronize()
         start = time.perf_counter()
-        product()
+        matmul()
         implementation.synchronize()
         seconds.append(time.perf_counter() - start)
     return n**3 / min(seconds)
 
 
-def _memory(key):
-    """A figure of this process's memory, in bytes."""
+def _process_memory(key):
+    """An entry of this process's /proc/self/status, in bytes."""
     for line in Path("/proc/self/status").read_text().splitlines():
         if line.startswith(key + ":"):
             return int(line.split()[1]) * 1024

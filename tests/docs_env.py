@@ -1,4 +1,4 @@
-"""A folder that looks to the documentation's commands like a fresh checkout, with small data."""
+"""A copy of the checkout with small data, in which the commands of the documentation run."""
 
 import json
 import os
@@ -19,10 +19,10 @@ import paddleseg_segformer as ps
 from paddleseg_segformer.data.scenes import draw_scene, write_scenes
 
 SIZE = (128, 96)
-# What the configs' sizes become.
+# Replacements of image sizes in the configs.
 SMALLER = {"2048": "128", "1024": "96", "960": "128", "768": "64", "720": "96"}
 SMALLER |= {"640": "64", "512": "64", "320": "64"}
-SIZES = ("b0", "b2")  # of the backbones that pages train from
+VARIANTS = ("b0", "b2")  # ImageNet weights that pages use
 FROM_CHECKOUT = (
     "tools",
     "benchmarks",
@@ -32,7 +32,7 @@ FROM_CHECKOUT = (
     "pyproject.toml",
 )
 
-# Checkpoints that pages name without saying where from: format, and number of classes.
+# Checkpoints that the pages assume to exist: format and number of classes.
 CHECKPOINTS = {
     "segformer.b0.512x512.ade.160k.pth": ("nvlabs", 150),
     "segformer-b0-finetuned-ade-512-512": ("huggingface", 150),
@@ -44,7 +44,7 @@ CHECKPOINTS = {
 }
 IMAGES = ("photo.jpg", "street.jpg", "photos/1.jpg", "photos/2.jpg")
 
-# In place of python: what the documentation's command says, in the smallest measure.
+# The sandbox's python: runs the command with flags that make it short.
 PYTHON = """\
 #!{python}
 import os, subprocess, sys, time, urllib.request
@@ -70,15 +70,15 @@ for _ in range(3000):
         break
     except OSError:
         if server.poll() is not None:
-            sys.exit("the server ended")
+            sys.exit("the server has exited")
         time.sleep(0.1)
 else:
-    sys.exit("the server does not answer")
+    sys.exit("the server does not respond")
 """
 
 
 def write_data(root):
-    """Data sets in the layouts that the configs name: ADE20K, Cityscapes, and file lists."""
+    """Write datasets in the layouts of the configs: ADE20K, Cityscapes, and file lists."""
     write_scenes(root / "ADEChallengeData2016", train=4, val=2, size=SIZE)
     (root / "ade").symlink_to("ADEChallengeData2016")
     labels = {}
@@ -109,7 +109,7 @@ def write(path, pixels):
 
 
 def write_weights(root):
-    """The checkpoints that pages name; a file's kind is told from its content, not its name."""
+    """Write the checkpoints that pages use; all as safetensors, which is detected by content."""
     for name, (source_format, classes) in CHECKPOINTS.items():
         make, projection = FORMATS[source_format]
         model = ps.SegFormer(classes or 1, ps.MixVisionTransformer_B0(), 256, projection)
@@ -125,15 +125,15 @@ def write_weights(root):
         save_file({k: np.ascontiguousarray(v) for k, v in state.items()}, target)
     folder = root / "weights"
     folder.mkdir()
-    for size in SIZES:
-        backbone = getattr(ps, f"MixVisionTransformer_{size.upper()}")()
-        file = save(backbone, folder / f"{size}.pdparams")
-        with tarfile.open(folder / f"{size}.tar.gz", "w:gz", compresslevel=0) as archive:
+    for variant in VARIANTS:
+        backbone = getattr(ps, f"MixVisionTransformer_{variant.upper()}")()
+        file = save(backbone, folder / f"{variant}.pdparams")
+        with tarfile.open(folder / f"{variant}.tar.gz", "w:gz", compresslevel=0) as archive:
             archive.add(file, "model.pdparams")
 
 
 def make_stock(root):
-    """What all sandboxes share: data sets, checkpoints, images, a trained model."""
+    """Write the files that all sandboxes share: datasets, checkpoints, images, a trained model."""
     write_data(root / "data")
     write_weights(root)
     for seed, name in enumerate(IMAGES):
@@ -144,17 +144,16 @@ def make_stock(root):
 
 
 def make_sandbox(root, stock, trained, port):
-    """A checkout with smaller configs, beside which lies what ``make_stock`` has written.
+    """Make a copy of the checkout with smaller configs and the files of ``make_stock``.
 
     Args:
         root: An empty folder.
-        stock: That of ``make_stock``.
-        trained: Whether there is a run's ``output`` from the start.
-        port: What ``tools/serve.py`` listens at.
+        stock: The folder of ``make_stock``.
+        trained: Whether to include the trained model in ``output``.
+        port: The port of ``tools/serve.py``.
 
     Returns:
-        The environment for its commands: ``python`` does less than it is told, and there is no
-        network.
+        The environment variables for commands: ``python`` is ``PYTHON``, without network access.
     """
     for name in (*FROM_CHECKOUT, *(path.name for path in ROOT.glob("requirements*.txt"))):
         (root / name).symlink_to(ROOT / name)
@@ -174,8 +173,8 @@ def make_sandbox(root, stock, trained, port):
     python = root / "bin/python"
     python.write_text(PYTHON.format(python=sys.executable, port=port))
     python.chmod(0o755)
-    (root / ".curlrc").write_text("fail\n")  # else an answer that says no is a success
-    nowhere = "http://127.0.0.1:9"
+    (root / ".curlrc").write_text("fail\n")  # otherwise curl succeeds on HTTP errors
+    unreachable = "http://127.0.0.1:9"
     return {
         **os.environ,
         "PATH": f"{python.parent}{os.pathsep}{os.environ['PATH']}",
@@ -183,13 +182,13 @@ def make_sandbox(root, stock, trained, port):
         "CUDA_VISIBLE_DEVICES": "",
         "CURL_HOME": str(root),
         "HF_HUB_OFFLINE": "1",
-        "http_proxy": nowhere,
-        "https_proxy": nowhere,
+        "http_proxy": unreachable,
+        "https_proxy": unreachable,
         "no_proxy": "127.0.0.1",
     }
 
 
 def smaller(config):
-    """A config's text with small images, and with weights that are here in place of URLs."""
+    """The text of a config with smaller images, and local files instead of weight URLs."""
     config = re.sub(r"https://\S+/mix_vision_transformer_(b\d\.tar\.gz)", r"weights/\1", config)
     return re.sub(r"(?<!embedding_dim: )\b\d{3,4}\b", lambda n: SMALLER.get(n[0], n[0]), config)

@@ -1,4 +1,4 @@
-"""The wheel: what it holds, and that it works where there is no checkout."""
+"""The wheel: its files and dependencies, and that it works without a checkout."""
 
 import ast
 import os
@@ -15,17 +15,18 @@ import pytest
 from paddleseg_segformer.cli import COMMANDS
 
 ROOT = Path(__file__).parents[1]
+TINY_SCENES = ("make_scenes", "--train", 4, "--val", 2, "--size", 96, 96)
 SOURCES = ("paddleseg_segformer", "configs", "tools", "benchmarks", "docs", "tests")
 SOURCES += tuple(path.name for path in ROOT.iterdir() if path.is_file())
 
 
 def can_build():
-    """Whether pip and setuptools are here; the latter builds wheels by itself from 70.1 on."""
+    """Whether pip and a setuptools that builds wheels without the wheel package are installed."""
     try:
-        newest = version("pip") and version("setuptools")
+        setuptools = version("pip") and version("setuptools")
     except PackageNotFoundError:
         return False
-    return [int(part) for part in newest.split(".")[:2]] >= [70, 1]
+    return [int(part) for part in setuptools.split(".")[:2]] >= [70, 1]
 
 
 pytestmark = pytest.mark.skipif(
@@ -41,13 +42,13 @@ def pip(*arguments):
 
 def build_wheel(source, dist):
     pip("wheel", "-q", "--no-deps", "--no-index", "--no-build-isolation", "-w", dist, source)
-    (built,) = dist.glob("*.whl")
-    return built
+    (wheel,) = dist.glob("*.whl")
+    return wheel
 
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory):
-    """A copy: a build in place leaves its folders there, and finds those of others."""
+    """A copy of the checkout, because building in place leaves build folders behind."""
     source = tmp_path_factory.mktemp("source")
     for name in SOURCES:
         copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
@@ -64,15 +65,15 @@ def wheel(source, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def installed(wheel, tmp_path_factory):
-    """A folder to be the PYTHONPATH of a Python that has all but the checkout."""
+    """The folder into which the wheel is installed; its dependencies are this environment's."""
     target = tmp_path_factory.mktemp("installed")
     pip("install", "-q", "--no-deps", "--no-index", "--target", target, wheel)
     return target
 
 
-def run(installed, folder, *arguments):
+def run(installed, folder, *arguments, program=("-m", "paddleseg_segformer")):
     return subprocess.run(
-        [sys.executable, "-m", "paddleseg_segformer", *map(str, arguments)],
+        [sys.executable, *program, *map(str, arguments)],
         capture_output=True,
         text=True,
         cwd=folder,
@@ -80,23 +81,23 @@ def run(installed, folder, *arguments):
     )
 
 
-def test_wheel_holds_the_package_and_its_configs(wheel):
+def test_wheel_contains_the_package_and_its_configs(wheel):
     names = set(zipfile.ZipFile(wheel).namelist())
     package = "paddleseg_segformer/"
     expected = {package + f"configs/{p.relative_to(ROOT / 'configs')}" for p in yaml_files()}
-    own = (p.relative_to(ROOT) for p in (ROOT / package).rglob("*") if p.is_file())
-    expected |= {p.as_posix() for p in own if "__pycache__" not in p.parts}
+    files = (p.relative_to(ROOT) for p in (ROOT / package).rglob("*") if p.is_file())
+    expected |= {p.as_posix() for p in files if "__pycache__" not in p.parts}
     assert {name for name in names if ".dist-info/" not in name} == expected
     assert package + "py.typed" in names
 
 
-# What packages are called where they come from, if not as they are imported.
+# Distributions whose name differs from the imported package's.
 DISTRIBUTIONS = {"PIL": "pillow", "cv2": "opencv-python", "yaml": "pyyaml", "werkzeug": "flask"}
 
 
-@pytest.mark.skipif(sys.version_info < (3, 10), reason="needs Python 3.10's list of its modules")
-def test_the_wheel_asks_for_what_it_imports(wheel):
-    """But for Paddle, which is there by another name as a GPU build."""
+@pytest.mark.skipif(sys.version_info < (3, 10), reason="needs sys.stdlib_module_names")
+def test_wheel_requires_what_it_imports(wheel):
+    """Except Paddle, whose GPU build has another distribution name."""
     imported = set()
     with zipfile.ZipFile(wheel) as archive:
         names = archive.namelist()
@@ -107,17 +108,17 @@ def test_the_wheel_asks_for_what_it_imports(wheel):
                 elif isinstance(node, ast.ImportFrom) and node.level == 0:
                     imported.add(node.module.split(".")[0])
         (metadata,) = (archive.read(name).decode() for name in names if name.endswith("/METADATA"))
-    asked = set(re.findall(r"^Requires-Dist: ([\w-]+)", metadata, re.MULTILINE))
+    required = set(re.findall(r"^Requires-Dist: ([\w-]+)", metadata, re.MULTILINE))
     imported -= {*sys.stdlib_module_names, "paddle", "paddleseg_segformer"}
-    assert {DISTRIBUTIONS.get(name, name) for name in imported} <= asked
+    assert {DISTRIBUTIONS.get(name, name) for name in imported} <= required
 
 
 def test_sdist_makes_the_same_wheel(wheel, source, tmp_path):
     code = f"import setuptools.build_meta as b; b.build_sdist({str(tmp_path)!r})"
     subprocess.run([sys.executable, "-c", code], cwd=source, check=True, capture_output=True)
     (sdist,) = tmp_path.glob("*.tar.gz")
-    again = build_wheel(sdist, tmp_path)
-    assert zipfile.ZipFile(again).namelist() == zipfile.ZipFile(wheel).namelist()
+    rebuilt = build_wheel(sdist, tmp_path)
+    assert zipfile.ZipFile(rebuilt).namelist() == zipfile.ZipFile(wheel).namelist()
 
 
 def yaml_files():
@@ -135,22 +136,32 @@ def test_commands_are_listed(installed, tmp_path):
 
 
 @pytest.mark.parametrize("command", ["train", "make_scenes"])
-def test_help_shows_the_command_as_it_was_typed(installed, tmp_path, command):
+def test_help_shows_the_command_as_typed(installed, tmp_path, command):
     done = run(installed, tmp_path, command, "--help")
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith(f"usage: python -m paddleseg_segformer {command} ")
     assert f"  python -m paddleseg_segformer {command} --" in done.stdout
 
 
+def test_console_script(installed, tmp_path):
+    script = [installed / "bin/segformer"]
+    done = run(installed, tmp_path, "train", "--help", program=script)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("usage: segformer train ")
+    done = run(installed, tmp_path, *TINY_SCENES, program=script)
+    assert done.returncode == 0, done.stderr
+    assert len(list(tmp_path.glob("data/scenes/images/*/*.jpg"))) == 6
+
+
 def test_quick_start_in_an_empty_folder(installed, tmp_path):
-    """Data processes included, and a config of the user's own on top of one that is package_dir."""
+    """With data-loading workers, and a config whose base is one of the package's."""
 
     def done(*arguments):
         process = run(installed, tmp_path, *arguments)
         assert process.returncode == 0, process.stderr
         return process.stdout
 
-    done("make_scenes", "--train", 4, "--val", 2, "--size", 96, 96)
+    done(*TINY_SCENES)
     (tmp_path / "own.yaml").write_text("_base_: configs/quickstart.yaml\nbatch_size: 2\n")
     options = ("--device", "cpu", "--iters", 2)
     done("train", "--config", "own.yaml", "--num_workers", 2, "--save_dir", "run", *options)
@@ -162,7 +173,7 @@ def test_quick_start_in_an_empty_folder(installed, tmp_path):
     assert "#Images: 2 mIoU" in scores
 
 
-def test_what_lies_in_the_folder_comes_first(installed, tmp_path):
+def test_configs_in_the_working_directory_come_first(installed, tmp_path):
     (tmp_path / "configs").mkdir()
     (tmp_path / "configs/quickstart.yaml").write_text("iters: 3\n")
     arguments = ("train", "--device", "cpu", "--config")

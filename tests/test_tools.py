@@ -1,4 +1,4 @@
-"""The command-line tools as a user runs them, on a few drawn scenes."""
+"""The command-line tools as a user runs them, on a few synthetic scenes."""
 
 import json
 import os
@@ -6,28 +6,15 @@ import re
 import signal
 import subprocess
 import sys
-from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 from PIL import Image
+from run_tools import CONFIG, ROOT, cpu_options, run_tool, tool_command
 
 from paddleseg_segformer.data.scenes import write_scenes
 from paddleseg_segformer.weights import read_saved_dict
-
-ROOT = Path(__file__).parents[1]
-CONFIG = ROOT / "configs/quickstart.yaml"
-
-
-def tool(name, *arguments):
-    """Run ``tools/<name>.py`` to its end; returns the completed process, output as text."""
-    return subprocess.run(command(name, *arguments), capture_output=True, text=True, cwd=ROOT)
-
-
-def command(name, *arguments):
-    folder = "tools" if Path(ROOT, "tools", f"{name}.py").exists() else "benchmarks"
-    return [sys.executable, f"{folder}/{name}.py", *map(str, arguments)]
 
 
 @pytest.fixture(scope="module")
@@ -37,27 +24,23 @@ def scenes(tmp_path_factory):
     return root
 
 
-def options(scenes, *more):
-    roots = [f"{split}_dataset.dataset_root={scenes}" for split in ("train", "val")]
-    return ["--device", "cpu", "--opts", *roots, *more]
-
-
 @pytest.fixture(scope="module")
 def run(scenes, tmp_path_factory):
-    """A run of four iterations, saved every two."""
+    """The output folder and log of a training run of four iterations, saved every two."""
     save_dir = tmp_path_factory.mktemp("run")
-    done = tool(
+    done = run_tool(
         *("train", "--config", CONFIG, "--save_dir", save_dir, "--iters", 4, "--batch_size", 2),
         *("--save_interval", 2, "--log_iters", 1, "--do_eval", "--use_vdl", "--use_ema"),
-        *options(scenes),
+        *cpu_options(scenes),
     )
     assert done.returncode == 0, done.stderr
     return save_dir, done.stdout
 
 
 def losses(log):
-    found = re.findall(r"iter: (\d+)/\d+, loss: ([\d.]+)", log)
-    return {int(iteration): float(loss) for iteration, loss in found}
+    """``{iteration: loss}``."""
+    lines = re.findall(r"iter: (\d+)/\d+, loss: ([\d.]+)", log)
+    return {int(iteration): float(loss) for iteration, loss in lines}
 
 
 def test_training_logs_and_saves(run):
@@ -74,32 +57,32 @@ def test_training_logs_and_saves(run):
     assert any("vdlrecords" in path.name for path in save_dir.iterdir())
 
 
-def test_resumed_run_is_the_run_that_never_stopped(scenes, tmp_path):
-    """Weights, moments and averages, with everything off that a resume does not restore yet."""
+def test_resumed_run_equals_an_uninterrupted_run(scenes, tmp_path):
+    """Weights, optimizer moments and EMA, without dropout and stochastic depth."""
 
-    def train(save_dir, *more):
-        done = tool(
+    def train(save_dir, *arguments):
+        done = run_tool(
             *("train", "--config", CONFIG, "--save_dir", tmp_path / save_dir, "--iters", 4),
-            *("--batch_size", 2, "--save_interval", 2, "--use_ema", *more),
-            *options(scenes, "model.dropout=0.0", "model.backbone.drop_path_rate=0.0"),
+            *("--batch_size", 2, "--save_interval", 2, "--use_ema", *arguments),
+            *cpu_options(scenes, "model.dropout=0.0", "model.backbone.drop_path_rate=0.0"),
         )
         assert done.returncode == 0, done.stderr
         return tmp_path / save_dir / "iter_4"
 
-    whole = train("whole")
-    resumed = train("resumed", "--resume_model", tmp_path / "whole/iter_2")
+    uninterrupted = train("uninterrupted")
+    resumed = train("resumed", "--resume_model", tmp_path / "uninterrupted/iter_2")
     for name in ("model.pdparams", "ema_model.pdparams", "model.pdopt"):
-        expected, actual = (read_saved_dict(folder / name) for folder in (whole, resumed))
+        expected, actual = (read_saved_dict(folder / name) for folder in (uninterrupted, resumed))
         assert actual.keys() == expected.keys()
         for key, value in expected.items():
             np.testing.assert_array_equal(actual[key], value, err_msg=key)
 
 
-def test_old_checkpoints_of_another_run_are_left_alone(scenes, tmp_path):
+def test_checkpoints_of_an_earlier_run_are_kept(scenes, tmp_path):
     (tmp_path / "iter_900").mkdir()
-    done = tool(
+    done = run_tool(
         *("train", "--config", CONFIG, "--save_dir", tmp_path, "--iters", 3, "--batch_size", 1),
-        *("--save_interval", 1, "--keep_checkpoint_max", 2, *options(scenes)),
+        *("--save_interval", 1, "--keep_checkpoint_max", 2, *cpu_options(scenes)),
     )
     assert done.returncode == 0, done.stderr
     assert {path.name for path in tmp_path.glob("iter_*")} == {"iter_2", "iter_3", "iter_900"}
@@ -107,9 +90,9 @@ def test_old_checkpoints_of_another_run_are_left_alone(scenes, tmp_path):
 
 def test_termination_saves_and_exits_143(scenes, tmp_path):
     process = subprocess.Popen(
-        command(
+        tool_command(
             *("train", "--config", CONFIG, "--save_dir", tmp_path, "--batch_size", 2),
-            *("--log_iters", 1, *options(scenes)),
+            *("--log_iters", 1, *cpu_options(scenes)),
         ),
         stdout=subprocess.PIPE,
         text=True,
@@ -133,19 +116,19 @@ def main():
         os.kill(os.getpid(), signal.SIGTERM)
         time.sleep(60)
     finally:
-        print("tidied up")
+        print("cleaned up")
 common.run(main)
 """
 
 
-def test_termination_lets_a_tool_tidy_up():
+def test_termination_runs_finally_blocks():
     command = [sys.executable, "-c", TERMINATED]
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
-    assert (done.returncode, done.stdout) == (143, "tidied up\n")
+    assert (done.returncode, done.stdout) == (143, "cleaned up\n")
     assert "Traceback" not in done.stderr
 
 
-VIEWS = {
+TEST_FLAGS = {
     "whole, at scale 1, not mirrored.": ["--num_workers", 0],
     "whole, at scale 0.5, 1, as it is and mirrored left to right; the mean softmax of 4 views": [
         *("--aug_eval", "--scales", 0.5, 1.0, "--flip_horizontal")
@@ -156,23 +139,33 @@ VIEWS = {
 }
 
 
-@pytest.mark.parametrize("told, views", VIEWS.items(), ids=["whole", "scales", "windows"])
-def test_evaluation(run, scenes, told, views):
+@pytest.mark.parametrize(
+    "description, flags", TEST_FLAGS.items(), ids=["single scale", "multi-scale", "sliding window"]
+)
+def test_evaluation(run, scenes, description, flags):
     model = run[0] / "best_model/model.pdparams"
-    done = tool("val", "--config", CONFIG, "--model_path", model, *views, *options(scenes))
+    done = run_tool("val", "--config", CONFIG, "--model_path", model, *flags, *cpu_options(scenes))
     assert done.returncode == 0, done.stderr
-    assert f"[EVAL] Each image is seen {told}" in done.stdout
+    assert f"[EVAL] Each image is seen {description}" in done.stdout
     assert re.search(r"#Images: 3 mIoU: 0\.\d{4} Acc: 0\.\d{4}", done.stdout)
     assert re.search(r"^sky +\d\.\d{4} \d\.\d{4} +\d+\.\d\d%$", done.stdout, re.MULTILINE)
 
 
 def test_two_processes_evaluate_like_one(run, scenes, tmp_path):
-    """Three images, which two processes cannot share evenly: the same figures to the last digit."""
+    """On three images, which two processes cannot share evenly: bit-identical metrics."""
     model = run[0] / "best_model/model.pdparams"
-    figures = []
+    metrics = []
     for launcher in ([], ["-m", "paddle.distributed.launch", "--nproc_per_node", "2"]):
-        file = tmp_path / f"{len(figures)}.json"
-        arguments = ["--config", CONFIG, "--model_path", model, "--json", file, *options(scenes)]
+        file = tmp_path / f"{len(metrics)}.json"
+        arguments = [
+            "--config",
+            CONFIG,
+            "--model_path",
+            model,
+            "--json",
+            file,
+            *cpu_options(scenes),
+        ]
         done = subprocess.run(
             [sys.executable, *launcher, "tools/val.py", *map(str, arguments)],
             capture_output=True,
@@ -181,9 +174,9 @@ def test_two_processes_evaluate_like_one(run, scenes, tmp_path):
             env={**os.environ, "PADDLE_LOG_DIR": str(tmp_path)},
         )
         assert done.returncode == 0, done.stderr
-        figures.append(json.loads(file.read_text()))
-    assert figures[0] == figures[1]
-    assert figures[0]["images"] == 3 and len(figures[0]["classes"]) == 150
+        metrics.append(json.loads(file.read_text()))
+    assert metrics[0] == metrics[1]
+    assert metrics[0]["images"] == 3 and len(metrics[0]["classes"]) == 150
 
 
 PAPER_TRANSFORMS = """
@@ -204,28 +197,28 @@ def test_seeded_runs_are_identical_for_any_number_of_workers(scenes, tmp_path):
 
     def train(workers, seed=1):
         save_dir = tmp_path / f"{workers}-{seed}-{len(list(tmp_path.iterdir()))}"
-        done = tool(
+        done = run_tool(
             *("train", "--config", config, "--save_dir", save_dir, "--iters", 20),
             *("--batch_size", 2, "--log_iters", 1, "--seed", seed, "--num_workers", workers),
-            *options(scenes),
+            *cpu_options(scenes),
         )
         assert done.returncode == 0, done.stderr
         return losses(done.stdout), read_saved_dict(save_dir / "iter_20/model.pdparams")
 
-    first, weights = train(0)
-    assert len(first) == 20
+    expected_losses, expected_weights = train(0)
+    assert len(expected_losses) == 20
     for workers in (0, 2):
-        again, same = train(workers)
-        assert again == first
-        for name, value in weights.items():
-            np.testing.assert_array_equal(same[name], value, err_msg=name)
-    assert train(0, seed=2)[0] != first
+        actual_losses, actual_weights = train(workers)
+        assert actual_losses == expected_losses
+        for name, value in expected_weights.items():
+            np.testing.assert_array_equal(actual_weights[name], value, err_msg=name)
+    assert train(0, seed=2)[0] != expected_losses
 
 
 def test_prediction(run, scenes, tmp_path):
-    done = tool(
+    done = run_tool(
         *("predict", "--config", CONFIG, "--model_path", run[0] / "best_model/model.pdparams"),
-        *("--image_path", scenes / "images", "--save_dir", tmp_path, *options(scenes)),
+        *("--image_path", scenes / "images", "--save_dir", tmp_path, *cpu_options(scenes)),
     )
     assert done.returncode == 0, done.stderr
     name = "validation/scene_val_00000001.png"
@@ -241,101 +234,43 @@ def test_prediction(run, scenes, tmp_path):
     assert len(list(tmp_path.rglob("*.png"))) == 9 * 3
 
 
-def test_prediction_stays_in_its_folder(run, scenes, tmp_path):
-    """A list of absolute paths: nothing is written beside, let alone over, the images."""
+def test_prediction_writes_only_to_save_dir(run, scenes, tmp_path):
+    """With a list of absolute paths: the images must not be overwritten."""
     image = scenes / "images/validation/scene_val_00000001.jpg"
     before = image.read_bytes()
     (tmp_path / "list.txt").write_text(f"{image}\n")
     model = run[0] / "best_model/model.pdparams"
     paths = ("--image_path", tmp_path / "list.txt", "--save_dir", tmp_path / "out")
-    done = tool("predict", "--config", CONFIG, "--model_path", model, *paths, *options(scenes))
+    done = run_tool(
+        "predict", "--config", CONFIG, "--model_path", model, *paths, *cpu_options(scenes)
+    )
     assert done.returncode == 0, done.stderr
     assert image.read_bytes() == before
     written = {path.relative_to(tmp_path / "out").parts[0] for path in tmp_path.rglob("*.png")}
     assert written == {"added_prediction", "pseudo_color_prediction", "label_map"}
 
 
-def test_foreign_model(scenes, tmp_path):
-    """A PaddleSeg model of another kind, with our encoder, trains, and loads what it saved."""
+def test_paddleseg_model_with_our_backbone(scenes, tmp_path):
+    """It trains, and its checkpoint loads; another model's config with it is an error."""
     config = tmp_path / "config.yaml"
     config.write_text(
         f"_base_: {CONFIG}\n"
         "model: {_inherited_: false, type: FCN, num_classes: 150, backbone_indices: [3],\n"
         "  channels: 8, backbone: {type: MixVisionTransformer_B0, in_channels: 3}}\n"
     )
-    done = tool(
+    done = run_tool(
         *("train", "--config", config, "--save_dir", tmp_path, "--iters", 1, "--batch_size", 2),
-        *options(scenes, "optimizer.custom_cfg=null"),
+        *cpu_options(scenes, "optimizer.custom_cfg=null"),
     )
     assert done.returncode == 0, done.stderr
     model = tmp_path / "iter_1/model.pdparams"
-    done = tool("val", "--config", config, "--model_path", model, *options(scenes))
+    done = run_tool("val", "--config", config, "--model_path", model, *cpu_options(scenes))
     assert done.returncode == 0, done.stderr
-    wrong = tool("val", "--config", CONFIG, "--model_path", model, *options(scenes))
-    assert wrong.returncode == 2 and str(model) in wrong.stderr
+    done = run_tool("val", "--config", CONFIG, "--model_path", model, *cpu_options(scenes))
+    assert done.returncode == 2 and str(model) in done.stderr
 
 
-def test_foreign_models_data_can_be_timed(scenes, tmp_path):
-    config = tmp_path / "config.yaml"
-    config.write_text(
-        f"_base_: {CONFIG}\n"
-        "model: {_inherited_: false, type: FCN, num_classes: 150, backbone_indices: [3],\n"
-        "  channels: 8, backbone: {type: MixVisionTransformer_B0, in_channels: 3}}\n"
-    )
-    (tmp_path / "earlier.json").write_text("old")
-    os.link(tmp_path / "earlier.json", tmp_path / "report.json")
-    few = ("--samples", 2, "--rounds", 1, "--json", tmp_path / "report.json")
-    more = options(scenes, "optimizer.custom_cfg=null")
-    done = tool("benchmark", "data", "--config", config, *few, *more)
-    assert done.returncode == 0, done.stderr
-    (row,) = json.loads((tmp_path / "report.json").read_text())["rows"]
-    assert row["images_per_second"] == pytest.approx(2 / row["seconds"])
-    assert (tmp_path / "earlier.json").read_text() == "old"  # the new file has replaced it
-    done = tool("benchmark", "train", "--config", config, *few, "--against", "paddleseg", *more)
-    assert done.returncode == 2 and "model.embedding_dim: is missing" in done.stderr
-
-
-DEVICE = """
-import sys
-sys.path.insert(0, "benchmarks")
-import worker
-class Fake:  # holds 100 bytes of a GPU before its run, and had more until then
-    held, peak = 100, 900
-    def __init__(self, spec): pass
-    def eval(self): return lambda: None
-    def synchronize(self): pass
-    def held_memory(self):
-        self.peak = 350  # from here on
-        return self.held
-    def peak_memory(self): return self.peak
-worker.IMPLEMENTATIONS["ours"] = Fake
-spec = dict(implementation="ours", job="eval", size=[32, 32], batch_size=1, classes=2)
-sys.argv = ["worker.py", worker.json.dumps(spec)]
-worker.main()
-"""
-
-
-def test_a_gpus_memory_is_counted_from_what_was_held(tmp_path):
-    done = subprocess.run(
-        [sys.executable, "-c", DEVICE], input="go\n", capture_output=True, text=True, cwd=ROOT
-    )
-    assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout.splitlines()[-1]) == {"peak_memory": 250}
-
-
-def test_plotted_models_have_their_own_names(tmp_path):
-    """In whichever order some of them come; an SVG file has its texts as comments."""
-    files = [tmp_path / f"{name}.json" for name in ("B3", "B1")]
-    for file in files:
-        rows = [{"name": "ours", "gmacs": 20.0}]
-        file.write_text(json.dumps({"spec": {"backbone": file.stem}, "rows": rows}))
-    done = tool("plot", "models", *files, "--output", tmp_path / "models.svg")
-    assert done.returncode == 0, done.stderr
-    drawn = (tmp_path / "models.svg").read_text()
-    assert re.findall(r"<!-- (B\d) -->", drawn) == ["B1", "B3"]
-
-
-BAD = {
+INVALID = {
     "no config": (("--config", "nowhere.yaml"), "nowhere.yaml"),
     "no data": (("--config", CONFIG, "--opts", "train_dataset.dataset_root=absent"), "absent"),
     "no checkpoint": (("--config", CONFIG, "--resume_model", "absent/iter_9"), "absent/iter_9"),
@@ -345,17 +280,20 @@ BAD = {
     "wrong type": (("--config", CONFIG, "--opts", "iters=many"), "iters must be"),
     "bad option": (("--config", CONFIG, "--opts", "iters"), "--opts iters"),
     "no such flag": (("--config", CONFIG, "--itres", "3"), "--itres"),
-    "a flag of PaddleSeg": (("--config", CONFIG, "--repeats=2"), "--repeats is PaddleSeg's: "),
+    "a flag of PaddleSeg": (
+        ("--config", CONFIG, "--repeats=2"),
+        "--repeats is a PaddleSeg-only flag: ",
+    ),
 }
 
 
-@pytest.mark.parametrize("case", BAD)
-def test_bad_input_is_one_sentence_and_exit_2(case, scenes, tmp_path):
-    arguments, culprit = BAD[case]
+@pytest.mark.parametrize("case", INVALID)
+def test_invalid_input_is_one_sentence_and_exit_2(case, scenes, tmp_path):
+    arguments, culprit = INVALID[case]
     arguments = ["--device", "cpu", "--save_dir", tmp_path / "out", *arguments]
     if "--opts" not in arguments:
-        arguments += options(scenes)[2:]
-    done = tool("train", *arguments)
+        arguments += cpu_options(scenes)[2:]
+    done = run_tool("train", *arguments)
     assert done.returncode == 2, done.stderr
     assert culprit in done.stderr.splitlines()[-1] and "Traceback" not in done.stderr
     assert not list(tmp_path.rglob("*.pd*"))
@@ -366,17 +304,17 @@ def test_broken_image_is_named(workers, tmp_path):
     write_scenes(tmp_path, train=2, val=1, size=(96, 96))
     broken = tmp_path / "images/training/scene_train_00000002.jpg"
     broken.write_bytes(b"\xff\xd8 not a JPEG")
-    done = tool(
+    done = run_tool(
         *("train", "--config", CONFIG, "--save_dir", tmp_path / "out", "--batch_size", 2),
-        *("--num_workers", workers, *options(tmp_path)),
+        *("--num_workers", workers, *cpu_options(tmp_path)),
     )
     assert done.returncode == 2, done.stderr[-2000:]
     assert str(broken) in done.stderr.splitlines()[-1]
     assert not list(tmp_path.rglob("*.pd*"))
 
 
-def test_from_folders_of_pictures_to_a_trained_head(tmp_path):
-    """Masks in colors, lists, a check and a run with a frozen backbone, as a user goes on."""
+def test_custom_dataset_from_color_masks_to_a_trained_head(tmp_path):
+    """Convert the masks, split the dataset, validate it and train with a frozen backbone."""
     root, random = tmp_path / "data", np.random.default_rng(0)
     for folder in ("images", "colored"):
         (root / folder).mkdir(parents=True)
@@ -395,10 +333,10 @@ def test_from_folders_of_pictures_to_a_trained_head(tmp_path):
     config = tmp_path / "config.yaml"
     config.write_text(text)
     steps += [("check_dataset", "--config", config)]
-    more = ("--iters", 1, "--batch_size", 1, "--save_dir", tmp_path / "run", "--device", "cpu")
-    steps += [("train", "--config", config, "--freeze_backbone", *more)]
+    options = ("--iters", 1, "--batch_size", 1, "--save_dir", tmp_path / "run", "--device", "cpu")
+    steps += [("train", "--config", config, "--freeze_backbone", *options)]
     for step in steps:
-        done = tool(*step)
+        done = run_tool(*step)
         assert done.returncode == 0, done.stderr
     assert "Frozen: the backbone" in done.stdout
     assert json.loads((tmp_path / "run/iter_1/manifest.json").read_text())["classes"] == [
@@ -406,13 +344,43 @@ def test_from_folders_of_pictures_to_a_trained_head(tmp_path):
         "light",
     ]
     for step in steps[:2]:
-        done = tool(*step)
+        done = run_tool(*step)
         assert done.returncode == 2 and "--force" in done.stderr and "Traceback" not in done.stderr
 
 
 def test_paddle_2_is_refused():
-    tool = "import paddle, runpy; paddle.__version__ = '2.6.2'; runpy.run_path('tools/train.py', "
-    command = [sys.executable, "-c", tool + "run_name='__main__')", "--config", "none.yaml"]
-    run = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
-    assert run.returncode == 2
-    assert run.stderr.splitlines()[-1].startswith("error: PaddlePaddle 2.6.2: is too old; install")
+    code = "import paddle, runpy; paddle.__version__ = '2.6.2'; runpy.run_path('tools/train.py', "
+    command = [sys.executable, "-c", code + "run_name='__main__')", "--config", "none.yaml"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1].startswith("error: PaddlePaddle 2.6.2: is too old; install")
+
+
+LIGHT = """
+import sys
+import paddleseg_segformer.cli.train
+heavy = "flask jinja2 matplotlib onnx onnxruntime openvino paddle2onnx torch waitress".split()
+assert not [name for name in sys.modules if name.split(".")[0] in heavy]
+assert not [name for name in sys.modules if name.startswith("paddleseg_segformer.deploy")]
+"""
+
+
+def test_training_does_not_import_deployment():
+    done = subprocess.run([sys.executable, "-c", LIGHT], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+
+
+def test_old_flag_names_are_aliases():
+    done = run_tool("train", "--config", CONFIG, "--accumulate", 0)
+    assert done.returncode == 2 and "--grad_accum_steps/--accumulate: 0 is below 1" in done.stderr
+    done = run_tool("predict", "--runtime", "absent", "--model_path", "a", "--image_path", "b")
+    assert done.returncode == 2 and "--backend/--runtime: invalid choice" in done.stderr
+    done = run_tool("masks_from_colours", "--help")
+    assert done.returncode == 0 and "masks" in done.stdout
+
+
+def test_help_shows_aliases_and_defaults():
+    done = run_tool("train", "--help")
+    assert "  --grad_accum_steps, --accumulate N\n" in done.stdout
+    assert "(default: 0 on CPU, up to 8 per" in done.stdout and "(default: output)" in done.stdout
+    assert "(default: None)" not in done.stdout and "==SUPPRESS==" not in done.stdout

@@ -1,4 +1,4 @@
-"""``segformer check_dataset`` from a checkout."""
+"""``segformer check_dataset``, from a checkout."""
 
 from paddleseg_segformer.cli import main
 

@@ -1,4 +1,4 @@
-"""``segformer convert`` from a checkout."""
+"""``segformer convert``, from a checkout."""
 
 from paddleseg_segformer.cli import main
 

@@ -1,4 +1,4 @@
-"""``segformer export`` from a checkout."""
+"""``segformer export``, from a checkout."""
 
 from paddleseg_segformer.cli import main
 

@@ -1,4 +1,4 @@
-"""``segformer make_scenes`` from a checkout."""
+"""``segformer make_scenes``, from a checkout."""
 
 from paddleseg_segformer.cli import main
 

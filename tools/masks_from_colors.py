@@ -1,4 +1,4 @@
-"""``segformer masks_from_colors`` from a checkout."""
+"""``segformer masks_from_colors``, from a checkout."""
 
 from paddleseg_segformer.cli import main
 

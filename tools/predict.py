@@ -1,4 +1,4 @@
-"""``segformer predict`` from a checkout."""
+"""``segformer predict``, from a checkout."""
 
 from paddleseg_segformer.cli import main
 

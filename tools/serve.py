@@ -1,4 +1,4 @@
-"""``segformer serve`` from a checkout."""
+"""``segformer serve``, from a checkout."""
 
 from paddleseg_segformer.cli import main
 

@@ -1,4 +1,4 @@
-"""``segformer split_dataset_list`` from a checkout."""
+"""``segformer split_dataset_list``, from a checkout."""
 
 from paddleseg_segformer.cli import main
 

@@ -1,4 +1,4 @@
-"""``segformer train`` from a checkout."""
+"""``segformer train``, from a checkout."""
 
 from paddleseg_segformer.cli import main
 

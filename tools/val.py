@@ -1,4 +1,4 @@
-"""``segformer val`` from a checkout."""
+"""``segformer val``, from a checkout."""
 
 from paddleseg_segformer.cli import main
 

@@ -1,4 +1,8 @@
-"""The ``segformer`` command: ``segformer train …`` and its siblings."""
+"""The ``segformer`` command, also behind ``python -m paddleseg_segformer`` and ``tools/*.py``.
+
+Each command is a module of this package: the first line of its docstring is the command's summary,
+and its ``main()`` parses ``sys.argv`` and calls the library.
+"""
 
 import importlib
 import sys
@@ -8,23 +12,13 @@ from ..errors import InputError
 from ..fs import package_dir
 from .common import run
 
-COMMANDS = {
-    "train": "Train a model.",
-    "val": "Evaluate a trained model: mIoU, accuracy and the IoU of each class.",
-    "predict": "Segment images and videos.",
-    "export": "Export a trained model for Paddle Inference or as ONNX.",
-    "serve": "Start a web demo and JSON API of a trained model.",
-    "check_dataset": "Validate every image and label of a data set.",
-    "split_dataset_list": "Split images and masks into train.txt, val.txt and test.txt.",
-    "masks_from_colors": "Convert color masks to masks of class indices.",
-    "convert": "Convert a SegFormer checkpoint of another project.",
-    "make_scenes": "Draw a small synthetic data set for trials.",
-}
+COMMANDS = ("train", "val", "predict", "export", "serve", "check_dataset", "split_dataset_list")
+COMMANDS += ("masks_from_colors", "convert", "make_scenes")
 ALIASES = {"masks_from_colours": "masks_from_colors"}
 
 
 def main(command=None):
-    """Run a command and exit; the console script takes its name from the command line."""
+    """Run a command and exit; without ``command``, the first command-line argument names it."""
     run(lambda: _dispatch(command))
 
 
@@ -37,14 +31,20 @@ def _dispatch(command):
         program = Path(sys.argv[0])
         name = "python -m paddleseg_segformer" if program.name == "__main__.py" else program.name
         sys.argv = [f"{name} {command}", *sys.argv[2:]]
-    command = ALIASES.get(command, command)
-    if command not in COMMANDS:
+    _command_module(command).main()
+
+
+def _command_module(command):
+    name = ALIASES.get(command, command)
+    if name not in COMMANDS:
         raise InputError(f"{command}: is not a command; use one of {', '.join(COMMANDS)}.")
-    importlib.import_module(f".{command}", __name__).main()
+    return importlib.import_module(f".{name}", __name__)
 
 
 def _overview():
     lines = ["usage: segformer COMMAND …", "", "commands (each has --help):"]
-    lines += [f"  {name:20}{summary}" for name, summary in COMMANDS.items()]
+    for name in COMMANDS:
+        summary = _command_module(name).__doc__.partition("\n")[0]
+        lines.append(f"  {name:20}{summary}")
     lines += ["", f"Configs for --config configs/… are in {package_dir('configs')}."]
     return "\n".join(lines)

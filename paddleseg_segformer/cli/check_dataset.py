@@ -1,4 +1,4 @@
-"""Read a whole data set as a configuration would, and report everything that is wrong with it."""
+"""Validate every image and label of a config's datasets."""
 
 from ..data.validate import full_check
 from . import common
@@ -9,11 +9,16 @@ def parse_args():
         __doc__,
         "--config configs/segformer_mit-b2_512x512_160k_ade20k.yaml",
     )
-    parser.add_argument("--num_workers", type=common.positive, help="threads; one for each CPU")
+    parser.add_argument(
+        "--num_workers",
+        type=common.positive_int,
+        metavar="N",
+        help="image-reading threads (default: one per CPU)",
+    )
     return parser.parse_args()
 
 
 def main():
     options = vars(parse_args())
-    config = common.start(options)
+    config = common.setup_with_config(options)
     full_check(config, **options)

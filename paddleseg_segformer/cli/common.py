@@ -1,4 +1,4 @@
-"""What the command-line tools share: common flags, start-up, exit codes."""
+"""Common flags, setup and exit codes of the command-line tools."""
 
 import argparse
 import re
@@ -14,158 +14,177 @@ from ..inference import BACKENDS
 from ..log import logger, setup_logging
 
 EXIT_INPUT, EXIT_FAILED = 2, 1
-# Flags of PaddleSeg's tools that ours have no use for, and what to do instead.
-PADDLESEG = {
-    "--auc_roc": "leave it out; mIoU, accuracy and each class's IoU are given",
-    "--benchmark": "benchmarks/benchmark.py measures",
-    "--cpu_threads": "set OMP_NUM_THREADS; otherwise all cores work",
-    "--custom_color": "give each class its color in labels.txt of the dataset_root",
-    "--data_format": "leave it out; the models take NCHW",
-    "--enable_mkldnn": "leave it out; on a CPU, OpenVINO runs what --format onnx exports",
-    "--for_fd": "leave it out; the files are model.json, model.pdiparams and deploy.yaml",
-    "--format": "leave it out; images and masks are known by their endings",
-    "--label_class": "write the classes into labels.txt of the dataset_root",
-    "--profiler_options": "benchmarks/benchmark.py measures a step",
-    "--repeats": "leave it out; --iters alone says how long a run is",
-    "--use_multilabel": "leave it out; a pixel has one class here",
-    "--use_trt": "leave it out; predict.py's --backend has the choice",
-    "--with_argmax": "leave it out; the export's --output_op is known",
+# Flags of PaddleSeg's tools that these tools do not have, and what to do instead.
+PADDLESEG_ONLY_FLAGS = {
+    "--auc_roc": "remove it; mIoU, accuracy and per-class IoU are always computed",
+    "--benchmark": "use benchmarks/benchmark.py",
+    "--cpu_threads": "set OMP_NUM_THREADS (default: all cores)",
+    "--custom_color": "add each class's color to labels.txt in dataset_root",
+    "--data_format": "remove it; the models take NCHW",
+    "--enable_mkldnn": "remove it; for fast CPU inference use export --format onnx and OpenVINO",
+    "--for_fd": "remove it; exports are written as model.json, model.pdiparams and deploy.yaml",
+    "--format": "remove it; images and masks are recognized by their file extensions",
+    "--label_class": "write the class names into labels.txt in dataset_root",
+    "--profiler_options": "use benchmarks/benchmark.py to time a training step",
+    "--repeats": "remove it; set the length of the run with --iters",
+    "--use_multilabel": "remove it; multi-label segmentation is not supported",
+    "--use_trt": "remove it; choose the inference backend with predict's --backend",
+    "--with_argmax": "remove it; the export records its output, see export's --output_op",
 }
 
 
-def positive(text):
-    """The type of flags that count something: a whole number above 0."""
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not a whole number above 0")
-    return number
+def positive_int(text):
+    """The argparse type of counts from 1."""
+    return _int_from(1, text)
+
+
+def non_negative_int(text):
+    """The argparse type of counts from 0."""
+    return _int_from(0, text)
+
+
+def _int_from(minimum, text):
+    if int(text) < minimum:
+        raise argparse.ArgumentTypeError(f"{text} is below {minimum}")
+    return int(text)
 
 
 def plain_parser(description, example):
-    """An argument parser that shows the command as it was typed; ``example`` is what follows it."""
+    """An argument parser whose help shows ``example``, the arguments of a typical call."""
     return _Parser(
         prog=sys.argv[0] if " " in sys.argv[0] else f"python {sys.argv[0]}",
         description=description,
         epilog=f"example:\n  %(prog)s {example}",
-        formatter_class=_Help,
+        formatter_class=_HelpFormatter,
     )
-
-
-def model_parser(description, example):
-    """An argument parser with the flags that every tool has which uses a trained model."""
-    parser = config_parser(description, example, required=False)
-    parser.add_argument(
-        "--model_path",
-        required=True,
-        metavar="PATH",
-        help="a checkpoint's folder or file, or an exported model; the config is needed only "
-        "where it does not hold it",
-    )
-    return parser
 
 
 def config_parser(description, example, required=True):
-    """An argument parser with the flags that every tool has which reads a configuration."""
+    """An argument parser with the flags of every tool that reads a config."""
     parser = plain_parser(description, example)
-    parser.add_argument("--config", required=required, metavar="FILE", help="configuration, YAML")
-    parser.add_argument(
-        "--device", help="gpu, gpu:N, cpu, …; the GPU where there is one, else the CPU"
-    )
+    parser.add_argument("--config", required=required, metavar="FILE", help="YAML config")
+    parser.add_argument("--device", help="gpu, gpu:N, cpu, … (default: gpu if available, else cpu)")
     parser.add_argument(
         "--opts",
         nargs="+",
         default=[],
         metavar="KEY=VALUE",
-        help="override keys of the config, such as model.backbone.pretrained=null",
+        help="config overrides, such as model.backbone.pretrained=null",
     )
     return parser
 
 
-def add_test_flags(parser, augment):
-    """Flags of how an image is looked at; ``augment`` names the one for several scales.
+def model_parser(description, example):
+    """An argument parser with the flags of every tool that runs a trained model."""
+    parser = config_parser(description, example, required=False)
+    parser.add_argument(
+        "--model_path",
+        required=True,
+        metavar="PATH",
+        help="checkpoint folder or file, or exported model; needs --config only if no config is "
+        "stored with it",
+    )
+    return parser
 
-    A flag that is not given leaves no trace, so that the config's ``test_config`` decides.
+
+def add_test_time_flags(parser, tta_flag):
+    """Add the flags that override ``test_config``; those not given are absent from the result.
+
+    Args:
+        parser: The argument parser.
+        tta_flag: PaddleSeg's name of the flag for test-time augmentation in this tool.
     """
-    group = parser.add_argument_group("how each image is looked at (else as the config says)")
+    group = parser.add_argument_group("test-time options (default: the config's test_config)")
     switch = {"action": "store_true", "default": argparse.SUPPRESS}
-    pair = {"nargs": 2, "type": int, "metavar": ("W", "H"), "default": argparse.SUPPRESS}
-    several = "several scales; alone it means the paper's six, each also mirrored"
-    group.add_argument(augment, dest="aug_eval", **switch, help=several)
+    size = {"nargs": 2, "type": int, "metavar": ("W", "H"), "default": argparse.SUPPRESS}
+    group.add_argument(
+        tta_flag,
+        dest="aug_eval",
+        **switch,
+        help="test-time augmentation, multi-scale + flip; without --scales and flips: 6 scales and "
+        "horizontal flip",
+    )
     group.add_argument(
         "--scales",
         nargs="+",
         type=float,
         metavar="S",
         default=argparse.SUPPRESS,
-        help=f"with {augment}",
+        help=f"image scales, with {tta_flag}",
     )
-    group.add_argument("--flip_horizontal", **switch, help=f"with {augment}")
-    group.add_argument("--flip_vertical", **switch, help=f"with {augment}")
-    group.add_argument("--is_slide", **switch, help="in sliding windows")
-    group.add_argument("--crop_size", **pair, help="of a window")
-    group.add_argument("--stride", **pair, help="from window to window")
+    group.add_argument("--flip_horizontal", **switch, help=f"flip left to right, with {tta_flag}")
+    group.add_argument("--flip_vertical", **switch, help=f"flip top to bottom, with {tta_flag}")
+    group.add_argument("--is_slide", **switch, help="sliding-window inference")
+    group.add_argument("--crop_size", **size, help="window size of --is_slide, pixels")
+    group.add_argument("--stride", **size, help="window stride of --is_slide, pixels")
 
 
 def add_prediction_flags(parser):
-    """Flags of tools that show a model images: ``Predictor``'s backend, and the test_config's."""
+    """Add the flags of ``Predictor``: inference backend and test-time options."""
     parser.add_argument(
-        "--backend", "--runtime", choices=BACKENDS, help="of an exported model; the fastest"
+        "--backend",
+        "--runtime",
+        choices=BACKENDS,
+        help="inference backend of an exported model (default: the fastest one installed)",
     )
-    add_test_flags(parser, "--aug_pred")
+    add_test_time_flags(parser, "--aug_pred")
 
 
-def start(options):
-    """Set up log, device and CPU, and read the configuration.
+def setup_with_config(options):
+    """Set up logging, CPU and device, and load the config.
 
     Args:
-        options: The parsed flags by name; those that have had their effect here are taken out.
+        options: The parsed flags by name; those used here are removed.
 
     Returns:
         PaddleSeg's ``Config``.
+
+    Raises:
+        InputError: The device or the config is invalid.
     """
     setup_logging()
     device.tune_cpu()
-    wanted = options.pop("device")
+    requested = options.pop("device")
     try:
-        name = device.set_device(wanted)
+        selected = device.set_device(requested)
     except ValueError as error:
         raise InputError(str(error)) from error
-    if name == "cpu" and wanted is None:
+    if selected == "cpu" and requested is None:
         logger.warning(
-            "No GPU found: running on the CPU, which is fit for trials and small images; "
-            "training on a full data set needs a GPU build of Paddle."
+            "No GPU found: running on the CPU, which is fast enough for trials and small images; "
+            "training on a full dataset needs a GPU build of Paddle."
         )
     overrides = {key: options.pop(key, None) for key in ("iters", "batch_size", "learning_rate")}
     return load_config(options.pop("config"), options.pop("opts"), **overrides)
 
 
-def start_model(options):
-    """Set up the log, and read the configuration if one is given.
+def setup_with_model(options):
+    """Set up logging and load the config, if one is given.
 
     Args:
-        options: The parsed flags by name.
+        options: The parsed flags of a ``model_parser`` by name.
 
     Returns:
-        The same, ``config`` being PaddleSeg's ``Config`` or None, without ``opts``.
+        The same without ``opts``, and with PaddleSeg's ``Config`` or None as ``config``.
 
     Raises:
-        InputError: The configuration is at fault, or there is none that ``--opts`` could change.
+        InputError: The config is invalid, or ``--opts`` is given without ``--config``.
     """
     setup_logging()
     opts = options.pop("opts")
     if options["config"] is not None:
         options["config"] = load_config(options["config"], opts)
     elif opts:
-        raise InputError("--opts changes a config: give --config, too.")
+        raise InputError("--opts overrides keys of a config: give --config, too.")
     return options
 
 
 def run(main):
-    """Run a tool's ``main()``, and exit: 0 done, 2 the input is at fault, 1 anything else.
+    """Call ``main()`` and exit: 0 on success, 2 on invalid input, 1 on any other error.
 
-    On SIGTERM it tidies up, as on Ctrl-C; a second one ends it at once.
+    SIGTERM raises ``SystemExit``, so that ``finally`` blocks run; a second one kills the process.
     """
-    signal.signal(signal.SIGTERM, _end)  # in place of Paddle's, which prints a stack of C++
+    signal.signal(signal.SIGTERM, _exit_on_signal)  # Paddle's handler prints a C++ stack trace
     try:
         if paddle.__version__.startswith(("1.", "2.")):
             raise InputError(
@@ -183,26 +202,35 @@ def run(main):
         sys.exit(130)
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message):
-        """In a sentence, where argparse would print the usage first, which may fill a screen.
-
-        It says what to do instead of a flag that PaddleSeg's tools have and ours have not.
-        """
-        words = re.split("[ =]", message)
-        told = [f"; {f} is PaddleSeg's: {PADDLESEG[f]}" for f in PADDLESEG if f in words]
-        raise InputError(f"{message}{''.join(told) or '; see --help'}.")
-
-
-def _end(number, _):
+def _exit_on_signal(number, _):
     signal.signal(number, signal.SIG_DFL)
     sys.exit(128 + number)
 
 
-class _Help(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
-    """Shows defaults that say something, and the example as it is written."""
+class _Parser(argparse.ArgumentParser):
+    def error(self, message):
+        """Raise ``InputError`` instead of printing the usage, which can fill a screen."""
+        words = re.split("[ =]", message)
+        hints = [
+            f"; {flag} is a PaddleSeg-only flag: {hint}"
+            for flag, hint in PADDLESEG_ONLY_FLAGS.items()
+            if flag in words
+        ]
+        raise InputError(f"{message}{''.join(hints) or '; see --help'}.")
+
+
+class _HelpFormatter(argparse.RawDescriptionHelpFormatter):
+    """Shows defaults, and the value of a flag with an alias once, as Python 3.13 does."""
 
     def _get_help_string(self, action):
-        if action.default in (None, False, [], argparse.SUPPRESS):
+        values = action.default if isinstance(action.default, (list, tuple)) else [action.default]
+        default = " ".join(map(str, values)).strip()
+        if default in ("", "None", "False", argparse.SUPPRESS):
             return action.help
-        return super()._get_help_string(action)
+        return f"{action.help} (default: {default})"
+
+    def _format_action_invocation(self, action):
+        if len(action.option_strings) < 2 or action.nargs == 0:
+            return super()._format_action_invocation(action)
+        value = self._format_args(action, self._get_default_metavar_for_optional(action))
+        return f"{', '.join(action.option_strings)} {value}"

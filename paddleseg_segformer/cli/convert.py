@@ -1,4 +1,4 @@
-"""Convert a SegFormer checkpoint of any project into Paddle's or safetensors' format."""
+"""Convert a SegFormer checkpoint of another project."""
 
 from ..weights import convert_checkpoint
 from . import common
@@ -8,11 +8,11 @@ def parse_args():
     parser = common.plain_parser(__doc__, "segformer.b2.512x512.ade.160k.pth b2.pdparams")
     parser.add_argument(
         "source",
-        help="file, URL or Hugging Face folder, of NVlabs, Hugging Face, mmsegmentation, "
-        "PaddleViT or PaddleSeg; the format is recognized",
+        help="file, URL or Hugging Face folder, from NVlabs, Hugging Face, mmsegmentation, "
+        "PaddleViT or PaddleSeg; the format is detected",
     )
-    parser.add_argument("target", help="file to write, .pdparams or .safetensors")
-    parser.add_argument("--force", action="store_true", help="replace an existing file")
+    parser.add_argument("target", help="output file, .pdparams or .safetensors")
+    parser.add_argument("--force", action="store_true", help="overwrite an existing file")
     return parser.parse_args()
 
 
@@ -26,5 +26,5 @@ def main():
     print(f"architecture   {checkpoint.architecture}")
     print(f"tensors        {tensors}")
     print(f"parameters     {parameters / 1e6:.1f} M")
-    print(f"norm_epsilon   {epsilon}: set it in the backbone for the same function")
+    print(f"norm_epsilon   {epsilon}: set it in the config's backbone to get the same outputs")
     print(f"written        {args.target}")

@@ -1,4 +1,7 @@
-"""Write masks of class indices from masks of colors, which labels.txt gives to the classes."""
+"""Convert color masks to class-index masks.
+
+labels.txt in the dataset folder gives the name and the color of each class.
+"""
 
 from ..data.prepare import convert_color_masks
 from . import common
@@ -10,21 +13,21 @@ def parse_args():
         "data/mine colored annotations\n"
         "with lines such as these in data/mine/labels.txt:\n  background 0 0 0\n  cat 128 0 0",
     )
-    parser.add_argument("dataset_root", help="folder of the data set, which holds labels.txt")
-    parser.add_argument("colored", help="folder in it of the masks of colors")
-    parser.add_argument("target", help="folder in it for the masks of class indices")
+    parser.add_argument("dataset_root", help="dataset folder, which contains labels.txt")
+    parser.add_argument("colored", help="folder of the color masks, inside dataset_root")
+    parser.add_argument("target", help="output folder inside dataset_root")
     parser.add_argument(
         "--ignore_others",
         action="store_true",
-        help="a color of no class becomes 255, which training ignores; else it is an error",
+        help="map colors of no class to 255, the ignore index, instead of reporting an error",
     )
-    parser.add_argument("--force", action="store_true", help="replace masks that are there")
+    parser.add_argument("--force", action="store_true", help="overwrite existing masks")
     return parser.parse_args()
 
 
 def main():
     args = parse_args()
-    number = convert_color_masks(
+    count = convert_color_masks(
         args.dataset_root, args.colored, args.target, args.ignore_others, args.force
     )
-    print(f"{number} masks are in {args.dataset_root}/{args.target}")
+    print(f"{count} masks are in {args.dataset_root}/{args.target}")

@@ -1,4 +1,4 @@
-"""Segment images and videos: writes an overlay, a color map and a raw label map of each."""
+"""Segment images and videos: write overlays, color maps and label maps."""
 
 from ..errors import InputError
 from ..inference import predict
@@ -14,18 +14,20 @@ def parse_args():
         "--image_path",
         required=True,
         metavar="PATH",
-        help="an image, a video, a folder, a pattern such as 'photos/*.jpg', or a list of paths",
+        help="image, video, folder, glob pattern such as 'photos/*.jpg', or text file of paths",
     )
-    parser.add_argument("--save_dir", default="output/result", help="folder for the pictures")
+    parser.add_argument("--save_dir", default="output/result", metavar="DIR", help="output folder")
     parser.add_argument(
-        "--probabilities", action="store_true", help="write each class's, as a NumPy file, too"
+        "--probabilities",
+        action="store_true",
+        help="also write the class probabilities as NumPy files",
     )
     common.add_prediction_flags(parser)
     return parser.parse_args()
 
 
 def main():
-    options = common.start_model(vars(parse_args()))
+    options = common.setup_with_model(vars(parse_args()))
     count, problems = predict(**options)
     for problem in problems:
         common.logger.error(problem)

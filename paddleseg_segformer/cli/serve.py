@@ -1,4 +1,4 @@
-"""Segment images on a web page of this machine, and for other programs on it."""
+"""Serve a trained model as a web demo and JSON API."""
 
 from ..errors import InputError
 from ..inference import Predictor
@@ -7,21 +7,21 @@ from . import common
 
 def parse_args():
     parser = common.model_parser(__doc__, "--model_path output/best_model")
-    parser.add_argument("--host", default="127.0.0.1", help="address to listen at")
-    parser.add_argument("--port", type=int, default=8000, help="port; 0 takes a free one")
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on")
+    parser.add_argument("--port", type=int, default=8000, help="port to listen on; 0: any free one")
     parser.add_argument(
         "--max_megapixels",
         type=float,
         default=25,
         metavar="N",
-        help="of an image; see docs/serve.md",
+        help="maximum image size; see docs/serve.md",
     )
     common.add_prediction_flags(parser)
     return parser.parse_args()
 
 
 def main():
-    options = common.start_model(vars(parse_args()))
+    options = common.setup_with_model(vars(parse_args()))
     try:
         from ..deploy import server
     except ImportError as error:

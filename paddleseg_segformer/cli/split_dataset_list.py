@@ -1,4 +1,4 @@
-"""Write train.txt, val.txt and test.txt of a folder of images and a folder of masks."""
+"""Split images and masks into train.txt, val.txt and test.txt."""
 
 from ..data.prepare import write_lists
 from ..log import setup_logging
@@ -7,27 +7,32 @@ from . import common
 
 def parse_args():
     parser = common.plain_parser(__doc__, "data/mine images masks")
-    parser.add_argument("dataset_root", help="folder of the data set, which gets the lists")
-    parser.add_argument("images_dir_name", help="folder of the images in it")
-    parser.add_argument("labels_dir_name", help="folder of the masks in it")
+    parser.add_argument("dataset_root", help="dataset folder, to which the lists are written")
+    parser.add_argument("images_dir_name", help="image folder inside dataset_root")
+    parser.add_argument("labels_dir_name", help="mask folder inside dataset_root")
     parser.add_argument(
         "--split",
         type=float,
         nargs=3,
         default=(0.7, 0.3, 0.0),
         metavar=("TRAIN", "VAL", "TEST"),
-        help="shares, 0.7 0.3 0 if not given; of 0 there is no list",
+        help="fractions of the images; no list is written for a fraction of 0",
     )
     parser.add_argument(
         "--postfix",
         nargs=2,
         default=("", ""),
         metavar=("IMAGE", "MASK"),
-        help="what names end with, such as '' _mask for 1.jpg and 1_mask.png",
+        help="suffixes of the file names, such as '' _mask for 1.jpg and 1_mask.png",
     )
-    parser.add_argument("--separator", default=" ", help="of image and mask in a line; a space")
-    parser.add_argument("--seed", type=int, default=0, help="another one chooses others")
-    parser.add_argument("--force", action="store_true", help="replace lists that are there")
+    parser.add_argument(
+        "--separator",
+        default=" ",
+        metavar="TEXT",
+        help="separator of image and mask path in a line (default: a space)",
+    )
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="random seed of the split")
+    parser.add_argument("--force", action="store_true", help="overwrite existing lists")
     return parser.parse_args()
 
 

@@ -1,4 +1,4 @@
-"""Train a model as a configuration describes it."""
+"""Train a model from a config."""
 
 from ..engine import train
 from . import common
@@ -9,55 +9,100 @@ def parse_args():
         __doc__,
         "--config configs/segformer_mit-b2_512x512_160k_ade20k.yaml --do_eval --use_vdl",
     )
-    recipe = parser.add_argument_group("in place of the config's own")
-    recipe.add_argument("--iters", type=common.positive, help="iterations")
-    recipe.add_argument("--batch_size", type=common.positive, help="images a step, on each device")
-    recipe.add_argument("--learning_rate", type=float, help="base learning rate")
-    recipe.add_argument(
+    group = parser.add_argument_group("config overrides")
+    group.add_argument("--iters", type=common.positive_int, metavar="N", help="iterations")
+    group.add_argument(
+        "--batch_size", type=common.positive_int, metavar="N", help="batch size per device"
+    )
+    group.add_argument("--learning_rate", type=float, metavar="LR", help="base learning rate")
+
+    group = parser.add_argument_group("optimization")
+    group.add_argument(
         "--grad_accum_steps",
         "--accumulate",
-        type=common.positive,
+        type=common.positive_int,
         default=1,
         metavar="N",
-        help="batches a step: the gradient of a batch N times as large, in the memory of one",
+        help="gradient accumulation steps: micro-batches of batch_size per optimizer step",
     )
-    recipe.add_argument(
+    group.add_argument(
         "--freeze_backbone",
         action="store_true",
-        help="train the decode head alone; the backbone runs as in evaluation",
+        help="train only the decode head; the backbone stays in evaluation mode",
     )
-    run = parser.add_argument_group("the run")
-    run.add_argument("--save_dir", default="output", help="folder for checkpoints and logs")
-    run.add_argument(
-        "--resume", action="store_true", help="go on from save_dir's newest whole checkpoint"
+    group.add_argument(
+        "--use_ema", action="store_true", help="keep an exponential moving average of the weights"
     )
-    run.add_argument("--resume_model", metavar="DIR", help="go on from a checkpoint, DIR/iter_N")
-    run.add_argument("--do_eval", action="store_true", help="evaluate at each save, keep the best")
-    run.add_argument(
-        "--save_interval", type=common.positive, default=1000, help="iterations between saves"
+    group.add_argument(
+        "--precision",
+        default="fp32",
+        choices=["fp32", "fp16", "bf16"],
+        help="fp16 and bf16: mixed precision, on a GPU",
     )
-    run.add_argument("--keep_checkpoint_max", type=int, default=5, help="how many; 0 keeps all")
-    run.add_argument(
-        "--log_iters", type=common.positive, default=10, help="iterations between log lines"
+    group.add_argument(
+        "--amp_level",
+        default="O1",
+        choices=["O1", "O2"],
+        help="mixed-precision level; only O1 is supported",
     )
-    run.add_argument("--use_vdl", action="store_true", help="write VisualDL scalars to save_dir")
-    run.add_argument("--use_ema", action="store_true", help="average the weights as well")
-    run.add_argument("--seed", type=int, help="of weights, order and augmentation; else 0")
-    run.add_argument(
-        "--num_workers", type=int, help="data processes; 0 on a CPU, up to 8 beside a GPU"
+    group.add_argument(
+        "--seed",
+        type=int,
+        metavar="N",
+        help="random seed (default: 0, or that of the resumed checkpoint)",
     )
-    run.add_argument(
+
+    group = parser.add_argument_group("data loading")
+    group.add_argument(
+        "--num_workers",
+        type=int,
+        metavar="N",
+        help="data-loading workers (default: 0 on CPU, up to 8 per GPU)",
+    )
+    group.add_argument(
         "--on_bad_sample",
         default="error",
         choices=["error", "skip"],
-        help="what an image that cannot be read does; skip takes another one in its place",
+        help="on an unreadable sample: stop, or substitute another",
     )
-    run.add_argument("--precision", default="fp32", choices=["fp32", "fp16", "bf16"])
-    run.add_argument("--amp_level", default="O1", choices=["O1", "O2"])
+
+    group = parser.add_argument_group("checkpoints, evaluation and logs")
+    group.add_argument("--save_dir", default="output", metavar="DIR", help="output folder")
+    group.add_argument(
+        "--resume", action="store_true", help="resume from save_dir's latest complete checkpoint"
+    )
+    group.add_argument("--resume_model", metavar="DIR", help="resume from a checkpoint DIR/iter_N")
+    group.add_argument(
+        "--save_interval",
+        type=common.positive_int,
+        default=1000,
+        metavar="N",
+        help="iterations between checkpoints",
+    )
+    group.add_argument(
+        "--keep_checkpoint_max",
+        type=int,
+        default=5,
+        metavar="N",
+        help="number of checkpoints to keep; 0 keeps all",
+    )
+    group.add_argument(
+        "--do_eval",
+        action="store_true",
+        help="evaluate at each checkpoint and keep the best model",
+    )
+    group.add_argument(
+        "--log_iters",
+        type=common.positive_int,
+        default=10,
+        metavar="N",
+        help="iterations between log lines",
+    )
+    group.add_argument("--use_vdl", action="store_true", help="write VisualDL logs to save_dir")
     return parser.parse_args()
 
 
 def main():
     options = vars(parse_args())
-    config = common.start(options)
+    config = common.setup_with_config(options)
     train(config, **options)

@@ -1,12 +1,7 @@
-"""Evaluate a trained model: mIoU, accuracy, and a table of the classes."""
+"""Evaluate a trained model: mIoU, accuracy and per-class IoU."""
 
 from ..engine import validate
 from . import common
-
-
-def threads(text):
-    """The type of --num_workers, for which PaddleSeg's users know 0."""
-    return 0 if text == "0" else common.positive(text)
 
 
 def parse_args():
@@ -17,20 +12,26 @@ def parse_args():
     )
     parser.add_argument("--model_path", required=True, metavar="FILE", help="trained weights")
     parser.add_argument(
-        "--json", dest="json_path", metavar="FILE", help="write every figure to a file"
+        "--json", dest="json_path", metavar="FILE", help="write all metrics to a JSON file"
     )
     parser.add_argument(
         "--report",
         dest="report_dir",
         metavar="DIR",
-        help="write a page about it, report.html, with the worst and the best images",
+        help="write report.html with the metrics and the worst and best images",
     )
-    parser.add_argument("--num_workers", type=threads, default=2, help="reading threads")
-    common.add_test_flags(parser, "--aug_eval")
+    parser.add_argument(
+        "--num_workers",
+        type=common.non_negative_int,
+        default=2,
+        metavar="N",
+        help="image-reading threads",
+    )
+    common.add_test_time_flags(parser, "--aug_eval")
     return parser.parse_args()
 
 
 def main():
     options = vars(parse_args())
-    config = common.start(options)
+    config = common.setup_with_config(options)
     validate(config, **options)
