@@ -38,19 +38,27 @@ def read_sample(dataset, index):
 
 def _check_range(labels, dataset, path):
     classes = dataset.num_classes
-    if labels.size and not 0 <= labels.min() <= labels.max() < classes:  # mostly: some are ignored
-        wrong = labels[(labels < 0) | (labels >= classes)]
-        wrong = wrong[wrong != dataset.ignore_index]
-        if wrong.size and np.squeeze(labels).ndim > 2:
-            raise InputError(
-                f"{path}: must be an image of one channel, whose values are classes; of colors "
-                "tools/masks_from_colors.py makes one."
-            )
-        if wrong.size:
-            raise InputError(
-                f"{path}: label {wrong.flat[0]} is neither a class (0 to {classes - 1}) nor "
-                f"ignored ({dataset.ignore_index}); correct it, or the config's num_classes."
-            )
+    wrong = out_of_range_label(labels, classes, dataset.ignore_index)
+    if wrong is None:
+        return
+    if np.squeeze(labels).ndim > 2:
+        raise InputError(
+            f"{path}: must be an image of one channel, whose values are classes; of colors "
+            "tools/masks_from_colors.py makes one."
+        )
+    raise InputError(
+        f"{path}: label {wrong} is neither a class (0 to {classes - 1}) nor "
+        f"ignored ({dataset.ignore_index}); correct it, or the config's num_classes."
+    )
+
+
+def out_of_range_label(labels, num_classes, ignore_index):
+    """The first value of an integer array that is neither a class nor ignored, or None."""
+    if not labels.size or 0 <= labels.min() <= labels.max() < num_classes:
+        return None
+    wrong = labels[(labels < 0) | (labels >= num_classes)]
+    wrong = wrong[wrong != ignore_index]
+    return wrong[0] if wrong.size else None
 
 
 MAX_SAMPLES = 16  # samples of each set

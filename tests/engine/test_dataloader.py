@@ -21,8 +21,8 @@ from paddleseg_segformer.engine.dataloader import BatchReader, TrainSampler, tra
 from paddleseg_segformer.errors import InputError, RunError
 
 
-def stream(size, batch_size, steps, first=0, seed=0, parts=1):
-    return list(TrainSampler(size, batch_size, parts, first, steps, seed))
+def stream(size, batch_size, steps, first=0, seed=0, grad_accum_steps=1):
+    return list(TrainSampler(size, batch_size, grad_accum_steps, first, steps, seed))
 
 
 @pytest.mark.parametrize("size, batch_size", [(10, 4), (3, 5), (7, 7), (1, 3)])
@@ -44,16 +44,16 @@ def test_a_later_start_continues_the_same_stream():
     assert stream(10, 4, 9)[5:] == stream(10, 4, 4, first=20)
 
 
-@pytest.mark.parametrize("parts", [1, 2])
-def test_two_processes_share_the_stream_of_one(parts, monkeypatch):
-    """In each step the first one has the first half, cut into parts."""
+@pytest.mark.parametrize("micro", [1, 2])
+def test_two_processes_share_the_stream_of_one(micro, monkeypatch):
+    """In each step the first one has the first half, cut into micro-batches."""
     whole = stream(10, 8, 6)
     monkeypatch.setattr(distributed, "world_size", lambda: 2)
     halves = []
     for rank in range(2):
         monkeypatch.setattr(distributed, "rank", lambda rank=rank: rank)
-        turns = stream(10, 4 // parts, 6, parts=parts)
-        steps = [turns[i : i + parts] for i in range(0, len(turns), parts)]
+        turns = stream(10, 4 // micro, 6, grad_accum_steps=micro)
+        steps = [turns[i : i + micro] for i in range(0, len(turns), micro)]
         halves.append([list(chain.from_iterable(step)) for step in steps])
     assert [a + b for a, b in zip(*halves)] == whole
 
@@ -135,7 +135,7 @@ def test_a_broken_sample_is_named_or_replaced(num_workers):
 def test_samples_that_make_no_batch_are_named(num_workers):
     dataset = Random()
     dataset.larger = [3]
-    with pytest.raises(InputError, match=r"\d\.jpg: its img is .* that of \d\.jpg, which make no"):
+    with pytest.raises(InputError, match=r"\d\.jpg: its img has shape .* that of \d\.jpg has"):
         batches(num_workers, dataset, replace_bad=True)
 
 

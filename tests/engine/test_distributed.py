@@ -84,9 +84,9 @@ def test_what_one_process_meets_all_skip_and_the_first_tells(scenes, tmp_path):
     output, _ = process.communicate(timeout=300)
     assert process.returncode == 0, output[-3000:]
     (log,) = (tmp_path / "log").glob("workerlog.1")
-    culprit = re.search(r"culprit (.*)", log.read_text())[1]
+    bad_sample = re.search(r"bad sample: (.*)", log.read_text())[1]
     (skip,) = (line for line in read_lines(tmp_path) if line["kind"] == "skipped_step")
-    assert skip["iteration"] == 2 and skip["text"].endswith(f"with {culprit}")
+    assert skip["iteration"] == 2 and skip["text"].endswith(f"with {bad_sample}")
     weights = read_saved_dict(tmp_path / "iter_3/model.pdparams")
     assert all(np.isfinite(value).all() for value in weights.values())
 

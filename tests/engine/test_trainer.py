@@ -1,4 +1,4 @@
-"""Runs: stopped and resumed anywhere they are the run that never stopped."""
+"""Training: resuming at any iteration gives the same results as an uninterrupted run."""
 
 import json
 import multiprocessing
@@ -19,8 +19,9 @@ import pytest
 from paddleseg_segformer import device
 from paddleseg_segformer.config import load_config
 from paddleseg_segformer.data.scenes import write_scenes
-from paddleseg_segformer.engine import checkpoint, metric_writer, train
+from paddleseg_segformer.engine import checkpoint, metric_writer, run_dir, train
 from paddleseg_segformer.engine import trainer as trainer_module
+from paddleseg_segformer.engine.dataloader import BatchReader
 from paddleseg_segformer.engine.metric_writer import read_lines
 from paddleseg_segformer.engine.signals import StopSignal
 from paddleseg_segformer.errors import InputError, RunError
@@ -129,9 +130,9 @@ def test_a_frozen_backbone_stays_so_until_a_run_goes_on_without(config, tmp_path
     last, half = f"iter_{ITERS}", {"resume_model": str(frozen / "iter_4")}
     run(config, frozen, freeze_backbone=True)
     run(config, resumed, freeze_backbone=True, **half)
-    assert "Not as in" not in caplog.text
+    assert "Config changed" not in caplog.text
     run(config, thawed, **half)
-    assert "Not as in the checkpoint: freeze_backbone is False, was True" in caplog.text
+    assert "Config changed since the checkpoint: freeze_backbone: True -> False" in caplog.text
     for name in ("model.pdparams", "ema_model.pdparams"):
         before = state(frozen / "iter_4", name)
         expected, same, others = (state(f / last, name) for f in (frozen, resumed, thawed))
@@ -269,21 +270,22 @@ def test_a_changed_config_is_told(scenes, whole, tmp_path, caplog):
     config = load_config(CONFIG, [*roots(scenes), "optimizer.weight_decay=0.5"], iters=3)
     caplog.set_level("WARNING", "paddleseg_segformer")
     run(config, tmp_path, resume_model=str(whole / "iter_2"))
-    told = {record.getMessage() for record in caplog.records}
-    assert "Not as in the checkpoint: optimizer.weight_decay is 0.5, was 0.01" in told
-    assert not any("model." in text for text in told)
+    messages = {record.getMessage() for record in caplog.records}
+    text = "Config changed since the checkpoint: optimizer.weight_decay: 0.01 -> 0.5"
+    assert text in messages
+    assert not any("model." in message for message in messages)
 
 
 def test_a_run_that_only_meets_nan_saves_and_gives_up(config, tmp_path, monkeypatch, caplog):
     """As a transform's division by 0 would: in some steps, and then in all."""
-    original = trainer_module.Trainer._step
+    original = trainer_module.Trainer._train_step
 
-    def spoil(self, parts, meter):
-        if self.iteration + 1 in spoiled:
-            parts[1].arrays["img"][0] = float("nan")
-        original(self, parts, meter)
+    def spoil(self, micro_batches, meter):
+        if self.state.iteration + 1 in spoiled:
+            micro_batches[1].arrays["img"][0] = float("nan")
+        original(self, micro_batches, meter)
 
-    monkeypatch.setattr(trainer_module.Trainer, "_step", spoil)
+    monkeypatch.setattr(trainer_module.Trainer, "_train_step", spoil)
     monkeypatch.setattr(trainer_module, "MAX_CONSECUTIVE_SKIPS", 3)
     spoiled = {2, 5, 6, 7, 8}
     with pytest.raises(RunError, match=r"stopped at iteration 7.*learning rate"):
@@ -302,14 +304,15 @@ def test_a_run_that_only_meets_nan_saves_and_gives_up(config, tmp_path, monkeypa
 
 @pytest.mark.parametrize("error", [InputError("a.jpg: is broken"), ValueError("a tool is broken")])
 def test_an_error_does_not_cost_what_was_learned(error, config, tmp_path, monkeypatch):
-    original = trainer_module.Trainer._next_parts
+    """In a data-loading worker, as it reads the first sample of the fourth step."""
+    original = BatchReader.__call__
 
-    def spoil(self, batches, stop):
-        if self.iteration == 3:
+    def spoil(self, numbered):
+        if numbered[0][0] == 12:
             raise error
-        return original(self, batches, stop)
+        return original(self, numbered)
 
-    monkeypatch.setattr(trainer_module.Trainer, "_next_parts", spoil)
+    monkeypatch.setattr(BatchReader, "__call__", spoil)
     with pytest.raises(type(error), match="is broken") as kept:
         run(config, tmp_path, save_interval=100, num_workers=1)
     assert checkpoint.verify(tmp_path / "iter_3")["iteration"] == 3
@@ -321,11 +324,11 @@ def test_a_run_from_a_checkpoint_is_a_run_of_its_own(config, whole, tmp_path):
     save_dir, origin = tmp_path / "own", tmp_path / "origin"
     shutil.copytree(whole, origin)
     save_dir.mkdir()
-    checkpoint.start_run(save_dir, origin=origin / "iter_2")
+    run_dir.start_run(save_dir, origin=origin / "iter_2")
     before = (origin / "iter_2/manifest.json").read_bytes()
     config.dic["iters"] = 4
     run(config, save_dir, resume=True, save_interval=1, do_eval=True)
-    assert [path.name for path in checkpoint.folders(save_dir)] == ["iter_3", "iter_4"]
+    assert [path.name for path in run_dir.list_checkpoints(save_dir)] == ["iter_3", "iter_4"]
     shutil.rmtree(save_dir / "iter_4")
     config.dic["iters"] = ITERS
     run(config, save_dir, resume=True)
@@ -356,14 +359,14 @@ def test_two_runs_do_not_write_to_one_folder(config, scenes, tmp_path):
     process = start(command(scenes, tmp_path, "--iters", 10000, "--num_workers", 2))
     try:
         deadline = time.monotonic() + 120
-        while not checkpoint.folders(tmp_path) and time.monotonic() < deadline:
+        while not run_dir.list_checkpoints(tmp_path) and time.monotonic() < deadline:
             time.sleep(0.1)
         with pytest.raises(InputError, match="another run is writing to it"):
             run(config, tmp_path, resume=True)
     finally:
         process.kill()
         process.communicate()
-    config.dic["iters"] = checkpoint.verify(checkpoint.folders(tmp_path)[-1])["iteration"] + 1
+    config.dic["iters"] = checkpoint.verify(run_dir.list_checkpoints(tmp_path)[-1])["iteration"] + 1
     run(config, tmp_path, resume=True)
     assert not (tmp_path / ".lock").exists()
 
@@ -385,7 +388,7 @@ def test_a_folder_that_is_full_at_the_start_is_told(config, tmp_path, monkeypatc
     def full(*_):
         raise OSError(122, "Disk quota exceeded")
 
-    monkeypatch.setattr(checkpoint, "start_run", full)
+    monkeypatch.setattr(run_dir, "start_run", full)
     with pytest.raises(RunError, match=r"cannot be written to .*quota exceeded"):
         run(config, tmp_path)
 
