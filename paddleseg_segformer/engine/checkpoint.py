@@ -4,6 +4,7 @@ A checkpoint is written under a temporary name, synced to disk and renamed, so t
 process at any moment leaves the old checkpoint, the new one, or both.
 """
 
+import contextlib
 import hashlib
 import json
 import shutil
@@ -54,9 +55,11 @@ def save(folder, states, facts):
         _replace(partial, folder)
     except OSError as error:
         shutil.rmtree(partial, ignore_errors=True)
+        reason = error.strerror
+        with contextlib.suppress(OSError):
+            reason += f"; {shutil.disk_usage(folder.parent).free / 1e6:,.0f} MB are free"
         raise RunError(
-            f"{folder}: cannot be saved ({error.strerror}{_free_space(folder.parent)}); earlier "
-            "checkpoints are unchanged."
+            f"{folder}: cannot be saved ({reason}); earlier checkpoints are unchanged."
         ) from error
     return manifest
 
@@ -97,9 +100,6 @@ def verify(folder):
         path = folder / name
         if not path.is_file():
             raise DamagedError(f"{name} is missing")
-        size = path.stat().st_size
-        if size != entry["bytes"]:
-            raise DamagedError(f"{name} has {size} of {entry['bytes']} bytes")
         if _file_entry(path) != entry:
             raise DamagedError(f"{name} does not match its checksum")
     return manifest
@@ -109,8 +109,7 @@ def load(folder, manifest, model, optimizer, ema_model=None):
     """Load a checkpoint's states.
 
     Args:
-        folder: ``save_dir/iter_N``, a verified checkpoint.
-        manifest: Its manifest.
+        folder, manifest: A verified checkpoint ``save_dir/iter_N``, and its manifest.
         model, optimizer: Newly built, of the types that the checkpoint was saved from.
         ema_model: The EMA model, or None. It gets the model's weights if none were saved for it.
 
@@ -163,13 +162,6 @@ def _replace(partial, folder):
     partial.rename(folder)
     fsync(folder.parent)
     shutil.rmtree(replaced, ignore_errors=True)
-
-
-def _free_space(folder):
-    try:
-        return f"; {shutil.disk_usage(folder).free / 1e6:,.0f} MB are free"
-    except OSError:
-        return ""
 
 
 def _checksum(manifest):

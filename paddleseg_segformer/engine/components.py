@@ -1,7 +1,6 @@
-"""Building the components of a training run and checking them before the first step."""
+"""Building the components of a training run, and checking them before the first step."""
 
 import copy
-import math
 
 from paddleseg.utils import init_ema_params
 
@@ -12,6 +11,7 @@ from ..device import versions
 from ..inference import TestConfig
 from ..models import MIN_IMAGE_SIZE
 from . import checkpoint, distributed, run_dir
+from .dataloader import BatchReader, TrainSampler, train_batches
 from .evaluator import evaluate
 from .optimizer import configure_parameters
 from .train_step import TrainStep
@@ -61,18 +61,24 @@ def build_components(config, options):
     return dataset, val_dataset, step, facts
 
 
+def build_batches(config, options, dataset, state, seed):
+    """Yield the training batches from ``state`` to the last iteration; see ``train_batches``."""
+    sampler = TrainSampler(
+        len(dataset),
+        config.batch_size,
+        options.grad_accum_steps,
+        first=state.samples,
+        steps=config.iters - state.iteration,
+        seed=seed,
+    )
+    read = BatchReader(dataset, seed, replace_bad=options.on_bad_sample == "skip")
+    return train_batches(read, sampler, options.num_workers)
+
+
 def _check(config, options, dataset, val_dataset, model):
     """Fail now on what would fail after hours of training."""
-    test_config = TestConfig.from_config(config)
     one_size, tolerant = config.batch_size > 1, options.on_bad_sample == "skip"
     quick_check(dataset, val_dataset, one_size, tolerant, MIN_IMAGE_SIZE)
     if val_dataset is not None:
-        evaluate(model, first_sample(val_dataset), test_config)
-    run_dir.check_disk_space(
-        options.save_dir,
-        model,
-        num_saves=math.ceil(config.iters / options.save_interval),
-        num_saved=run_dir.count_checkpoints(options.save_dir) if options.resume else 0,
-        keep=options.keep_checkpoint_max,
-        use_ema=options.use_ema,
-    )
+        evaluate(model, first_sample(val_dataset), TestConfig.from_config(config))
+    run_dir.check_disk_space(options, config.iters, model)

@@ -162,15 +162,15 @@ def train_batches(read, sampler, num_workers):
 
 
 def synchronized_steps(batches, grad_accum_steps, stop):
-    """Yield the data of each optimizer step, as long as all processes can do the step.
+    """Yield the data of each optimizer step, until all processes end or one fails or is stopped.
 
     Args:
-        batches: The generator ``train_batches``.
+        batches: Generator of this process's ``Batch``es, as from ``train_batches``.
         grad_accum_steps: Micro-batches of one process in an optimizer step.
-        stop: ``StopSignal``; if one process is requested to stop, all end before the same step.
+        stop: ``StopSignal``; all processes end before the same step.
 
     Yields:
-        The list of this process's micro-batches (``Batch``), and the ``problems`` of all processes.
+        The list of this process's micro-batches, and the ``problems`` in those of all processes.
 
     Raises:
         InputError, RunError: This or another process cannot read its data.
@@ -234,11 +234,8 @@ def _result(future):
 
 
 def _allocate_slots(count):
-    """Shared-memory slots that forked workers inherit; none if they cannot be allocated.
-
-    Unlike ``multiprocessing.shared_memory``, they are not in /dev/shm, which is small in
-    containers.
-    """
+    """Shared-memory slots that forked workers inherit; none if they cannot be allocated."""
+    # Unlike multiprocessing.shared_memory, not in /dev/shm, which is small in containers.
     if not hasattr(os, "fork"):
         return []
     try:
@@ -266,12 +263,7 @@ def _exit_with(parent):
 
 
 def _read_into_slot(numbered, slot):
-    """Read a batch in a worker.
-
-    Returns:
-        The ``Batch`` with the layout of its arrays in the shared-memory slot, and the slot's
-        number; or, if it does not fit, the ``Batch`` itself and None.
-    """
+    """A ``Batch`` and None; or, if it fits into the slot, one with the arrays' layout, and slot."""
     read, slots = _worker
     batch = read(numbered)
     layout, end = {}, 0

@@ -22,31 +22,21 @@ def find_resume_checkpoint(options):
         InputError: The given checkpoint cannot be resumed, all checkpoints are damaged, or a new
             run would write into the folder of an earlier one.
     """
-    save_dir = Path(options.save_dir)
+    save_dir, is_first = Path(options.save_dir), distributed.rank() == 0
     if options.resume_model is not None:
         return Path(options.resume_model), open_checkpoint(options.resume_model)
-    found = None
-    if distributed.rank() == 0:  # alone, since finding the newest one cleans up the folder
-        if options.resume:
-            found = newest_checkpoint(save_dir)
-        else:
-            _check_unused(save_dir)
-    if not options.resume:
-        return None
-    found = distributed.broadcast_object(found)
-    if found is None:
-        logger.info("%s has no checkpoint to resume from. Starting from scratch", save_dir)
-    return found
-
-
-def _check_unused(save_dir):
-    """Raise if the folder holds a trained model, be it this program's or PaddleSeg's."""
-    for folder in reversed([save_dir / "best_model", *list_checkpoints(save_dir)]):
-        if (folder / MANIFEST).is_file() or (folder / MODEL).is_file():
+    if options.resume:  # in the first process alone, since it cleans up the folder
+        newest = distributed.broadcast_object(newest_checkpoint(save_dir) if is_first else None)
+        if newest is None:
+            logger.info("%s has no checkpoint to resume from. Starting from scratch", save_dir)
+        return newest
+    for folder in [*list_checkpoints(save_dir), save_dir / "best_model"] if is_first else ():
+        if (folder / MANIFEST).is_file() or (folder / MODEL).is_file():  # the latter: PaddleSeg's
             raise InputError(
                 f"--save_dir {save_dir}: holds {folder.name} of an earlier run; add --resume to "
                 "continue it, or choose another folder."
             )
+    return None
 
 
 def newest_checkpoint(save_dir):

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import math
 import os
 import re
 import shutil
@@ -110,25 +111,26 @@ def clean_up(save_dir):
             shutil.rmtree(path, ignore_errors=True)
 
 
-def check_disk_space(save_dir, model, num_saves, num_saved, keep, use_ema):
+def check_disk_space(options, iters, model):
     """Check that the checkpoints that a run will keep fit on the disk.
 
     Args:
-        save_dir: The run's folder.
+        options: ``TrainOptions``.
+        iters: Number of iterations.
         model: The model. The optimizer is assumed to keep two moments per weight, as Adam does.
-        num_saves: Number of checkpoints that the run writes from start to end.
-        num_saved: Number of those that exist already.
-        keep: Number of checkpoints that are kept at a time; 0 keeps all.
-        use_ema: Whether there is an EMA model.
 
     Raises:
         InputError: They do not fit.
     """
-    weights = 4 * sum(tensor.size for tensor in model.state_dict().values()) * (1 + use_ema)
+    save_dir, keep = options.save_dir, options.keep_checkpoint_max
+    weights = 4 * sum(tensor.size for tensor in model.state_dict().values())
+    weights *= 1 + options.use_ema
     size = weights + 8 * sum(p.size for p in model.parameters() if not p.stop_gradient)
-    # One more than is kept, while the next is written; and the best models.
-    count = min(num_saves, keep + 1) if keep > 0 else num_saves
-    needed = size * max(0, count - num_saved) + weights
+    count = math.ceil(iters / options.save_interval)
+    if keep > 0:
+        count = min(count, keep + 1)  # one more while the next is written
+    existing = count_checkpoints(save_dir) if options.resume else 0
+    needed = size * max(0, count - existing) + weights  # of the best models
     free = shutil.disk_usage(save_dir).free
     if needed > free:
         raise InputError(

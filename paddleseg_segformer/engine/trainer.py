@@ -17,8 +17,8 @@ from ..inference import TestConfig
 from ..log import eta_text, logger, training_bar
 from . import distributed, resume, run_dir
 from .checkpoint_saver import CheckpointSaver
-from .components import build_components
-from .dataloader import BatchReader, TrainSampler, synchronized_steps, train_batches
+from .components import build_batches, build_components
+from .dataloader import synchronized_steps
 from .evaluator import evaluate, log_scores
 from .metric_writer import LINES, AverageMeter, ExampleImages, MetricWriter
 from .optimizer import group_learning_rates
@@ -91,7 +91,7 @@ class Trainer:
     def run(self):
         """Train up to the configuration's last iteration."""
         state, iters = self.state, self.config.iters
-        self.writer = self._open_writer()
+        self.writer = open_writer(self.options, state, self.saver.facts)
         logger.info(
             "Training %s on %d images with batch size %d, iteration %d to %d, saving to %s",
             type(self.step.model).__name__,
@@ -116,39 +116,13 @@ class Trainer:
         log_summary(state, self.save_dir)
         self.saver.raise_errors()
 
-    def _open_writer(self):
-        options, state = self.options, self.state
-        try:
-            if distributed.rank() == 0:
-                resumed = options.resume and state.iteration > 0
-                run = run_dir.read_run(self.save_dir)[0] if resumed else None
-                self.saver.facts["run"] = run or run_dir.start_run(
-                    self.save_dir, options.resume_model
-                )
-            return MetricWriter(self.save_dir, state.iteration, state.evaluated, options.use_vdl)
-        except OSError as error:
-            raise RunError(
-                f"--save_dir {self.save_dir}: cannot be written to ({error.strerror})."
-            ) from error
-
     def _train(self, stop, bar):
         """Run optimizer steps up to the last iteration, or until a signal requests to stop."""
         config, options, state = self.config, self.options, self.state
-        read = BatchReader(self.dataset, self.seed, options.on_bad_sample == "skip")
-        sampler = TrainSampler(
-            len(self.dataset),
-            config.batch_size,
-            options.grad_accum_steps,
-            state.samples,
-            config.iters - state.iteration,
-            self.seed,
-        )
-        batches = train_batches(read, sampler, options.num_workers)
+        batches = build_batches(config, options, self.dataset, state, self.seed)
+        steps = synchronized_steps(batches, options.grad_accum_steps, stop)
         meter = AverageMeter(self.batch_size, config.iters)
-        # Closed here, since a traceback that a notebook keeps would keep the workers alive.
-        with contextlib.closing(
-            synchronized_steps(batches, options.grad_accum_steps, stop)
-        ) as steps:
+        with contextlib.closing(steps):  # else a traceback that a notebook keeps keeps the workers
             for micro_batches, problems in steps:
                 for problem in problems:
                     state.skipped["samples"] += 1
@@ -249,6 +223,25 @@ class Trainer:
             self.state.iteration,
         )
         raise SystemExit(stop.exit_code)
+
+
+def open_writer(options, state, facts):
+    """Set the ``run`` of the checkpoints' manifests, and open the ``MetricWriter``.
+
+    Raises:
+        RunError: The run's folder cannot be written to.
+    """
+    save_dir = Path(options.save_dir)
+    try:
+        if distributed.rank() == 0:
+            resumed = options.resume and state.iteration > 0
+            run = run_dir.read_run(save_dir)[0] if resumed else None
+            facts["run"] = run or run_dir.start_run(save_dir, options.resume_model)
+        return MetricWriter(save_dir, state.iteration, state.evaluated, options.use_vdl)
+    except OSError as error:
+        raise RunError(
+            f"--save_dir {save_dir}: cannot be written to ({error.strerror})."
+        ) from error
 
 
 def log_summary(state, save_dir):
