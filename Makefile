@@ -25,7 +25,7 @@ quickstart: $(VENV)/ready
 # All but the documentation's commands, wheels and random kills: make coverage, deploy and kills.
 test: $(VENV)/ready-test
 	$(RUN) -m pytest --ignore=tests/docs --ignore=tests/test_packaging.py \
-		--deselect tests/engine/test_trainer.py::test_killed_at_random_it_always_resumes
+		--deselect tests/engine/test_trainer.py::test_a_run_killed_at_random_moments_always_resumes
 
 lint: $(VENV)/ready-test
 	$(VENV)/bin/ruff check . && $(VENV)/bin/ruff format --check .

@@ -28,13 +28,13 @@ class DamagedError(Exception):
     """A checkpoint is incomplete or corrupt; the message names the file."""
 
 
-def save(folder, states, facts):
+def save(folder, states, metadata):
     """Write a checkpoint atomically.
 
     Args:
         folder: Path, such as ``save_dir/iter_1000``.
         states: State dicts by file name.
-        facts: The manifest's entries besides the files, as plain JSON.
+        metadata: The manifest's entries besides the files, as plain JSON.
 
     Returns:
         The manifest.
@@ -50,7 +50,7 @@ def save(folder, states, facts):
         for name, state in states.items():
             paddle.save(state, str(partial / name))
             fsync(partial / name)
-        manifest = {**facts, "files": {name: _file_entry(partial / name) for name in states}}
+        manifest = {**metadata, "files": {name: _file_entry(partial / name) for name in states}}
         write_manifest(partial, manifest)
         _replace(partial, folder)
     except OSError as error:

@@ -16,15 +16,15 @@ class CheckpointSaver:
         keep: Number of ``iter_N`` to keep; 0 keeps all.
         step: ``TrainStep``, which has the model, the optimizer and the EMA model.
         state: The run's ``TrainerState``; ``save_best`` updates its ``best``.
-        facts: Constant entries of the manifests.
+        metadata: Constant entries of the manifests.
 
     Attributes:
         newest: Folder and manifest of the newest ``iter_N``, or None.
     """
 
-    def __init__(self, save_dir, keep, step, state, facts):
+    def __init__(self, save_dir, keep, step, state, metadata):
         self.save_dir, self.keep, self.step = save_dir, keep, step
-        self.state, self.facts = state, facts
+        self.state, self.metadata = state, metadata
         self.newest = None
         self._errors = {}  # "iter", "best" or "ema": why the last attempt to save it failed
 
@@ -79,7 +79,7 @@ class CheckpointSaver:
         kind = name.split("_")[0]  # a later iter_N makes up for an earlier one
         folder = self.save_dir / name
         try:
-            manifest = checkpoint.save(folder, states, {**self.facts, **self._progress()})
+            manifest = checkpoint.save(folder, states, {**self.metadata, **self._progress()})
         except RunError as error:
             logger.error(error)
             self._errors[kind] = error

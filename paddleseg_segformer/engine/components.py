@@ -43,7 +43,7 @@ def build_components(config, options):
         init_ema_params(ema_model, model)
         ema_model.eval()
     step = TrainStep(model, losses, optimizer, options, ema_model)
-    facts = {
+    metadata = {
         "optimizer": type(optimizer).__name__,
         "parameters": checkpoint.parameter_names(step.model),
         "config": config_settings,
@@ -58,7 +58,7 @@ def build_components(config, options):
         "palette": palette(dataset).tolist(),
         "versions": versions(),
     }
-    return dataset, val_dataset, step, facts
+    return dataset, val_dataset, step, metadata
 
 
 def build_batches(config, options, dataset, state, seed):

@@ -31,13 +31,14 @@ def configure_parameters(config, model, freeze_backbone=False):
             raise InputError(
                 f"optimizer.custom_cfg: {key} is no key of a group; use {', '.join(GROUP_KEYS)}."
             )
-    members = {index: [] for index in range(len(groups) + 1)}
+    groups = [*groups, {"name": ""}]  # the last one matches every name
+    members = [[] for _ in groups]
     for name, parameter in model.named_parameters():
         if not parameter.stop_gradient:
-            matches = (i for i, group in enumerate(groups) if group["name"] in name)
-            members[next(matches, len(groups))].append(parameter)
-    for index, group in enumerate(groups):
-        if not members[index]:
+            index = next(i for i, group in enumerate(groups) if group["name"] in name)
+            members[index].append(parameter)
+    for group, parameters in zip(groups[:-1], members):
+        if not parameters:
             raise InputError(
                 f"optimizer.custom_cfg: the group {group['name']!r} matches no parameter; "
                 "correct its name or remove it."
@@ -45,11 +46,11 @@ def configure_parameters(config, model, freeze_backbone=False):
     if freeze_backbone:
         _freeze_backbone(config, model)
     decay = config.optimizer_cfg.get("weight_decay") or 0.0
-    for index, group in enumerate([*groups, {"name": "all others"}]):
-        trainable = [parameter for parameter in members[index] if not parameter.stop_gradient]
+    for group, parameters in zip(groups, members):
+        trainable = [parameter for parameter in parameters if not parameter.stop_gradient]
         logger.info(
             "Parameters %-12s %4d tensors, %6.2f M, lr x %g, decay %g",
-            group["name"],
+            group["name"] or "all others",
             len(trainable),
             sum(math.prod(parameter.shape) for parameter in trainable) / 1e6,
             group.get("lr_mult", 1.0),

@@ -121,20 +121,20 @@ def choose_seed(options, resume_from):
     return manifest["seed"]
 
 
-def restore(folder, manifest, step, state, facts):
+def restore(folder, manifest, step, state, metadata):
     """Restore a training run from a checkpoint, and log which settings have changed since.
 
     Args:
         folder, manifest: The checkpoint, as returned by ``find_resume_checkpoint``.
         step: ``TrainStep``, whose model, optimizer, EMA model and loss scaler are restored.
         state: ``TrainerState`` to restore.
-        facts: The new run's ``config`` and ``arrangement``, as in a manifest.
+        metadata: The new run's ``config`` and ``arrangement``, as in a manifest.
     """
     checkpoint.load(folder, manifest, step.model, step.optimizer, step.ema_model)
     step.set_scaler_state(manifest["scaler"])
     state.restore(manifest)
     logger.info("Resumed from %s at iteration %d", folder, state.iteration)
-    old, new = (_flatten({**m["config"], **m["arrangement"]}) for m in (manifest, facts))
+    old, new = (_flatten({**m["config"], **m["arrangement"]}) for m in (manifest, metadata))
     changed = [key for key in sorted({*old, *new}) if old.get(key) != new.get(key)]
     for key in changed:
         logger.warning(

@@ -74,14 +74,14 @@ class Trainer:
         self.save_dir = Path(options.save_dir)
         self.seed = resume.choose_seed(options, resume_from)
         paddle.seed(self.seed)
-        self.dataset, self.val_dataset, self.step, facts = build_components(config, options)
+        self.dataset, self.val_dataset, self.step, metadata = build_components(config, options)
         self.test_config = TestConfig.from_config(config)
         self.batch_size = config.batch_size * options.grad_accum_steps * distributed.world_size()
-        facts["seed"] = self.seed
+        metadata["seed"] = self.seed
         keep = options.keep_checkpoint_max
-        self.saver = CheckpointSaver(self.save_dir, keep, self.step, self.state, facts)
+        self.saver = CheckpointSaver(self.save_dir, keep, self.step, self.state, metadata)
         if resume_from is not None:
-            resume.restore(*resume_from, self.step, self.state, facts)
+            resume.restore(*resume_from, self.step, self.state, metadata)
             if resume_from[0].resolve().parent == self.save_dir.resolve():
                 self.saver.newest = resume_from
             else:  # a new run, which has no best model yet
@@ -91,7 +91,7 @@ class Trainer:
     def run(self):
         """Train up to the configuration's last iteration."""
         state, iters = self.state, self.config.iters
-        self.writer = open_writer(self.options, state, self.saver.facts)
+        self.writer = open_writer(self.options, state, self.saver.metadata)
         logger.info(
             "Training %s on %d images with batch size %d, iteration %d to %d, saving to %s",
             type(self.step.model).__name__,
@@ -225,7 +225,7 @@ class Trainer:
         raise SystemExit(stop.exit_code)
 
 
-def open_writer(options, state, facts):
+def open_writer(options, state, metadata):
     """Set the ``run`` of the checkpoints' manifests, and open the ``MetricWriter``.
 
     Raises:
@@ -236,7 +236,7 @@ def open_writer(options, state, facts):
         if distributed.rank() == 0:
             resumed = options.resume and state.iteration > 0
             run = run_dir.read_run(save_dir)[0] if resumed else None
-            facts["run"] = run or run_dir.start_run(save_dir, options.resume_model)
+            metadata["run"] = run or run_dir.start_run(save_dir, options.resume_model)
         return MetricWriter(save_dir, state.iteration, state.evaluated, options.use_vdl)
     except OSError as error:
         raise RunError(

@@ -1,4 +1,4 @@
-"""tools/train.py with BatchNorm's statistics fixed, in which a batch and its parts differ."""
+"""tools/train.py with fixed BatchNorm statistics, so that batches may be split exactly."""
 
 import runpy
 

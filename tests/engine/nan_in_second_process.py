@@ -1,4 +1,4 @@
-"""tools/train.py, where the second process's first image of step 2 is not finite."""
+"""tools/train.py with a NaN in the first image of step 2 in the second process."""
 
 import runpy
 

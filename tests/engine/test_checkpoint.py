@@ -1,4 +1,4 @@
-"""Checkpoints: what is torn is recognized, what was whole stays, on a full disk too."""
+"""Checkpoints: damaged ones are detected, intact ones survive kills and full disks."""
 
 import json
 import resource
@@ -19,8 +19,8 @@ FILES = ("model.pdparams", "model.pdopt")
 
 def write(save_dir, iteration, run="a", size=1000):
     states = {name: {"w": paddle.full([size], float(iteration))} for name in FILES}
-    facts = {"run": run, "iteration": iteration, "config": {"a.0": None, "b": [1, 2.5]}}
-    return checkpoint.save(save_dir / f"iter_{iteration}", states, facts)
+    metadata = {"run": run, "iteration": iteration, "config": {"a.0": None, "b": [1, 2.5]}}
+    return checkpoint.save(save_dir / f"iter_{iteration}", states, metadata)
 
 
 def contents(save_dir):
@@ -57,21 +57,21 @@ def remove(path):
 
 
 @pytest.mark.parametrize("name", [*FILES, checkpoint.MANIFEST])
-@pytest.mark.parametrize("harm", [truncate, flip_a_bit, empty, remove])
-def test_of_a_damaged_checkpoint_the_one_before_is_taken(harm, name, tmp_path, caplog):
+@pytest.mark.parametrize("damage", [truncate, flip_a_bit, empty, remove])
+def test_a_damaged_checkpoint_is_skipped_for_the_previous_one(damage, name, tmp_path, caplog):
     for iteration in (1, 2, 10):
         write(tmp_path, iteration)
-    harm(tmp_path / "iter_10" / name)
+    damage(tmp_path / "iter_10" / name)
     caplog.set_level("WARNING", "paddleseg_segformer")
     folder, manifest = newest_checkpoint(tmp_path)
     assert (folder.name, manifest["iteration"]) == ("iter_2", 2)
     assert "iter_10 is damaged" in caplog.text and name in caplog.text
-    if name != checkpoint.MANIFEST or harm is not remove:
+    if name != checkpoint.MANIFEST or damage is not remove:
         with pytest.raises(InputError, match="iter_10: is damaged"):
             open_checkpoint(tmp_path / "iter_10")
 
 
-def test_where_all_are_damaged_nothing_starts_anew(tmp_path):
+def test_if_all_are_damaged_nothing_starts_from_scratch(tmp_path):
     assert newest_checkpoint(tmp_path / "absent") is None
     assert newest_checkpoint(tmp_path) is None
     write(tmp_path, 1)
@@ -80,7 +80,7 @@ def test_where_all_are_damaged_nothing_starts_anew(tmp_path):
         newest_checkpoint(tmp_path)
 
 
-def test_only_whole_checkpoints_of_the_run_are_counted(tmp_path):
+def test_only_intact_checkpoints_of_the_run_count_as_kept(tmp_path):
     for iteration in range(1, 6):
         newest = write(tmp_path, iteration)
     write(tmp_path, 9, run="another")
@@ -101,7 +101,7 @@ def test_another_runs_checkpoints_are_not_resumed(tmp_path):
     assert count_checkpoints(tmp_path) == 1
 
 
-def test_a_run_that_has_not_saved_goes_on_from_where_it_began(tmp_path):
+def test_a_run_that_has_not_saved_resumes_from_its_origin(tmp_path):
     write(tmp_path, 900, run="before")
     name = start_run(tmp_path, origin=tmp_path / "iter_900")
     assert newest_checkpoint(tmp_path)[1]["iteration"] == 900
@@ -109,7 +109,7 @@ def test_a_run_that_has_not_saved_goes_on_from_where_it_began(tmp_path):
     assert newest_checkpoint(tmp_path)[1]["iteration"] == 901
 
 
-def test_a_checkpoint_that_is_being_removed_is_none(tmp_path):
+def test_a_half_removed_checkpoint_is_not_loaded(tmp_path):
     newest = write(tmp_path, 2)
     write(tmp_path, 1).clear()
     (tmp_path / "iter_1").rename(tmp_path / "iter_1.removed")
@@ -125,14 +125,14 @@ def test_a_checkpoint_that_is_being_removed_is_none(tmp_path):
 
 @pytest.fixture
 def no_large_files():
-    """A limit on files, of which a full disk differs only in the message."""
+    """A limit on file sizes, as a stand-in for a full disk."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, before[1]))
     yield
     resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
-def test_a_full_disk_leaves_what_was_there(tmp_path, no_large_files):
+def test_a_full_disk_leaves_existing_checkpoints_unchanged(tmp_path, no_large_files):
     write(tmp_path, 1)
     write(tmp_path, 2)
     before = contents(tmp_path)
@@ -143,8 +143,8 @@ def test_a_full_disk_leaves_what_was_there(tmp_path, no_large_files):
 
 
 @pytest.mark.parametrize("instant", ["writing", "replacing", "replaced"])
-def test_a_process_killed_at_saving_leaves_a_whole_checkpoint(instant, tmp_path):
-    """The three states of a folder that a kill can leave when a name is taken again."""
+def test_a_process_killed_while_saving_leaves_an_intact_checkpoint(instant, tmp_path):
+    """The three states in which a kill can leave a folder that is being replaced."""
     write(tmp_path, 3)
     old, new = tmp_path / "iter_3", tmp_path / "new"
     shutil.copytree(old, new)
@@ -159,7 +159,7 @@ def test_a_process_killed_at_saving_leaves_a_whole_checkpoint(instant, tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["iter_3"]
 
 
-def test_strangers_are_refused(tmp_path):
+def test_other_folders_are_refused(tmp_path):
     with pytest.raises(InputError, match="no such folder"):
         open_checkpoint(tmp_path / "iter_1")
     (tmp_path / "iter_1").mkdir()
