@@ -55,7 +55,7 @@ def save(folder, states, metadata):
         _replace(partial, folder)
     except OSError as error:
         shutil.rmtree(partial, ignore_errors=True)
-        reason = error.strerror
+        reason = str(error.strerror)
         with contextlib.suppress(OSError):
             reason += f"; {shutil.disk_usage(folder.parent).free / 1e6:,.0f} MB are free"
         raise RunError(

@@ -1,7 +1,4 @@
-"""Data-parallel processes: rank, world size and collective operations.
-
-In a single process, every collective returns its argument's result without communication.
-"""
+"""Data-parallel processes: rank, world size and collective operations."""
 
 import os
 

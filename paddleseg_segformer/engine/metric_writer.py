@@ -112,13 +112,9 @@ class MetricWriter:
             self._vdl = LogWriter(str(save_dir))
 
     def train(self, iteration, epoch, metrics, rates, bar):
-        """Log the metrics of ``AverageMeter``, and the learning rate of each parameter group.
+        """Write the metrics of ``AverageMeter`` and the learning rate of each parameter group.
 
-        Args:
-            iteration, epoch: From 1.
-            metrics: What ``AverageMeter.compute`` returns.
-            rates: Learning rates by group; ``base`` is logged.
-            bar: From ``training_bar``; unless disabled, it replaces the log line.
+        Unless it is disabled, the bar shows them in place of a log line.
         """
         self._write_line("train", iteration, **metrics, lr=rates)
         self._write_scalars("Train", metrics, iteration)
@@ -128,17 +124,10 @@ class MetricWriter:
             bar.set_postfix_str(f"loss {loss:.4f}, lr {lr:.3g}, {ips:.2f} images/s")
             return
         logger.info(
-            "[TRAIN] epoch: %d, iter: %d/%d, loss: %.4f, lr: %.6g, batch_cost: %.4f, "
-            "reader_cost: %.4f, ips: %.2f images/s | ETA %s",
-            epoch,
-            iteration,
-            bar.total,
-            loss,
-            lr,
-            metrics["batch_cost"],
-            metrics["reader_cost"],
-            ips,
-            eta_text(metrics["eta"]),
+            f"[TRAIN] epoch: {epoch}, iter: {iteration}/{bar.total}, loss: {loss:.4f}, "
+            f"lr: {lr:.6g}, batch_cost: {metrics['batch_cost']:.4f}, "
+            f"reader_cost: {metrics['reader_cost']:.4f}, ips: {ips:.2f} images/s | "
+            f"ETA {eta_text(metrics['eta'])}"
         )
 
     def skip(self, kind, iteration, text):

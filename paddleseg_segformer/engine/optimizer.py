@@ -48,13 +48,11 @@ def configure_parameters(config, model, freeze_backbone=False):
     decay = config.optimizer_cfg.get("weight_decay") or 0.0
     for group, parameters in zip(groups, members):
         trainable = [parameter for parameter in parameters if not parameter.stop_gradient]
+        millions = sum(math.prod(parameter.shape) for parameter in trainable) / 1e6
         logger.info(
-            "Parameters %-12s %4d tensors, %6.2f M, lr x %g, decay %g",
-            group["name"] or "all others",
-            len(trainable),
-            sum(math.prod(parameter.shape) for parameter in trainable) / 1e6,
-            group.get("lr_mult", 1.0),
-            decay * group.get("weight_decay_mult", 1.0),
+            f"Parameters {group['name'] or 'all others':12} {len(trainable):4} tensors, "
+            f"{millions:6.2f} M, lr x {group.get('lr_mult', 1.0):g}, "
+            f"decay {decay * group.get('weight_decay_mult', 1.0):g}"
         )
 
 

@@ -93,13 +93,8 @@ class Trainer:
         state, iters = self.state, self.config.iters
         self.writer = open_writer(self.options, state, self.saver.metadata)
         logger.info(
-            "Training %s on %d images with batch size %d, iteration %d to %d, saving to %s",
-            type(self.step.model).__name__,
-            len(self.dataset),
-            self.batch_size,
-            state.iteration,
-            iters,
-            self.save_dir,
+            f"Training {type(self.step.model).__name__} on {len(self.dataset)} images with batch "
+            f"size {self.batch_size}, iteration {state.iteration} to {iters}, into {self.save_dir}"
         )
         progress_bar = training_bar(iters, state.iteration)
         # The writer is closed with signals handled, since a launcher repeats the one that stops us.
@@ -194,10 +189,8 @@ class Trainer:
         self.saver.update_manifest()
         if "miou" in state.best:
             logger.info(
-                "[EVAL] The best mIoU so far is %.4f, at iteration %d, in %s",
-                state.best["miou"],
-                state.best["iteration"],
-                self.save_dir / "best_model",
+                f"[EVAL] The best mIoU so far is {state.best['miou']:.4f}, at iteration "
+                f"{state.best['iteration']}, in {self.save_dir / 'best_model'}"
             )
 
     def _is_save_iteration(self):
@@ -215,13 +208,11 @@ class Trainer:
         self._save_progress()
         self.saver.raise_errors()
         stop.requested = stop.requested or signal.SIGTERM
-        logger.info(
-            "%s: saved at iteration %d; continue with --resume"
-            if self.state.iteration > self.first_iteration
-            else "%s: stopped at iteration %d, before the first step",
-            signal.Signals(stop.requested).name,
-            self.state.iteration,
-        )
+        name, iteration = signal.Signals(stop.requested).name, self.state.iteration
+        if iteration > self.first_iteration:
+            logger.info("%s: saved at iteration %d; continue with --resume", name, iteration)
+        else:
+            logger.info("%s: stopped at iteration %d, before the first step", name, iteration)
         raise SystemExit(stop.exit_code)
 
 
@@ -249,18 +240,11 @@ def log_summary(state, save_dir):
     logger.info("Done: %d iterations in %s", state.iteration, eta_text(state.total_seconds()))
     for prefix, suffix in (("", ""), ("ema_", " of the EMA model")):
         if f"{prefix}miou" in state.best:
-            logger.info(
-                "Best mIoU%s %.4f at iteration %d: %s",
-                suffix,
-                state.best[f"{prefix}miou"],
-                state.best[f"{prefix}iteration"],
-                save_dir / f"{prefix}best_model",
-            )
+            miou, iteration = state.best[f"{prefix}miou"], state.best[f"{prefix}iteration"]
+            folder = save_dir / f"{prefix}best_model"
+            logger.info("Best mIoU%s %.4f at iteration %d: %s", suffix, miou, iteration, folder)
     if any(state.skipped.values()):
         logger.warning(
-            "Skipped %d steps without a finite loss and gradient, and replaced %d samples that "
-            "could not be read; see %s",
-            state.skipped["steps"],
-            state.skipped["samples"],
-            save_dir / LINES,
+            f"Skipped {state.skipped['steps']} steps without a finite loss and gradient, replaced "
+            f"{state.skipped['samples']} samples that could not be read; see {save_dir / LINES}"
         )
