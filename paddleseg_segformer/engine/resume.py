@@ -30,7 +30,8 @@ def find_resume_checkpoint(options):
         if newest is None:
             logger.info("%s has no checkpoint to resume from. Starting from scratch", save_dir)
         return newest
-    for folder in [*list_checkpoints(save_dir), save_dir / "best_model"] if is_first else ():
+    candidates = [save_dir / "best_model", *list_checkpoints(save_dir)] if is_first else []
+    for folder in reversed(candidates):
         if (folder / MANIFEST).is_file() or (folder / MODEL).is_file():  # the latter: PaddleSeg's
             raise InputError(
                 f"--save_dir {save_dir}: holds {folder.name} of an earlier run; add --resume to "
