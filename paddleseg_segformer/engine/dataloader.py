@@ -165,7 +165,7 @@ def synchronized_steps(batches, grad_accum_steps, stop):
     """Yield the data of each optimizer step, until all processes end or one fails or is stopped.
 
     Args:
-        batches: Generator of this process's ``Batch``es, as from ``train_batches``.
+        batches: Generator of this process's ``Batch`` objects, as from ``train_batches``.
         grad_accum_steps: Micro-batches of one process in an optimizer step.
         stop: ``StopSignal``; all processes end before the same step.
 
@@ -250,7 +250,7 @@ _worker = None  # (BatchReader, slots) in a worker process; stays None in the tr
 def _init_worker(read, parent, slots):
     global _worker
     _worker = read, slots
-    for number in (signal.SIGINT, signal.SIGTERM):  # which a terminal sends to workers, too
+    for number in (signal.SIGINT, signal.SIGTERM):  # a terminal signals workers, too
         signal.signal(number, signal.SIG_IGN)
     cv2.setNumThreads(0)  # workers run in parallel already
     threading.Thread(target=_exit_with, args=(parent,), daemon=True).start()

@@ -1,4 +1,4 @@
-"""Parameter groups, frozen parameters and the gradient norm."""
+"""Parameter groups, freezing and the gradient norm."""
 
 import math
 
