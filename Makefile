@@ -26,7 +26,7 @@ quickstart: $(VENV)/ready
 # make coverage and make kills run.
 test: $(VENV)/ready-test
 	$(RUN) -m pytest --ignore=tests/docs --ignore=tests/test_packaging.py \
-		--deselect tests/engine/test_trainer.py::test_killed_at_random_it_always_resumes
+		--deselect tests/engine/test_trainer.py::test_a_run_killed_at_random_moments_always_resumes
 
 lint: $(VENV)/ready-test
 	$(VENV)/bin/ruff check . && $(VENV)/bin/ruff format --check .

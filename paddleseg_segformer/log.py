@@ -1,4 +1,4 @@
-"""What a run tells while it lasts: log lines, progress."""
+"""Logging and progress bars."""
 
 import logging
 import os
@@ -16,8 +16,8 @@ logger = logging.getLogger("paddleseg_segformer")
 
 
 def setup_logging():
-    """Log to standard output, from the first process alone; nobody need read it."""
-    logging.raiseExceptions = False  # else each line to a closed pipe or full disk is a traceback
+    """Log to standard output, from the first process alone."""
+    logging.raiseExceptions = False  # no traceback for each line on a closed pipe or a full disk
     handler = logging.StreamHandler(sys.stdout)
     handler.setFormatter(
         logging.Formatter("%(asctime)s [%(levelname)s] %(message)s", datefmt="%Y-%m-%d %H:%M:%S")
@@ -25,11 +25,11 @@ def setup_logging():
     logger.handlers = [handler]
     logger.propagate = False
     logger.setLevel(logging.INFO if get_rank() == 0 else logging.ERROR)
-    paddleseg.utils.logger.log_level = 1  # its warnings; its information fills pages
+    paddleseg.utils.logger.log_level = 1  # warnings; its information fills pages
 
 
 def progress(iterable, total, description):
-    """Iterate, with a bar on a terminal and otherwise a log line about every half minute."""
+    """Iterate with a progress bar on a terminal, else with a log line every 30 seconds."""
     if _is_terminal(sys.stderr):
         yield from tqdm(iterable, description, total, disable=get_rank() != 0, leave=False)
         return
@@ -45,25 +45,25 @@ def progress(iterable, total, description):
 
 @contextmanager
 def training_bar(iters, done):
-    """Within, a bar below the log: on a terminal alone, of the first process; else disabled.
+    """Context manager of a ``tqdm`` bar below the log; only on a terminal, in the first process.
 
     Args:
-        iters: Where it ends.
-        done: Where it begins.
+        iters: Last iteration.
+        done: Iterations done so far.
     """
     streams = (sys.stdout, sys.stderr)
-    seen = all(_is_terminal(s) and os.get_terminal_size(s.fileno()).columns for s in streams)
-    hidden = get_rank() != 0 or not seen
-    bar = tqdm(desc="train", total=iters, initial=done, disable=hidden, dynamic_ncols=True)
+    visible = all(_is_terminal(s) and os.get_terminal_size(s.fileno()).columns for s in streams)
+    disable = get_rank() != 0 or not visible
+    bar = tqdm(desc="train", total=iters, initial=done, disable=disable, dynamic_ncols=True)
     with logging_redirect_tqdm([logger]), bar:
         yield bar
 
 
 def _is_terminal(stream):
-    """Whether somebody sees it; there is none where a daemon's starter has closed it."""
+    """Whether the stream is a terminal; in a daemon it may be closed, which is None."""
     return stream is not None and stream.isatty()
 
 
 def eta_text(seconds):
-    """Hours, minutes and seconds, such as ``1 day, 2:03:04``."""
+    """A duration as text, such as ``1 day, 2:03:04``."""
     return str(timedelta(seconds=round(seconds)))

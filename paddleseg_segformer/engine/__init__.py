@@ -1,4 +1,4 @@
-"""The job: training and evaluation."""
+"""Training and evaluation."""
 
 from .evaluator import evaluate, validate
 from .trainer import train

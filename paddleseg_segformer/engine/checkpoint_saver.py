@@ -1,74 +1,88 @@
-"""Writing a run's checkpoints; one that cannot be written costs no more than itself."""
+"""Saving the checkpoints and best models of a run."""
 
 from ..errors import RunError
 from ..log import logger
 from . import checkpoint, distributed
+from .run_dir import prune_checkpoints
 
 
 class CheckpointSaver:
-    """What the first process writes of a run; in the others its calls write nothing.
+    """Saves checkpoints and best models; only the first process writes.
+
+    A checkpoint that cannot be written is logged as an error, and training continues.
 
     Args:
         save_dir: The run's folder, a ``Path``.
-        keep: How many of the run's ``iter_N`` to keep; 0 keeps all.
-        facts: What every manifest says.
+        keep: Number of ``iter_N`` to keep; 0 keeps all.
+        step: ``TrainStep``, which has the model, the optimizer and the EMA model.
+        state: The run's ``TrainerState``; ``save_best`` updates its ``best``.
+        metadata: Constant entries of the manifests.
 
     Attributes:
-        run_name: As ``checkpoint.start_run`` returned it.
-        saved: Folder and manifest of the newest ``iter_N``, or None.
+        newest: Folder and manifest of the newest ``iter_N``, or None.
     """
 
-    def __init__(self, save_dir, keep, **facts):
-        self.save_dir, self.keep, self.facts = save_dir, keep, facts
-        self.run_name = self.saved = None
-        self._unsaved = {}  # by what could not be written when it last was to be, why
+    def __init__(self, save_dir, keep, step, state, metadata):
+        self.save_dir, self.keep, self.step = save_dir, keep, step
+        self.state, self.metadata = state, metadata
+        self.newest = None
+        self._errors = {}  # "iter", "best" or "ema": why the last attempt to save it failed
 
-    def save(self, states, progress):
-        """Write ``iter_N`` and remove the oldest; where it cannot be written, the run goes on.
-
-        Args:
-            states: State dicts by file name.
-            progress: What the manifest says of the present moment.
-        """
-        self.saved = self._write(f"iter_{progress['iteration']}", states, progress)
-        if self.saved is not None:
-            folder, manifest = self.saved
-            checkpoint.remove_old(self.save_dir, self.keep, manifest)
+    def save(self):
+        """Write ``iter_N`` and remove checkpoints that are not to be kept."""
+        states = {
+            checkpoint.MODEL: self.step.model.state_dict(),
+            checkpoint.OPTIMIZER: self.step.optimizer.state_dict(),
+        }
+        if self.step.ema_model is not None:
+            states[checkpoint.EMA] = self.step.ema_model.state_dict()
+        self.newest = self._write(f"iter_{self.state.iteration}", states)
+        if self.newest is not None:
+            folder, manifest = self.newest
+            prune_checkpoints(self.save_dir, self.keep, manifest)
             logger.info("Saved %s", folder)
 
-    def save_best(self, prefix, state, progress):
-        """Write ``best_model``, or that of another prefix; all processes learn whether it was."""
-        states = {f"{prefix}model.pdparams": state}
-        return distributed.broadcast_object(
-            self._write(f"{prefix}best_model", states, progress) is not None
-        )
-
-    def update(self, progress):
-        """Let the newest ``iter_N`` say what happened since, as that it was evaluated."""
-        if self.saved is None or distributed.rank() != 0:
+    def save_best(self, prefix, model, miou):
+        """Write ``best_model`` (``prefix`` "") or ``ema_best_model`` ("ema_") if mIoU improved."""
+        best = self.state.best
+        if miou <= best.get(f"{prefix}miou", -1.0):
             return
-        folder, manifest = self.saved
+        new = {f"{prefix}miou": miou, f"{prefix}iteration": self.state.iteration}
+        self.state.best = {**best, **new}
+        states = {f"{prefix}model.pdparams": model.state_dict()}
+        saved = self._write(f"{prefix}best_model", states) is not None
+        if not distributed.broadcast_object(saved):
+            self.state.best = best
+
+    def update_manifest(self):
+        """Write the present ``TrainerState`` into the newest ``iter_N``."""
+        if self.newest is None or distributed.rank() != 0:
+            return
+        folder, manifest = self.newest
         try:
-            checkpoint.write_manifest(folder, {**manifest, **progress})
+            checkpoint.write_manifest(folder, {**manifest, **self._progress()})
         except OSError as error:
             logger.warning("%s cannot be written (%s)", folder, error.strerror)
 
-    def raise_unsaved(self):
-        """Raise the ``RunError`` of what could not be written when it last was to be."""
-        for error in self._unsaved.values():
+    def raise_errors(self):
+        """Raise the ``RunError`` of the last checkpoint or best model if it could not be saved."""
+        for error in self._errors.values():
             raise error
 
-    def _write(self, name, states, progress):
-        """Write a checkpoint in the first process: its folder and manifest, or None."""
+    def _progress(self):
+        return {**self.state.to_manifest(), "scaler": self.step.scaler_state()}
+
+    def _write(self, name, states):
+        """Write a checkpoint in the first process; returns folder and manifest, or None."""
         if distributed.rank() != 0:
             return None
         kind = name.split("_")[0]  # a later iter_N makes up for an earlier one
-        facts = {"run": self.run_name, **self.facts, **progress}
+        folder = self.save_dir / name
         try:
-            manifest = checkpoint.save(self.save_dir / name, states, facts)
+            manifest = checkpoint.save(folder, states, {**self.metadata, **self._progress()})
         except RunError as error:
             logger.error(error)
-            self._unsaved[kind] = error
+            self._errors[kind] = error
             return None
-        self._unsaved.pop(kind, None)
-        return self.save_dir / name, manifest
+        self._errors.pop(kind, None)
+        return folder, manifest

@@ -1,5 +1,6 @@
-"""The stream of training batches."""
+"""Training data: shuffling, batches, data-loading workers, steps in several processes."""
 
+import contextlib
 import mmap
 import multiprocessing
 import os
@@ -9,6 +10,7 @@ import threading
 import time
 from collections import deque
 from concurrent import futures
+from itertools import chain, islice
 from typing import NamedTuple
 
 import cv2
@@ -19,42 +21,43 @@ from ..data.validate import read_sample
 from ..errors import InputError, RunError
 from . import distributed
 
-# Seconds after which a batch that the model waits for will not come any more.
+# Seconds without an answer, after which a data-loading worker counts as stalled.
 WORKER_TIMEOUT = 50
-# Bytes of a batch that a worker can hand over in memory that it shares with this process, of which
-# only what is written exists. A larger batch goes through a pipe, several times as slowly.
+# Size of a shared-memory slot, which holds one batch. Memory is used only where it is written to.
+# A larger batch is sent through a pipe, which takes several times as long.
 SHM_BYTES = 1 << 28
-# Samples in a row that cannot be read, after which no further one is tried in their place.
+# Attempts to read a sample or a replacement of it.
 MAX_REPLACEMENTS = 10
 
 
 class TrainSampler:
-    """An endless stream of shuffled epochs, cut into batches.
+    """Shuffled epochs as one endless stream of samples, cut into batches.
 
-    The stream's samples are numbered; sample p is item ``order(p // size)[p % size]``. It follows
-    from the seed alone, so that a resumed run goes on where it stopped, several processes share
-    one stream, and a set smaller than a batch trains too.
+    Samples are numbered from 0; in epoch e = p // size, sample p is item
+    ``permutation(seed, e)[p % size]`` of the data set. The order depends on the seed alone, so that
+    a run resumes anywhere, several processes share one stream, and a data set may be smaller than
+    a batch.
 
     Args:
-        size: Samples in the data set.
-        batch_size: Samples in a batch.
-        parts: Batches that one process has in one step.
+        size: Number of samples in the data set.
+        batch_size: Number of samples in a micro-batch.
+        grad_accum_steps: Micro-batches of one process in an optimizer step.
         first: Number of the first sample, over all processes.
-        steps: How many there are.
+        steps: Number of optimizer steps.
         seed: Integer.
     """
 
-    def __init__(self, size, batch_size, parts, first, steps, seed):
-        self.size, self.batch_size, self.parts = size, batch_size, parts
+    def __init__(self, size, batch_size, grad_accum_steps, first, steps, seed):
+        self.size, self.batch_size, self.grad_accum_steps = size, batch_size, grad_accum_steps
         self.first, self.steps, self.seed = first, steps, seed
 
     def __iter__(self):
-        """Yield this process's batches: lists of (number in the stream, index in the data set)."""
+        """Yield this process's micro-batches: lists of (sample number, index in the data set)."""
         epoch, order = None, None
-        for turn in range(self.steps * self.parts):
-            step, part = divmod(turn, self.parts)
-            share = step * distributed.world_size() + distributed.rank()
-            start = self.first + (share * self.parts + part) * self.batch_size
+        for i in range(self.steps * self.grad_accum_steps):
+            step, micro_step = divmod(i, self.grad_accum_steps)
+            process = step * distributed.world_size() + distributed.rank()
+            start = self.first + (process * self.grad_accum_steps + micro_step) * self.batch_size
             batch = []
             for number in range(start, start + self.batch_size):
                 if number // self.size != epoch:
@@ -65,12 +68,12 @@ class TrainSampler:
 
 
 class Batch(NamedTuple):
-    """What one process trains on in one step, or in a part of it.
+    """A micro-batch of one process.
 
     Attributes:
         arrays: The samples' arrays by name, stacked.
         files: The images' paths, in the same order.
-        problems: Of each sample that could not be read and was replaced by another, why.
+        problems: Error messages of the samples that were replaced because they cannot be read.
     """
 
     arrays: dict
@@ -79,27 +82,28 @@ class Batch(NamedTuple):
 
 
 class BatchReader:
-    """Makes batches whose random transforms depend on the seed and the samples' numbers alone.
+    """Reads batches; random transforms depend on the seed and the samples' numbers alone.
 
-    PaddleSeg's transforms draw from the generators of ``random`` and NumPy: seeding both for each
-    sample makes them the same for any number of workers, and different in every epoch.
+    PaddleSeg's transforms use the global generators of ``random`` and NumPy. Both are seeded for
+    each sample, so that augmentation is the same for any number of workers and differs in every
+    epoch.
 
     Args:
         dataset: A PaddleSeg data set in training mode.
         seed: Integer.
-        replace_bad: Whether a sample that cannot be read is replaced by another one, which
-            follows from seed and number as well.
+        replace_bad: Whether to replace a sample that cannot be read by a random other one, which
+            depends on the seed and the sample's number as well.
     """
 
     def __init__(self, dataset, seed, replace_bad):
         self.dataset, self.seed, self.replace_bad = dataset, seed, replace_bad
 
     def __call__(self, numbered):
-        """The ``Batch`` of a list of (number in the stream, index in the data set).
+        """Read the ``Batch`` of a list of (sample number, index in the data set).
 
         Raises:
-            InputError: A sample cannot be read, and is not, or cannot be, replaced; or samples
-                have different sizes.
+            InputError: A sample cannot be read and is not replaced, too many in a row cannot be
+                read, or samples have different sizes.
         """
         samples, files, problems = [], [], []
         for number, index in numbered:
@@ -133,53 +137,86 @@ def _stack(samples, files):
             size, expected = np.shape(sample.get(name)), samples[0][name].shape
             if size != expected:
                 raise InputError(
-                    f"{file}: its {name} is {size} after the transforms, but {expected} that of "
-                    f"{files[0]}, which make no batch; end train_dataset.transforms with a crop "
-                    "and padding to one size."
+                    f"{file}: its {name} has shape {size} after the transforms, but that of "
+                    f"{files[0]} has {expected}; end train_dataset.transforms with a crop and "
+                    "padding to one size."
                 )
     return {name: np.stack([sample[name] for sample in samples]) for name in names}
 
 
 def train_batches(read, sampler, num_workers):
-    """Yield each ``Batch`` of a sampler, its arrays as tensors.
+    """Yield each ``Batch`` of a sampler, with arrays as tensors.
 
     Args:
         read: ``BatchReader``.
         sampler: ``TrainSampler``.
-        num_workers: Processes that prepare batches meanwhile; 0 prepares them here, when asked.
+        num_workers: Number of data-loading workers; 0 reads in this process, when needed.
 
     Raises:
         InputError: A sample cannot be read.
-        RunError: A process has died, or has not answered in ``WORKER_TIMEOUT`` seconds.
+        RunError: A worker was killed, or has not answered for ``WORKER_TIMEOUT`` seconds.
     """
-    batches = _read_ahead(read, sampler, num_workers) if num_workers > 0 else map(read, sampler)
+    batches = _prefetch(read, sampler, num_workers) if num_workers > 0 else map(read, sampler)
     for batch in batches:
         yield batch._replace(arrays={k: paddle.to_tensor(v) for k, v in batch.arrays.items()})
 
 
-def _read_ahead(read, sampler, num_workers):
+def synchronized_steps(batches, grad_accum_steps, stop):
+    """Yield the data of each optimizer step, until all processes end or one fails or is stopped.
+
+    Args:
+        batches: Generator of this process's ``Batch`` objects, as from ``train_batches``.
+        grad_accum_steps: Micro-batches of one process in an optimizer step.
+        stop: ``StopSignal``; all processes end before the same step.
+
+    Yields:
+        The list of this process's micro-batches, and the ``problems`` in those of all processes.
+
+    Raises:
+        InputError, RunError: This or another process cannot read its data.
+    """
+    with contextlib.closing(batches):
+        while True:
+            micro_batches, error = [], None
+            try:
+                micro_batches = list(islice(batches, grad_accum_steps))
+            except (InputError, RunError) as caught:
+                error = caught
+            problems = [problem for batch in micro_batches for problem in batch.problems]
+            failed, stopped, replaced = distributed.any_process([error, stop.requested, problems])
+            if failed:
+                raise error or RunError("Another process has failed; see its log.")
+            if stopped or not micro_batches:
+                return
+            if replaced:
+                problems = list(chain.from_iterable(distributed.all_gather(problems)))
+            yield micro_batches, problems
+
+
+def _prefetch(read, sampler, num_workers):
     context = multiprocessing.get_context("fork" if hasattr(os, "fork") else None)
-    most = 2 * num_workers + 1  # batches under way, the one in use among them
-    shared = _share(most)
-    start = (read, os.getpid(), shared)
-    pool = futures.ProcessPoolExecutor(num_workers, context, _start_worker, start)
-    waiting = deque()
+    max_pending = 2 * num_workers + 1  # batches, including the one in use
+    slots = _allocate_slots(max_pending)
+    pool = futures.ProcessPoolExecutor(
+        num_workers, context, _init_worker, (read, os.getpid(), slots)
+    )
+    pending = deque()
     try:
-        for turn, numbered in enumerate(sampler):
-            waiting.append(pool.submit(_work, numbered, turn % most))
-            if len(waiting) == most:
-                yield _unpack(*_result(waiting.popleft()), shared)
-        while waiting:
-            yield _unpack(*_result(waiting.popleft()), shared)
+        for i, numbered in enumerate(sampler):
+            pending.append(pool.submit(_read_into_slot, numbered, i % max_pending))
+            if len(pending) == max_pending:
+                yield _from_slot(*_result(pending.popleft()), slots)
+        while pending:
+            yield _from_slot(*_result(pending.popleft()), slots)
     except futures.BrokenExecutor:
         raise RunError(
-            "A data worker was killed, as happens where memory runs out: try a lower "
-            "--num_workers; --resume goes on from the last checkpoint."
+            "A data-loading worker was killed, probably because memory ran out: try a lower "
+            "--num_workers; continue from the last checkpoint with --resume."
         ) from None
     finally:
-        # Public only as Python 3.14's kill_workers. One that hangs would keep this process from
-        # ending; one that ends while it sends a batch leaves its reader waiting for the rest, until
-        # the last end to write to, this process's own, is closed.
+        # kill_workers() is public only from Python 3.14 on. A stalled worker would keep this
+        # process from exiting. One killed while it sends a batch leaves the pool's reader thread
+        # waiting for the rest until the last write end, this process's, is closed.
         for worker in pool._processes.values():
             worker.kill()
         pool._result_queue._writer.close()
@@ -187,65 +224,63 @@ def _read_ahead(read, sampler, num_workers):
 
 
 def _result(future):
-    for _ in range(WORKER_TIMEOUT):  # by the second: those in which Ctrl-Z has stopped us are one
+    for _ in range(WORKER_TIMEOUT):  # in seconds: time suspended by SIGSTOP counts as one
         if futures.wait([future], 1).done:
             return future.result()
     raise RunError(
-        f"A data worker has not answered for {WORKER_TIMEOUT} s: check the disk or network that "
-        "holds the images; --resume goes on from the last checkpoint."
+        f"A data-loading worker has not answered for {WORKER_TIMEOUT} s: check the disk or network "
+        "that holds the images; continue from the last checkpoint with --resume."
     )
 
 
-def _share(count):
-    """Memory for as many batches, which a process that is forked shares; none where nobody forks.
-
-    Unlike Python's own shared memory, it is not in /dev/shm, which is small in containers.
-    """
+def _allocate_slots(count):
+    """Shared-memory slots that forked workers inherit; none if they cannot be allocated."""
+    # Unlike multiprocessing.shared_memory, not in /dev/shm, which is small in containers.
     if not hasattr(os, "fork"):
         return []
     try:
         return [mmap.mmap(-1, SHM_BYTES) for _ in range(count)]
-    except OSError:  # where a process may not reserve so much
+    except OSError:  # address space is limited
         return []
 
 
-_reader, _shared = None, []  # of a worker
+_worker = None  # (BatchReader, slots) in a worker process; stays None in the training process
 
 
-def _start_worker(read, parent, shared):
-    global _reader, _shared
-    _reader, _shared = read, shared
-    for number in (signal.SIGINT, signal.SIGTERM):  # which a terminal sends to workers, too
+def _init_worker(read, parent, slots):
+    global _worker
+    _worker = read, slots
+    for number in (signal.SIGINT, signal.SIGTERM):  # a terminal signals workers, too
         signal.signal(number, signal.SIG_IGN)
-    cv2.setNumThreads(0)  # there are other workers
-    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+    cv2.setNumThreads(0)  # workers run in parallel already
+    threading.Thread(target=_exit_with, args=(parent,), daemon=True).start()
 
 
-def _end_with(parent):
+def _exit_with(parent):
     while os.getppid() == parent:
         time.sleep(1)
     os._exit(1)
 
 
-def _work(numbered, place):
-    """A ``Batch`` and None; or ``place``, where its arrays are, in whose stead it tells how."""
-    batch = _reader(numbered)
+def _read_into_slot(numbered, slot):
+    """A ``Batch`` and None; or, if it fits into the slot, one with the arrays' layout, and slot."""
+    read, slots = _worker
+    batch = read(numbered)
     layout, end = {}, 0
     for name, array in batch.arrays.items():
         layout[name] = {"shape": array.shape, "dtype": array.dtype, "offset": end}
         end += -(-array.nbytes // mmap.PAGESIZE) * mmap.PAGESIZE
-    if not _shared or end > SHM_BYTES:
+    if not slots or end > SHM_BYTES:
         return batch, None
-    for name, view in _views(layout, _shared[place]).items():
-        view[...] = batch.arrays[name]
-    return batch._replace(arrays=layout), place
+    for name, array in _arrays_in(slots[slot], layout).items():
+        array[...] = batch.arrays[name]
+    return batch._replace(arrays=layout), slot
 
 
-def _unpack(batch, place, shared):
-    """The ``Batch`` that ``_work`` answers with, its arrays as long as no other takes the place."""
-    return batch if place is None else batch._replace(arrays=_views(batch.arrays, shared[place]))
+def _from_slot(batch, slot, slots):
+    """The ``Batch`` that a worker returned; its arrays are valid until the slot is reused."""
+    return batch if slot is None else batch._replace(arrays=_arrays_in(slots[slot], batch.arrays))
 
 
-def _views(layout, memory):
-    """The arrays that lie in a shared memory, by name."""
+def _arrays_in(memory, layout):
     return {name: np.ndarray(buffer=memory, **where) for name, where in layout.items()}

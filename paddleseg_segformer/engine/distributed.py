@@ -1,4 +1,4 @@
-"""One process of several: rank, world size, sums over all of them."""
+"""Data-parallel processes: rank, world size and collective operations."""
 
 import os
 
@@ -8,20 +8,20 @@ from paddle import distributed
 
 
 def start():
-    """Join the other processes, where ``paddle.distributed.launch`` started several."""
+    """Initialize the process group if ``paddle.distributed.launch`` started several processes."""
     if world_size() > 1 and not distributed.is_initialized():
-        if paddle.get_device() == "cpu":  # without it, a GPU build of Paddle would take its GPUs
+        if paddle.get_device() == "cpu":  # without it, a GPU build of Paddle would use its GPUs
             os.environ.setdefault("PADDLE_DISTRI_BACKEND", "gloo")
         distributed.init_parallel_env()
 
 
 def rank():
-    """This process's number, from 0."""
+    """This process's rank, from 0."""
     return distributed.get_rank()
 
 
 def world_size():
-    """The number of processes that train or evaluate together."""
+    """The number of processes."""
     return distributed.get_world_size()
 
 
@@ -34,8 +34,8 @@ def broadcast_object(value):
     return values[0]
 
 
-def gather(value):
-    """A list of every process's value, Python objects, in the order of their ranks."""
+def all_gather(value):
+    """The list of all processes' values, Python objects, in the order of ranks."""
     if world_size() == 1:
         return [value]
     values = []
@@ -53,12 +53,12 @@ def all_reduce_sum(array):
 
 
 def any_process(flags):
-    """For each of a list of flags, whether it is set in any process."""
+    """For each of a list of values, whether it is true in any process: list of bool."""
     return (all_reduce_sum(np.array([int(bool(flag)) for flag in flags])) > 0).tolist()
 
 
 def broadcast_batch_norm_stats(layer):
-    """Give every process the first one's BatchNorm statistics, which else are each its own."""
+    """Copy the first process's BatchNorm statistics, which differ by process, to all of them."""
     if world_size() > 1:
         for tensor in layer.state_dict().values():
             if tensor.stop_gradient:

@@ -1,6 +1,7 @@
-"""What a run leaves to look at: train.jsonl, VisualDL's scalars and pictures, curves.png."""
+"""Training metrics: running averages, log lines, train.jsonl, VisualDL, curves and examples."""
 
 import json
+import time
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -10,29 +11,93 @@ import numpy as np
 from ..data import palette
 from ..fs import atomic_write
 from ..inference.visualize import overlay
-from ..log import logger
+from ..log import eta_text, logger
+from . import distributed
 
 LINES, CURVES, EXAMPLES = "train.jsonl", "curves.png", "examples.jpg"
-SHOWN = 4  # validation images
-SHOWN_WIDTH = 480
+MAX_EXAMPLES = 4
+EXAMPLE_WIDTH = 480  # pixels of each of the three panels
+
+
+class AverageMeter:
+    """Running averages of losses, gradient norm and timing between two log lines.
+
+    Args:
+        batch_size: Images per optimizer step, over all processes.
+        iters: Last iteration of the run.
+    """
+
+    def __init__(self, batch_size, iters):
+        self.batch_size, self.iters = batch_size, iters
+        self._reset()
+        self.restart_clock()
+
+    def _reset(self):
+        self.steps, self.losses, self.norms = 0, [], []
+        self.reader_seconds = self.seconds = 0.0
+
+    def restart_clock(self):
+        """Start timing the next step; the time since the last one is not counted."""
+        self.start = time.perf_counter()
+
+    def batch_ready(self):
+        """Note that the step's data is loaded."""
+        self.reader_seconds += time.perf_counter() - self.start
+
+    def step_done(self, losses=None, norm=None):
+        """Add a step's losses and gradient norm; None for a skipped step."""
+        self.steps += 1
+        if losses is not None:
+            self.losses.append(losses)
+            self.norms.append(norm)
+        now = time.perf_counter()
+        self.seconds += now - self.start
+        self.start = now
+
+    def compute(self, iteration):
+        """The averages since the last call, times in seconds; NaN if all steps were skipped."""
+        losses = [_mean(column) for column in zip(*self.losses)]
+        batch_cost = self.seconds / self.steps
+        metrics = {
+            "loss": sum(losses) if losses else float("nan"),
+            "gradient_norm": _mean(self.norms),
+            "batch_cost": batch_cost,
+            "reader_cost": self.reader_seconds / self.steps,
+            "ips": self.batch_size * self.steps / self.seconds,
+            "eta": batch_cost * (self.iters - iteration),
+        }
+        if len(losses) > 1:
+            metrics.update({f"loss_{i}": loss for i, loss in enumerate(losses)})
+        self._reset()
+        return metrics
+
+
+def _mean(values):
+    return sum(values) / len(values) if values else float("nan")
 
 
 class MetricWriter:
-    """A run's record; of several processes, the first one's alone.
+    """Writes a run's metrics: log, train.jsonl, VisualDL. Only the first process writes files.
 
-    ``train.jsonl`` has a JSON object a line: ``kind`` (``train``, ``eval``, ``ema_eval``,
-    ``skipped_step``, ``replaced_sample``), ``iteration``, and the figures.
+    Each line of ``train.jsonl`` is a JSON object with ``kind`` (``train``, ``eval``, ``ema_eval``,
+    ``skipped_step``, ``replaced_sample``), ``iteration`` and the metrics.
 
     Args:
         save_dir: The run's folder.
-        iteration: Where the run begins; what train.jsonl says of later ones, which a run that was
-            killed had reached, is removed. 0 begins a new file.
-        evaluated: The last iteration whose evaluation is not to be repeated.
-        use_vdl: Whether VisualDL gets the figures and pictures, too.
+        iteration: Where the run starts. Lines of later iterations, written by a run that was
+            killed, are removed from train.jsonl; 0 starts a new file.
+        evaluated: Iteration of the last evaluation that is not repeated.
+        use_vdl: Whether to write VisualDL scalars and images, too.
+
+    Raises:
+        OSError: The folder cannot be written to.
     """
 
     def __init__(self, save_dir, iteration, evaluated, use_vdl):
         self.save_dir = Path(save_dir)
+        self._file = self._vdl = None
+        if distributed.rank() != 0:
+            return
         lines = [
             line
             for line in read_lines(save_dir)
@@ -41,60 +106,79 @@ class MetricWriter:
         text = "".join(json.dumps(line) + "\n" for line in lines)
         atomic_write(self.save_dir / LINES, text.encode())
         self._file = open(self.save_dir / LINES, "a", encoding="utf-8")  # noqa: SIM115
-        self._writer = None
         if use_vdl:
-            from visualdl import LogWriter  # a second to import, of use to few runs
+            from visualdl import LogWriter  # takes a second to import
 
-            self._writer = LogWriter(str(save_dir))
+            self._vdl = LogWriter(str(save_dir))
 
-    def line(self, kind, iteration, **facts):
-        """Add a line to train.jsonl."""
-        facts = {name: _finite(value) for name, value in facts.items()}
-        with _unless_impossible(LINES):
-            self._file.write(json.dumps({"kind": kind, "iteration": iteration, **facts}) + "\n")
-            self._file.flush()
+    def train(self, iteration, epoch, metrics, rates, bar):
+        """Write the metrics of ``AverageMeter`` and the learning rate of each parameter group.
 
-    def training(self, iteration, figures, rates):
-        """Note the figures since the last time, and the learning rate of each parameter group."""
-        self.line("train", iteration, **figures, lr=rates)
-        self._scalars("Train", figures, iteration)
-        self._scalars("Train/lr", rates, iteration)
-
-    def evaluation(self, iteration, scores, prefix):
-        """Note an evaluation's scores; ``prefix`` is ``ema_`` of the averaged model, else empty."""
-        ious = {name: iou for name, iou in zip(scores.names, scores.iou) if np.isfinite(iou)}
-        figures = {f"{prefix}mIoU": scores.miou, f"{prefix}Acc": scores.accuracy}
-        self.line(f"{prefix}eval", iteration, miou=scores.miou, accuracy=scores.accuracy, iou=ious)
-        self._scalars("Evaluate", figures, iteration)
-        self._scalars(f"Evaluate/{prefix}IoU", ious, iteration)
-
-    def examples(self, iteration, rows):
-        """Draw the rows of ``EvaluatedImages``, one below the other."""
-        if not rows:
+        Unless it is disabled, the bar shows them in place of a log line.
+        """
+        self._write_line("train", iteration, **metrics, lr=rates)
+        self._write_scalars("Train", metrics, iteration)
+        self._write_scalars("Train/lr", rates, iteration)
+        loss, ips, lr = metrics["loss"], metrics["ips"], rates["base"]
+        if not bar.disable:
+            bar.set_postfix_str(f"loss {loss:.4f}, lr {lr:.3g}, {ips:.2f} images/s")
             return
-        sheet = np.concatenate(rows)
-        with _unless_impossible(EXAMPLES):
+        logger.info(
+            f"[TRAIN] epoch: {epoch}, iter: {iteration}/{bar.total}, loss: {loss:.4f}, "
+            f"lr: {lr:.6g}, batch_cost: {metrics['batch_cost']:.4f}, "
+            f"reader_cost: {metrics['reader_cost']:.4f}, ips: {ips:.2f} images/s | "
+            f"ETA {eta_text(metrics['eta'])}"
+        )
+
+    def skip(self, kind, iteration, text):
+        """Log a ``skipped_step`` or ``replaced_sample``."""
+        logger.warning(text)
+        self._write_line(kind, iteration, text=text)
+
+    def evaluation(self, iteration, scores, prefix, examples):
+        """Write an evaluation's ``Scores`` and example images; ``prefix`` is "" or "ema_"."""
+        ious = {name: iou for name, iou in zip(scores.names, scores.iou) if np.isfinite(iou)}
+        totals = {f"{prefix}mIoU": scores.miou, f"{prefix}Acc": scores.accuracy}
+        self._write_line(
+            f"{prefix}eval", iteration, miou=scores.miou, accuracy=scores.accuracy, iou=ious
+        )
+        self._write_scalars("Evaluate", totals, iteration)
+        self._write_scalars(f"Evaluate/{prefix}IoU", ious, iteration)
+        if self._file is None or not examples:
+            return
+        sheet = np.concatenate(examples)
+        with _log_write_error(EXAMPLES):
             (self.save_dir / EXAMPLES).write_bytes(cv2.imencode(".jpg", sheet)[1])
-        if self._writer is not None:
-            self._writer.add_image("Evaluate/examples", sheet[..., ::-1], iteration)
+        if self._vdl is not None:
+            self._vdl.add_image("Evaluate/examples", sheet[..., ::-1], iteration)
 
     def close(self):
-        """Finish the files, and draw the curves."""
-        with _unless_impossible(LINES):
+        """Close the files and draw the curves."""
+        if self._file is None:
+            return
+        with _log_write_error(LINES):
             self._file.close()
-        if self._writer is not None:
-            self._writer.close()
-        with _unless_impossible(CURVES):
+        if self._vdl is not None:
+            self._vdl.close()
+        with _log_write_error(CURVES):
             draw_curves(self.save_dir)
             logger.info("Curves: %s", self.save_dir / CURVES)
 
-    def _scalars(self, group, figures, iteration):
-        for name, value in figures.items() if self._writer is not None else ():
-            self._writer.add_scalar(f"{group}/{name.replace('/', '_')}", value, iteration)
+    def _write_line(self, kind, iteration, **metrics):
+        if self._file is None:
+            return
+        metrics = {name: _finite_or_none(value) for name, value in metrics.items()}
+        with _log_write_error(LINES):
+            self._file.write(json.dumps({"kind": kind, "iteration": iteration, **metrics}) + "\n")
+            self._file.flush()
+
+    def _write_scalars(self, group, values, iteration):
+        for name, value in values.items() if self._vdl is not None else ():
+            self._vdl.add_scalar(f"{group}/{name.replace('/', '_')}", value, iteration)
 
 
 def read_lines(save_dir):
-    """The lines of a folder's train.jsonl, as dictionaries; one that was cut short is left out."""
+    """The lines of a folder's train.jsonl, as dictionaries; a truncated line is left out."""
     path, lines = Path(save_dir) / LINES, []
     text = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
     for line in text.splitlines():
@@ -104,20 +188,19 @@ def read_lines(save_dir):
 
 
 def draw_curves(save_dir):
-    """Draw curves.png of a folder's train.jsonl: loss, learning rate, mIoU."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg  # a second to import
+    """Draw curves.png from a folder's train.jsonl: loss, learning rate, mIoU."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg  # takes a second to import
     from matplotlib.figure import Figure
 
-    lines = read_lines(save_dir)
     curves = {"loss": {}, "learning rate": {}, "mIoU": {}}
-    for line in lines:
+    for line in read_lines(save_dir):
         if line["kind"] == "train":
             curves["loss"].setdefault("loss", []).append((line["iteration"], line["loss"]))
             for group, rate in line["lr"].items():
                 points = curves["learning rate"].setdefault(group, [])
                 points.append((line["iteration"], rate))
         elif line["kind"].endswith("eval"):
-            name = "averaged weights" if line["kind"].startswith("ema") else "weights"
+            name = "EMA" if line["kind"].startswith("ema") else "model"
             curves["mIoU"].setdefault(name, []).append((line["iteration"], line["miou"]))
     figure = Figure(figsize=(12, 3.5), layout="constrained")
     FigureCanvasAgg(figure)
@@ -132,9 +215,9 @@ def draw_curves(save_dir):
 
 
 class ExampleImages:
-    """The first images of an evaluation, each beside its labels and its prediction.
+    """Collects the first images of an evaluation: image, ground truth and prediction in a row.
 
-    To be called as ``evaluate`` calls its ``observe``.
+    Passed to ``evaluate`` as ``observe``.
 
     Attributes:
         rows: uint8 arrays ``[h, 3 w, 3]``, BGR.
@@ -144,29 +227,29 @@ class ExampleImages:
         self.dataset, self.rows = dataset, []
 
     def __call__(self, index, labels, predicted, _):
-        """Keep an image, if it is one to look at and there are not enough."""
-        if len(self.rows) == SHOWN:
+        """Add an image, unless there are enough or its size differs from its ground truth's."""
+        if len(self.rows) == MAX_EXAMPLES:
             return
         image = cv2.imread(str(self.dataset.file_list[index][0]), cv2.IMREAD_COLOR)
         if image is None or image.shape[:2] != labels.shape:
             return
         colors = palette(self.dataset)[:, ::-1]
-        maps = (labels.astype("uint8"), predicted.astype("uint8"))
-        panels = [image, *(overlay(image, labels, colors) for labels in maps)]
-        size = (SHOWN_WIDTH, round(image.shape[0] * SHOWN_WIDTH / image.shape[1]))
+        label_maps = (labels.astype("uint8"), predicted.astype("uint8"))
+        panels = [image, *(overlay(image, label_map, colors) for label_map in label_maps)]
+        size = (EXAMPLE_WIDTH, round(image.shape[0] * EXAMPLE_WIDTH / image.shape[1]))
         panels = [cv2.resize(panel, size, interpolation=cv2.INTER_AREA) for panel in panels]
         self.rows.append(np.concatenate(panels, axis=1))
 
 
 @contextmanager
-def _unless_impossible(name):
-    """A full disk costs the record, not the run."""
+def _log_write_error(name):
+    """Log an OSError, such as a full disk, instead of ending the run."""
     try:
         yield
     except OSError as error:
         logger.warning("%s cannot be written (%s)", name, error.strerror)
 
 
-def _finite(value):
+def _finite_or_none(value):
     """JSON has no NaN."""
     return None if isinstance(value, float) and not np.isfinite(value) else value

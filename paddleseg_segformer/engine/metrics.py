@@ -1,4 +1,4 @@
-"""Scores from a confusion matrix."""
+"""Confusion matrix and the scores computed from it."""
 
 from __future__ import annotations
 
@@ -7,14 +7,17 @@ from typing import Any
 
 import numpy as np
 
+from ..data.classes import out_of_range_label
+
 
 def confusion_matrix(labels, predictions, num_classes, ignore_index):
     """Count the pixels of each pair of true and predicted class.
 
     Args:
-        labels, predictions: Integer arrays of one shape.
+        labels: Ground truth, an integer array.
+        predictions: Predicted classes, an integer array of the same shape.
         num_classes: Number of classes.
-        ignore_index: Label of the pixels that do not count.
+        ignore_index: Label of pixels that are not counted.
 
     Returns:
         int64 array ``[num_classes, num_classes]``; rows are true classes.
@@ -25,24 +28,24 @@ def confusion_matrix(labels, predictions, num_classes, ignore_index):
     if labels.shape != predictions.shape:
         raise ValueError(f"labels of shape {labels.shape} for an image of {predictions.shape}")
     valid = labels != ignore_index
-    labels = labels[valid].astype("int64")
-    if labels.size and not 0 <= labels.min() <= labels.max() < num_classes:
-        wrong = labels.max() if labels.max() >= num_classes else labels.min()
+    labels = labels[valid]
+    wrong = out_of_range_label(labels, num_classes, ignore_index)
+    if wrong is not None:
         raise ValueError(f"label {wrong} is neither a class (0 to {num_classes - 1}) nor ignored")
-    pairs = labels * num_classes + predictions[valid]
+    pairs = labels.astype("int64") * num_classes + predictions[valid]
     return np.bincount(pairs, minlength=num_classes**2).reshape(num_classes, num_classes)
 
 
 @dataclass(frozen=True)
 class Scores:
-    """The figures of an evaluation.
+    """Scores of an evaluation.
 
-    A class that has no pixel in the labels has no IoU and no accuracy (NaN), and is left out of
-    the means.
+    A class without a pixel in the ground truth has no IoU and no accuracy (NaN), and is left out
+    of the means.
 
     Attributes:
-        confusion: int64 array ``[classes, classes]`` of pixels; rows are true classes.
-        names: The classes' names.
+        confusion: int64 array ``[classes, classes]`` of pixel counts; rows are true classes.
+        names: Class names.
     """
 
     confusion: np.ndarray
@@ -50,42 +53,42 @@ class Scores:
 
     @property
     def present(self) -> np.ndarray:
-        """Whether each class occurs in the labels: bool array ``[classes]``."""
+        """Whether each class occurs in the ground truth: bool array ``[classes]``."""
         return self.confusion.sum(axis=1) > 0
 
     @property
     def iou(self) -> np.ndarray:
-        """Intersection over union of each class, float64 ``[classes]``, 0 to 1 or NaN."""
+        """Intersection over union of each class, TP / (TP + FP + FN): float64, 0 to 1 or NaN."""
         correct = np.diag(self.confusion)
         union = self.confusion.sum(axis=0) + self.confusion.sum(axis=1) - correct
         return self._where_present(correct, union)
 
     @property
     def class_accuracy(self) -> np.ndarray:
-        """Share of each class's pixels that are found (recall), 0 to 1 or NaN."""
+        """Accuracy (recall) of each class, TP / (TP + FN): float64, 0 to 1 or NaN."""
         return self._where_present(np.diag(self.confusion), self.confusion.sum(axis=1))
 
     @property
     def miou(self) -> float:
-        """Mean IoU over the classes that occur in the labels."""
+        """Mean IoU over the classes that occur in the ground truth."""
         return _mean(self.iou)
 
     @property
     def mean_accuracy(self) -> float:
-        """Mean of the classes' accuracies."""
+        """Mean accuracy over the classes that occur in the ground truth."""
         return _mean(self.class_accuracy)
 
     @property
     def accuracy(self) -> float:
-        """Share of all pixels that are right."""
+        """Pixel accuracy."""
         return float(np.trace(self.confusion) / max(self.confusion.sum(), 1))
 
     def _where_present(self, numerator, denominator):
-        shares = np.full(len(numerator), np.nan)
-        return np.divide(numerator, denominator, out=shares, where=self.present)
+        ratios = np.full(len(numerator), np.nan)
+        return np.divide(numerator, denominator, out=ratios, where=self.present)
 
     def figures(self) -> dict[str, Any]:
-        """Every figure, as plain JSON: a class that does not occur has null for its scores."""
+        """All scores as plain JSON, where NaN is null."""
 
         def plain(value):
             return None if np.isnan(value) else float(value)
@@ -103,7 +106,7 @@ class Scores:
         }
 
     def table(self) -> str:
-        """The classes that occur, one a line: name, IoU, accuracy, share of the labels' pixels."""
+        """One line per class that occurs: name, IoU, accuracy, share of the ground-truth pixels."""
         share = self.confusion.sum(axis=1) / max(self.confusion.sum(), 1)
         width = max(len("class"), *(len(name) for name in self.names))
         lines = [f"{'class':{width}}    IoU    Acc  share"]

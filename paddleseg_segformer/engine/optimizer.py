@@ -1,4 +1,4 @@
-"""What the optimizer does to which parameters."""
+"""Parameter groups, freezing and the gradient norm."""
 
 import math
 
@@ -11,34 +11,34 @@ GROUP_KEYS = ("name", "lr_mult", "weight_decay_mult")
 
 
 def configure_parameters(config, model, freeze_backbone=False):
-    """Freeze what is not to train; log the optimizer's groups: tensors, learning rate, decay.
+    """Check and log the optimizer's parameter groups; freeze the backbone if requested.
 
-    A frozen parameter has no gradient, so that the optimizer leaves it out.
+    A frozen parameter has no gradient, so the optimizer skips it.
 
     Args:
-        config: PaddleSeg's ``Config``; its ``optimizer.custom_cfg`` lists groups by a part of the
-            parameters' names, of which the first that matches counts.
-        model: As built from it.
+        config: PaddleSeg's ``Config``. A parameter belongs to the first group in its
+            ``optimizer.custom_cfg`` whose ``name`` is a substring of the parameter's name.
+        model: The model built from it.
         freeze_backbone: Whether to freeze the parameters of ``model.backbone``.
 
     Raises:
-        InputError: A group matches no parameter that could train, or has a key that nothing reads;
-            or there is no backbone to freeze.
+        InputError: A group matches no trainable parameter or has an unknown key, or there is no
+            backbone to freeze.
     """
     groups = config.optimizer_cfg.get("custom_cfg") or []
     for group in groups:
         for key in group.keys() - GROUP_KEYS:
             raise InputError(
-                f"optimizer.custom_cfg: {key} is no key of a group; known are "
-                f"{', '.join(GROUP_KEYS)}."
+                f"optimizer.custom_cfg: {key} is no key of a group; use {', '.join(GROUP_KEYS)}."
             )
-    members = {index: [] for index in range(len(groups) + 1)}
+    groups = [*groups, {"name": ""}]  # the last one matches every name
+    members = [[] for _ in groups]
     for name, parameter in model.named_parameters():
         if not parameter.stop_gradient:
-            matches = (i for i, group in enumerate(groups) if group["name"] in name)
-            members[next(matches, len(groups))].append(parameter)
-    for index, group in enumerate(groups):
-        if not members[index]:
+            index = next(i for i, group in enumerate(groups) if group["name"] in name)
+            members[index].append(parameter)
+    for group, parameters in zip(groups[:-1], members):
+        if not parameters:
             raise InputError(
                 f"optimizer.custom_cfg: the group {group['name']!r} matches no parameter; "
                 "correct its name or remove it."
@@ -46,15 +46,13 @@ def configure_parameters(config, model, freeze_backbone=False):
     if freeze_backbone:
         _freeze_backbone(config, model)
     decay = config.optimizer_cfg.get("weight_decay") or 0.0
-    for index, group in enumerate([*groups, {"name": "all others"}]):
-        training = [parameter for parameter in members[index] if not parameter.stop_gradient]
+    for group, parameters in zip(groups, members):
+        trainable = [parameter for parameter in parameters if not parameter.stop_gradient]
+        millions = sum(math.prod(parameter.shape) for parameter in trainable) / 1e6
         logger.info(
-            "Parameters %-12s %4d tensors, %6.2f M, lr x %g, decay %g",
-            group["name"],
-            len(training),
-            sum(math.prod(parameter.shape) for parameter in training) / 1e6,
-            group.get("lr_mult", 1.0),
-            decay * group.get("weight_decay_mult", 1.0),
+            f"Parameters {group['name'] or 'all others':12} {len(trainable):4} tensors, "
+            f"{millions:6.2f} M, lr x {group.get('lr_mult', 1.0):g}, "
+            f"decay {decay * group.get('weight_decay_mult', 1.0):g}"
         )
 
 
@@ -67,7 +65,7 @@ def _freeze_backbone(config, model):
     for parameter in backbone.parameters():
         parameter.stop_gradient = True
     frozen = sum(math.prod(parameter.shape) for parameter in backbone.parameters())
-    logger.info("Frozen: the backbone, %.2f M", frozen / 1e6)
+    logger.info("Frozen: the backbone, %.2f M parameters", frozen / 1e6)
     options = config.model_cfg
     if not (options.get("pretrained") or options.get("backbone", {}).get("pretrained")):
         logger.warning(
@@ -77,14 +75,14 @@ def _freeze_backbone(config, model):
 
 
 def group_learning_rates(config, rate):
-    """The learning rate of each parameter group by its name, at a base rate."""
+    """The learning rate of each parameter group by name, and the ``base`` rate."""
     groups = config.optimizer_cfg.get("custom_cfg") or []
     return {"base": rate, **{g["name"]: rate * g.get("lr_mult", 1.0) for g in groups}}
 
 
 def gradient_norm(parameters):
-    """The Euclidean norm of all parameters' gradients together, a float; NaN or inf if one is."""
+    """The global L2 norm of the gradients, a float; NaN or inf if a gradient has one."""
     gradients = [parameter.grad for parameter in parameters]
-    # One operator a parameter: a GPU waits for the hundreds of them, not for what they do.
+    # One operator per parameter, since launching several hundred kernels dominates on a GPU.
     squares = [paddle._C_ops.squared_l2_norm(g) for g in gradients if g is not None]
     return math.sqrt(paddle.add_n(squares).item()) if squares else 0.0

@@ -1,4 +1,4 @@
-"""What a run is asked for beside its configuration."""
+"""Training options besides the configuration."""
 
 from dataclasses import dataclass
 from typing import Optional
@@ -15,31 +15,34 @@ CHOICES = {"on_bad_sample": ("error", "skip"), "precision": ("fp32", "fp16", "bf
 
 @dataclass(frozen=True)
 class TrainOptions:
-    """How to train.
+    """Training options, named as the flags of ``tools/train.py``.
 
     Attributes:
         save_dir: The run's folder.
-        resume: Whether to go on from the newest whole checkpoint in ``save_dir``, if there is one.
-        resume_model: A checkpoint ``save_dir/iter_N`` to go on from.
+        resume: Whether to resume from the newest intact checkpoint in ``save_dir``, if any.
+        resume_model: A checkpoint ``save_dir/iter_N`` to resume from.
         do_eval: Whether to evaluate at each save, and keep the best model.
-        use_vdl: Whether to write VisualDL's scalars and pictures into ``save_dir``.
-        freeze_backbone: Whether the backbone stays as it is: no gradients, no dropped paths, fixed
-            statistics of BatchNorm.
-        use_ema: Whether to keep, save and evaluate an exponential average of the weights too.
-        grad_accum_steps: Gradient accumulation steps: micro-batches per optimizer step.
-        num_workers: Processes that prepare batches; None takes none on a CPU, where the model
-            needs the cores, and up to 8 beside a GPU.
-        on_bad_sample: ``"error"`` or ``"skip"``: what a training sample that cannot be read does.
+        use_vdl: Whether to write VisualDL scalars and images to ``save_dir``.
+        freeze_backbone: Whether to freeze the backbone: no gradients, no stochastic depth, fixed
+            BatchNorm statistics.
+        use_ema: Whether to keep, save and evaluate an exponential moving average (EMA) of the
+            weights, too.
+        grad_accum_steps: Gradient accumulation: micro-batches per optimizer step.
+        num_workers: Data-loading workers; None is 0 on a CPU, where the model needs the cores, and
+            up to 8 per GPU.
+        on_bad_sample: ``"error"`` or ``"skip"``: on an unreadable training sample, stop or
+            substitute another.
         save_interval: Iterations between saves; the last iteration is saved as well.
         log_iters: Iterations between log lines.
-        keep_checkpoint_max: How many ``iter_N`` to keep; 0 keeps all.
-        seed: Of initial weights, order of samples, augmentation and dropped paths; None takes 0,
-            or that of the checkpoint.
-        precision: ``"fp32"``, ``"fp16"`` or ``"bf16"``; the latter two on a GPU.
-        amp_level: Paddle's ``"O1"``, of the lower precisions; ``"O2"`` is not supported.
+        keep_checkpoint_max: Number of checkpoints ``iter_N`` to keep; 0 keeps all.
+        seed: Random seed of initial weights, order of samples, augmentation, dropout and stochastic
+            depth; None is 0, or the checkpoint's.
+        precision: ``"fp32"``, or mixed precision ``"fp16"`` or ``"bf16"``, which need a GPU.
+        amp_level: Mixed precision level, ``"O1"``.
 
     Raises:
-        InputError: Two options exclude each other, or this machine cannot do what one asks for.
+        InputError: An option is out of range, two exclude each other, or the device does not
+            support one.
     """
 
     save_dir: str = "output"
@@ -60,15 +63,15 @@ class TrainOptions:
     amp_level: str = "O1"
 
     def __post_init__(self):
-        for name, least in MIN_VALUES.items():
-            if (getattr(self, name) or 0) < least:
-                raise InputError(f"--{name} {getattr(self, name)}: must be at least {least}.")
+        for name, minimum in MIN_VALUES.items():
+            if (getattr(self, name) or 0) < minimum:
+                raise InputError(f"--{name} {getattr(self, name)}: must be at least {minimum}.")
         if not 0 <= (self.seed or 0) < 1 << 63:
             raise InputError(f"--seed {self.seed}: must be from 0 to 2^63 - 1.")
-        for name, known in CHOICES.items():
-            if getattr(self, name) not in known:
+        for name, choices in CHOICES.items():
+            if getattr(self, name) not in choices:
                 raise InputError(
-                    f"--{name} {getattr(self, name)}: must be one of {', '.join(known)}."
+                    f"--{name} {getattr(self, name)}: must be one of {', '.join(choices)}."
                 )
         if self.resume and self.resume_model is not None:
             raise InputError("--resume and --resume_model exclude each other; give one of them.")

@@ -265,7 +265,7 @@ class WorstBestImages:
 
         Where there are too few images for both, each is in one of them.
         """
-        kept = sorted(example for share in distributed.gather(self._kept) for example in share)
+        kept = sorted(example for share in distributed.all_gather(self._kept) for example in share)
         _drop_the_middle(kept)
         half = (len(kept) + 1) // 2
         return kept[:half], kept[half:][::-1]

@@ -1,68 +1,152 @@
-"""Where a run goes on from, and what is no longer as it was there."""
+"""Resuming: which checkpoint to resume from, and restoring the training state from it."""
 
 from pathlib import Path
 
 from ..errors import InputError
 from ..log import logger
 from . import checkpoint, distributed
+from .checkpoint import MANIFEST, MODEL, OPTIMIZER, DamagedError
+from .run_dir import clean_up, list_checkpoints, read_run
 
 
 def find_resume_checkpoint(options):
-    """What a run goes on from.
+    """The checkpoint that ``--resume`` or ``--resume_model`` selects.
 
     Args:
         options: ``TrainOptions``.
 
     Returns:
-        Folder and manifest of a whole checkpoint, or None.
+        Folder and manifest of an intact checkpoint, or None to start from scratch.
 
     Raises:
-        InputError: There is none where one was named, or a new run would take the folder of
-            another one.
+        InputError: The given checkpoint cannot be resumed, all checkpoints are damaged, or a new
+            run would write into the folder of an earlier one.
     """
-    save_dir = Path(options.save_dir)
+    save_dir, is_first = Path(options.save_dir), distributed.rank() == 0
     if options.resume_model is not None:
-        return Path(options.resume_model), checkpoint.open_checkpoint(options.resume_model)
-    if not options.resume:
-        if distributed.rank() == 0 and (there := checkpoint.folders_of_runs(save_dir)):
+        return Path(options.resume_model), open_checkpoint(options.resume_model)
+    if options.resume:  # in the first process alone, since it cleans up the folder
+        newest = distributed.broadcast_object(newest_checkpoint(save_dir) if is_first else None)
+        if newest is None:
+            logger.info("%s has no checkpoint to resume from. Starting from scratch", save_dir)
+        return newest
+    candidates = [save_dir / "best_model", *list_checkpoints(save_dir)] if is_first else []
+    for folder in reversed(candidates):
+        if (folder / MANIFEST).is_file() or (folder / MODEL).is_file():  # the latter: PaddleSeg's
             raise InputError(
-                f"--save_dir {save_dir}: holds {there[-1].name} of an earlier run; go on from it "
-                "with --resume, or name another folder."
+                f"--save_dir {save_dir}: holds {folder.name} of an earlier run; add --resume to "
+                "continue it, or choose another folder."
             )
-        return None
-    # The first process alone looks: that tidies up after a killed one.
-    found = checkpoint.newest(save_dir) if distributed.rank() == 0 else None
-    found = distributed.broadcast_object(found)
-    if found is None:
-        logger.info("%s has no checkpoint to resume from: starting anew", save_dir)
-    return found
+    return None
 
 
-def choose_seed(options, found):
-    """The seed of a run that goes on from ``found``, as ``find_resume_checkpoint`` returned it.
+def newest_checkpoint(save_dir):
+    """The newest intact checkpoint of a folder's run; each damaged one is logged.
+
+    Returns:
+        Folder and manifest. A run that started from another checkpoint and has not saved yet
+        resumes from that one. None if there is no checkpoint.
 
     Raises:
-        InputError: Another one is asked for than the run began with.
+        InputError: There are checkpoints, but all are damaged.
     """
-    if found is None:
+    save_dir = Path(save_dir)
+    if not save_dir.is_dir():
+        return None
+    clean_up(save_dir)
+    run, origin = read_run(save_dir)
+    damaged = None
+    for folder in reversed(list_checkpoints(save_dir)):
+        try:
+            manifest = checkpoint.verify(folder)
+        except DamagedError as error:
+            logger.warning("%s is damaged (%s): trying the previous checkpoint", folder, error)
+            damaged = damaged or folder
+            continue
+        if run in (None, manifest["run"]):
+            return folder, manifest
+    if origin is not None and origin.is_dir():
+        return origin, open_checkpoint(origin)
+    if damaged is not None:
+        raise InputError(
+            f"--resume: {save_dir} has no intact checkpoint of this program; restore one, or train "
+            f"into another folder, with model.pretrained={damaged / MODEL} to start from its "
+            "weights."
+        )
+    return None
+
+
+def open_checkpoint(folder):
+    """Verify the checkpoint given by ``--resume_model`` and return its manifest.
+
+    Raises:
+        InputError: The folder is not a checkpoint that can be resumed, or is damaged.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise InputError(f"--resume_model {folder}: no such folder; give save_dir/iter_N.")
+    if not (folder / MANIFEST).exists():
+        raise InputError(
+            f"--resume_model {folder}: has no {MANIFEST}, so it is not a checkpoint of this "
+            f"program; to start from its weights, set model.pretrained to {folder / MODEL}."
+        )
+    try:
+        manifest = checkpoint.verify(folder)
+    except DamagedError as error:
+        raise InputError(
+            f"--resume_model {folder}: is damaged ({error}); "
+            "use --resume to continue from the newest intact checkpoint."
+        ) from error
+    if OPTIMIZER not in manifest["files"]:
+        raise InputError(
+            f"--resume_model {folder}: has weights only, no optimizer state; give an iter_N, or "
+            "start from the weights with model.pretrained."
+        )
+    return manifest
+
+
+def choose_seed(options, resume_from):
+    """The random seed: the checkpoint's when resuming, else ``--seed`` or 0.
+
+    Raises:
+        InputError: ``--seed`` differs from the checkpoint's.
+    """
+    if resume_from is None:
         return options.seed or 0
-    folder, manifest = found
+    folder, manifest = resume_from
     if options.seed not in (None, manifest["seed"]):
         raise InputError(
-            f"--seed {options.seed}: {folder} was trained with {manifest['seed']}, from which the "
-            "order of its samples follows; leave the option out."
+            f"--seed {options.seed}: {folder} was trained with {manifest['seed']}, which "
+            "determines the order of its samples; leave the option out."
         )
     return manifest["seed"]
 
 
-def differences(before, now):
-    """Where two trees of dictionaries and lists differ: (dotted key, value before, value now)."""
-    before, now = _flatten(before), _flatten(now)
-    keys = sorted({*before, *now})
-    return [(k, before.get(k), now.get(k)) for k in keys if before.get(k) != now.get(k)]
+def restore(folder, manifest, step, state, metadata):
+    """Restore a training run from a checkpoint, and log which settings have changed since.
+
+    Args:
+        folder, manifest: The checkpoint, as returned by ``find_resume_checkpoint``.
+        step: ``TrainStep``, whose model, optimizer, EMA model and loss scaler are restored.
+        state: ``TrainerState`` to restore.
+        metadata: The new run's ``config`` and ``arrangement``, as in a manifest.
+    """
+    checkpoint.load(folder, manifest, step.model, step.optimizer, step.ema_model)
+    step.set_scaler_state(manifest["scaler"])
+    state.restore(manifest)
+    logger.info("Resumed from %s at iteration %d", folder, state.iteration)
+    old, new = (_flatten({**m["config"], **m["arrangement"]}) for m in (manifest, metadata))
+    changed = [key for key in sorted({*old, *new}) if old.get(key) != new.get(key)]
+    for key in changed:
+        logger.warning(
+            "Config changed since the checkpoint: %s: %s -> %s", key, old.get(key), new.get(key)
+        )
+    if any(key.startswith("lr_scheduler.") or key == "iters" for key in changed):
+        step.refresh_rate()
 
 
 def _flatten(tree, prefix=""):
+    """Nested dictionaries and lists as one dictionary with dotted keys."""
     if not isinstance(tree, (dict, list)):
         return {prefix[:-1]: tree}
     items = tree.items() if isinstance(tree, dict) else enumerate(tree)

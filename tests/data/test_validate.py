@@ -15,7 +15,8 @@ from paddleseg_segformer import Dataset, ResizeToFit
 from paddleseg_segformer.config import load_config
 from paddleseg_segformer.data.scenes import write_scenes
 from paddleseg_segformer.data.validate import full_check, quick_check
-from paddleseg_segformer.engine import checkpoint, train
+from paddleseg_segformer.engine import checkpoint, run_dir, train
+from paddleseg_segformer.engine.options import TrainOptions
 from paddleseg_segformer.errors import InputError
 
 NORMALIZE = "{type: Normalize}"
@@ -169,12 +170,12 @@ def test_too_little_disk_space_for_the_checkpoints(tmp_path, monkeypatch):
     model = paddle.nn.Linear(1000, 1000, bias_attr=False)
     free = namedtuple("Usage", "free")
     monkeypatch.setattr(shutil, "disk_usage", lambda _: free(70e6))
+    options = {"save_dir": str(tmp_path), "save_interval": 1}
     with pytest.raises(InputError, match=r"0\.07 GB .* 6 checkpoints of 0\.01 GB need 0\.08"):
-        checkpoint.check_disk_space(
-            tmp_path, model, 50, saved=0, keep=5, use_ema=False
-        )  # 6 * 12 + 4
-    checkpoint.check_disk_space(tmp_path, model, 5, saved=0, keep=0, use_ema=False)
-    checkpoint.check_disk_space(tmp_path, model, 50, saved=1, keep=5, use_ema=False)
+        run_dir.check_disk_space(TrainOptions(**options), 50, model)  # 6 * 12 + 4
+    run_dir.check_disk_space(TrainOptions(keep_checkpoint_max=0, **options), 5, model)
+    checkpoint.save(tmp_path / "iter_1", {}, {"run": "a"})
+    run_dir.check_disk_space(TrainOptions(resume=True, **options), 50, model)
 
 
 def test_checkpoints_of_another_run_are_not_counted_as_saved(data, monkeypatch):

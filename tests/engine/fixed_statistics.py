@@ -1,4 +1,4 @@
-"""tools/train.py with fixed BatchNorm statistics, which else differ between micro-batches."""
+"""tools/train.py with fixed BatchNorm statistics, so that batches may be split exactly."""
 
 import runpy
 

@@ -1,4 +1,4 @@
-"""Checkpoints: what is torn is recognized, what was whole stays, on a full disk too."""
+"""Checkpoints: damaged ones are detected, intact ones survive kills and full disks."""
 
 import json
 import resource
@@ -9,6 +9,8 @@ import paddle
 import pytest
 
 from paddleseg_segformer.engine import checkpoint
+from paddleseg_segformer.engine.resume import newest_checkpoint, open_checkpoint
+from paddleseg_segformer.engine.run_dir import count_checkpoints, prune_checkpoints, start_run
 from paddleseg_segformer.errors import InputError, RunError
 from paddleseg_segformer.weights import read_saved_dict
 
@@ -17,8 +19,8 @@ FILES = ("model.pdparams", "model.pdopt")
 
 def write(save_dir, iteration, run="a", size=1000):
     states = {name: {"w": paddle.full([size], float(iteration))} for name in FILES}
-    facts = {"run": run, "iteration": iteration, "config": {"a.0": None, "b": [1, 2.5]}}
-    return checkpoint.save(save_dir / f"iter_{iteration}", states, facts)
+    metadata = {"run": run, "iteration": iteration, "config": {"a.0": None, "b": [1, 2.5]}}
+    return checkpoint.save(save_dir / f"iter_{iteration}", states, metadata)
 
 
 def contents(save_dir):
@@ -55,82 +57,82 @@ def remove(path):
 
 
 @pytest.mark.parametrize("name", [*FILES, checkpoint.MANIFEST])
-@pytest.mark.parametrize("harm", [truncate, flip_a_bit, empty, remove])
-def test_of_a_damaged_checkpoint_the_one_before_is_taken(harm, name, tmp_path, caplog):
+@pytest.mark.parametrize("damage", [truncate, flip_a_bit, empty, remove])
+def test_a_damaged_checkpoint_is_skipped_for_the_previous_one(damage, name, tmp_path, caplog):
     for iteration in (1, 2, 10):
         write(tmp_path, iteration)
-    harm(tmp_path / "iter_10" / name)
+    damage(tmp_path / "iter_10" / name)
     caplog.set_level("WARNING", "paddleseg_segformer")
-    folder, manifest = checkpoint.newest(tmp_path)
+    folder, manifest = newest_checkpoint(tmp_path)
     assert (folder.name, manifest["iteration"]) == ("iter_2", 2)
     assert "iter_10 is damaged" in caplog.text and name in caplog.text
-    if name != checkpoint.MANIFEST or harm is not remove:
+    if name != checkpoint.MANIFEST or damage is not remove:
         with pytest.raises(InputError, match="iter_10: is damaged"):
-            checkpoint.open_checkpoint(tmp_path / "iter_10")
+            open_checkpoint(tmp_path / "iter_10")
 
 
-def test_where_all_are_damaged_nothing_starts_anew(tmp_path):
-    assert checkpoint.newest(tmp_path / "absent") is None
-    assert checkpoint.newest(tmp_path) is None
+def test_if_all_are_damaged_nothing_starts_from_scratch(tmp_path):
+    assert newest_checkpoint(tmp_path / "absent") is None
+    assert newest_checkpoint(tmp_path) is None
     write(tmp_path, 1)
     empty(tmp_path / "iter_1/model.pdopt")
-    with pytest.raises(InputError, match="no whole checkpoint"):
-        checkpoint.newest(tmp_path)
+    with pytest.raises(InputError, match="no intact checkpoint"):
+        newest_checkpoint(tmp_path)
 
 
-def test_only_whole_checkpoints_of_the_run_are_counted(tmp_path):
+def test_only_intact_checkpoints_of_the_run_count_as_kept(tmp_path):
     for iteration in range(1, 6):
         newest = write(tmp_path, iteration)
     write(tmp_path, 9, run="another")
     truncate(tmp_path / "iter_4/model.pdopt")
-    checkpoint.remove_old(tmp_path, 2, newest)
+    prune_checkpoints(tmp_path, 2, newest)
     assert {path.name for path in tmp_path.iterdir()} == {"iter_3", "iter_4", "iter_5", "iter_9"}
-    checkpoint.remove_old(tmp_path, 0, newest)
+    prune_checkpoints(tmp_path, 0, newest)
     assert (tmp_path / "iter_3").exists()
 
 
 def test_another_runs_checkpoints_are_not_resumed(tmp_path):
     write(tmp_path, 900, run="before")
-    name = checkpoint.start_run(tmp_path)
-    assert checkpoint.newest(tmp_path) is None
-    assert checkpoint.count_saved(tmp_path) == 0
+    name = start_run(tmp_path)
+    assert newest_checkpoint(tmp_path) is None
+    assert count_checkpoints(tmp_path) == 0
     write(tmp_path, 5, run=name)
-    assert checkpoint.newest(tmp_path)[0].name == "iter_5"
-    assert checkpoint.count_saved(tmp_path) == 1
+    assert newest_checkpoint(tmp_path)[0].name == "iter_5"
+    assert count_checkpoints(tmp_path) == 1
 
 
-def test_a_run_that_has_not_saved_goes_on_from_where_it_began(tmp_path):
+def test_a_run_that_has_not_saved_resumes_from_its_origin(tmp_path):
     write(tmp_path, 900, run="before")
-    name = checkpoint.start_run(tmp_path, origin=tmp_path / "iter_900")
-    assert checkpoint.newest(tmp_path)[1]["iteration"] == 900
+    name = start_run(tmp_path, origin=tmp_path / "iter_900")
+    assert newest_checkpoint(tmp_path)[1]["iteration"] == 900
     write(tmp_path, 901, run=name)
-    assert checkpoint.newest(tmp_path)[1]["iteration"] == 901
+    assert newest_checkpoint(tmp_path)[1]["iteration"] == 901
 
 
-def test_a_checkpoint_that_is_being_removed_is_none(tmp_path):
+def test_a_half_removed_checkpoint_is_not_loaded(tmp_path):
     newest = write(tmp_path, 2)
     write(tmp_path, 1).clear()
     (tmp_path / "iter_1").rename(tmp_path / "iter_1.removed")
-    assert checkpoint.newest(tmp_path)[0].name == "iter_2"
+    assert newest_checkpoint(tmp_path)[0].name == "iter_2"
     assert not (tmp_path / "iter_1.removed").exists()
     (tmp_path / "elsewhere").mkdir()
     write(tmp_path / "elsewhere", 1)
     (tmp_path / "iter_1").symlink_to(tmp_path / "elsewhere/iter_1")
-    checkpoint.remove_old(tmp_path, 1, newest)
+    prune_checkpoints(tmp_path, 1, newest)
     assert not (tmp_path / "iter_1").exists()
     checkpoint.verify(tmp_path / "elsewhere/iter_1")
 
 
 @pytest.fixture
 def no_large_files():
-    """A limit on files, of which a full disk differs only in the message."""
+    """A limit on file sizes, as a stand-in for a full disk."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, before[1]))
     yield
     resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
-def test_a_full_disk_leaves_what_was_there(tmp_path, no_large_files):
+def test_a_full_disk_leaves_existing_checkpoints_unchanged(tmp_path, no_large_files):
     write(tmp_path, 1)
     write(tmp_path, 2)
     before = contents(tmp_path)
@@ -141,8 +143,8 @@ def test_a_full_disk_leaves_what_was_there(tmp_path, no_large_files):
 
 
 @pytest.mark.parametrize("instant", ["writing", "replacing", "replaced"])
-def test_a_process_killed_at_saving_leaves_a_whole_checkpoint(instant, tmp_path):
-    """The three states of a folder that a kill can leave when a name is taken again."""
+def test_a_process_killed_while_saving_leaves_an_intact_checkpoint(instant, tmp_path):
+    """The three states in which a kill can leave a folder that is being replaced."""
     write(tmp_path, 3)
     old, new = tmp_path / "iter_3", tmp_path / "new"
     shutil.copytree(old, new)
@@ -153,16 +155,16 @@ def test_a_process_killed_at_saving_leaves_a_whole_checkpoint(instant, tmp_path)
     else:
         old.rename(tmp_path / "iter_3.replaced")
         new.rename(tmp_path / ("iter_3.partial" if instant == "replacing" else "iter_3"))
-    assert checkpoint.newest(tmp_path)[0].name == "iter_3"
+    assert newest_checkpoint(tmp_path)[0].name == "iter_3"
     assert [path.name for path in tmp_path.iterdir()] == ["iter_3"]
 
 
-def test_strangers_are_refused(tmp_path):
+def test_other_folders_are_refused(tmp_path):
     with pytest.raises(InputError, match="no such folder"):
-        checkpoint.open_checkpoint(tmp_path / "iter_1")
+        open_checkpoint(tmp_path / "iter_1")
     (tmp_path / "iter_1").mkdir()
-    with pytest.raises(InputError, match=r"is no checkpoint .* model\.pretrained"):
-        checkpoint.open_checkpoint(tmp_path / "iter_1")
+    with pytest.raises(InputError, match=r"is not a checkpoint .* model\.pretrained"):
+        open_checkpoint(tmp_path / "iter_1")
 
 
 def test_paddleseg_s_checkpoints_cannot_be_resumed_but_started_from(tmp_path):
@@ -170,7 +172,7 @@ def test_paddleseg_s_checkpoints_cannot_be_resumed_but_started_from(tmp_path):
         (tmp_path / name).mkdir()
         (tmp_path / name / "model.pdparams").write_bytes(b"")
     with pytest.raises(InputError, match=r"another folder, with model.pretrained=.*iter_2"):
-        checkpoint.newest(tmp_path)
+        newest_checkpoint(tmp_path)
 
 
 def test_the_manifest_is_json_that_others_can_read(tmp_path):

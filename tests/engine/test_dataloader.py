@@ -1,4 +1,4 @@
-"""The stream of batches: each sample once an epoch, from any start, for any number of processes."""
+"""Training data: each sample once per epoch, from any start, for any number of processes."""
 
 import mmap
 import multiprocessing
@@ -21,8 +21,8 @@ from paddleseg_segformer.engine.dataloader import BatchReader, TrainSampler, tra
 from paddleseg_segformer.errors import InputError, RunError
 
 
-def stream(size, batch_size, steps, first=0, seed=0, parts=1):
-    return list(TrainSampler(size, batch_size, parts, first, steps, seed))
+def stream(size, batch_size, steps, first=0, seed=0, grad_accum_steps=1):
+    return list(TrainSampler(size, batch_size, grad_accum_steps, first, steps, seed))
 
 
 @pytest.mark.parametrize("size, batch_size", [(10, 4), (3, 5), (7, 7), (1, 3)])
@@ -44,16 +44,16 @@ def test_a_later_start_continues_the_same_stream():
     assert stream(10, 4, 9)[5:] == stream(10, 4, 4, first=20)
 
 
-@pytest.mark.parametrize("parts", [1, 2])
-def test_two_processes_share_the_stream_of_one(parts, monkeypatch):
-    """In each step the first one has the first half, cut into parts."""
+@pytest.mark.parametrize("micro", [1, 2])
+def test_two_processes_share_the_stream_of_one(micro, monkeypatch):
+    """In each step the first one gets the first half, cut into micro-batches."""
     whole = stream(10, 8, 6)
     monkeypatch.setattr(distributed, "world_size", lambda: 2)
     halves = []
     for rank in range(2):
         monkeypatch.setattr(distributed, "rank", lambda rank=rank: rank)
-        turns = stream(10, 4 // parts, 6, parts=parts)
-        steps = [turns[i : i + parts] for i in range(0, len(turns), parts)]
+        turns = stream(10, 4 // micro, 6, grad_accum_steps=micro)
+        steps = [turns[i : i + micro] for i in range(0, len(turns), micro)]
         halves.append([list(chain.from_iterable(step)) for step in steps])
     assert [a + b for a, b in zip(*halves)] == whole
 
@@ -91,18 +91,18 @@ def refuse(*args):
     raise OSError("Cannot allocate memory")
 
 
-# What of the loader is not as it is elsewhere.
-WAYS = {
+# Attributes of the module to replace.
+TRANSPORTS = {
     "shared memory": {},
     "too large for it": {"SHM_BYTES": 1},
     "none to be had": {"mmap": SimpleNamespace(mmap=refuse, PAGESIZE=mmap.PAGESIZE)},
 }
 
 
-@pytest.mark.parametrize("way", WAYS)
-def test_augmentation_is_the_same_for_any_number_of_workers(way, monkeypatch):
-    """Whichever way their batches come, of which there are more than places for them."""
-    for name, value in WAYS[way].items():
+@pytest.mark.parametrize("transport", TRANSPORTS)
+def test_augmentation_is_the_same_for_any_number_of_workers(transport, monkeypatch):
+    """However batches are sent, and with more batches than shared-memory slots."""
+    for name, value in TRANSPORTS[transport].items():
         monkeypatch.setattr(dataloader, name, value)
     alone = images(batches(num_workers=0))
     np.testing.assert_array_equal(alone, images(batches(num_workers=2)))
@@ -124,7 +124,7 @@ def test_a_broken_sample_is_named_or_replaced(num_workers):
     for batch in found:  # the files are those of the replacements
         indices = batch.arrays["img"].numpy()[:, 0].astype(int)
         assert batch.files == [f"{index}.jpg" for index in indices]
-    # The same ones replace it in a run that is resumed, and none of the others is changed.
+    # A resumed run uses the same replacements, and no other sample changes.
     resumed = batches(num_workers, dataset, replace_bad=True, first=6)
     np.testing.assert_array_equal(images(found)[3:], images(resumed))
     whole, replaced = images(batches(num_workers)), images(found)
@@ -132,10 +132,10 @@ def test_a_broken_sample_is_named_or_replaced(num_workers):
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])
-def test_samples_that_make_no_batch_are_named(num_workers):
+def test_samples_of_different_sizes_are_named(num_workers):
     dataset = Random()
     dataset.larger = [3]
-    with pytest.raises(InputError, match=r"\d\.jpg: its img is .* that of \d\.jpg, which make no"):
+    with pytest.raises(InputError, match=r"\d\.jpg: its img has shape .* that of \d\.jpg has"):
         batches(num_workers, dataset, replace_bad=True)
 
 
@@ -147,36 +147,36 @@ def test_a_set_without_a_readable_sample_is_an_error():
 
 
 class Deadly(Random):
-    """A set whose sample 2 kills the process that reads it, or holds it up."""
+    """A data set whose sample 2 kills or stalls the worker that reads it."""
 
-    def __init__(self, deed):
-        self.deed = deed
+    def __init__(self, action):
+        self.action = action
 
     def __getitem__(self, index):
         if index == 2:
-            self.deed()
+            self.action()
         return super().__getitem__(index)
 
 
-DEEDS = {
+FAILURES = {
     "killed": (lambda: os.kill(os.getpid(), signal.SIGKILL), 50, "worker was killed"),
     "stalled": (lambda: time.sleep(600), 3, "has not answered"),
 }
 
 
-@pytest.mark.parametrize("case", DEEDS)
-def test_a_lost_worker_is_an_error_and_leaves_no_process(case, monkeypatch):
-    deed, seconds, message = DEEDS[case]
+@pytest.mark.parametrize("case", FAILURES)
+def test_a_failed_worker_is_an_error_and_leaves_no_process(case, monkeypatch):
+    action, seconds, message = FAILURES[case]
     monkeypatch.setattr(dataloader, "WORKER_TIMEOUT", seconds)
     with pytest.raises(RunError, match=message):
-        batches(2, Deadly(deed))
+        batches(2, Deadly(action))
     deadline = time.monotonic() + 10
     while multiprocessing.active_children() and time.monotonic() < deadline:
         time.sleep(0.1)
     assert not multiprocessing.active_children()
 
 
-STOPPED = """
+SUSPENDED = """
 import time
 import numpy as np
 from paddleseg_segformer.engine import dataloader
@@ -186,7 +186,7 @@ class Slow:
     def __len__(self):
         return 1
     def __getitem__(self, index):
-        for _ in range(100):  # none of them goes on while the process is stopped
+        for _ in range(100):  # none of them passes while the process is suspended
             time.sleep(0.01)
         return {"img": np.zeros([3, 4, 5])}
 
@@ -197,10 +197,10 @@ for _ in dataloader.train_batches(dataloader.BatchReader(Slow(), 0, False), samp
 """
 
 
-def test_the_time_for_which_a_run_is_stopped_does_not_count():
-    """As by Ctrl-Z, or by a cluster that lends the machine to somebody else."""
+def test_suspended_time_does_not_count_as_stalled():
+    """Suspended by Ctrl-Z or by a cluster's scheduler."""
     process = subprocess.Popen(
-        [sys.executable, "-c", STOPPED], stdout=subprocess.PIPE, text=True, start_new_session=True
+        [sys.executable, "-c", SUSPENDED], stdout=subprocess.PIPE, text=True, start_new_session=True
     )
     assert process.stdout.readline() == "batch\n"
     os.killpg(process.pid, signal.SIGSTOP)
@@ -210,14 +210,14 @@ def test_the_time_for_which_a_run_is_stopped_does_not_count():
 
 
 class Large(Random):
-    """A set of which a batch takes far longer to send than to make."""
+    """A data set whose batches take far longer to send than to read."""
 
     def __getitem__(self, index):
         return {"img": np.zeros([3, 3000, 3000], dtype="float32")}
 
 
-def test_workers_ended_as_they_send_leave_no_thread_behind(monkeypatch):
-    """One that waited for the rest of a batch would keep the process from ending."""
+def test_workers_killed_while_sending_leave_no_thread(monkeypatch):
+    """A thread that waits for the rest of a batch would keep the process from exiting."""
     monkeypatch.setattr(dataloader, "SHM_BYTES", 1)  # so that they send it through a pipe
     before = set(threading.enumerate())
     found = train_batches(BatchReader(Large(), 0, False), TrainSampler(5, 2, 1, 0, 9, 0), 2)
@@ -228,8 +228,8 @@ def test_workers_ended_as_they_send_leave_no_thread_behind(monkeypatch):
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="only forked workers share memory")
-def test_arrays_do_not_pass_through_the_pipe(monkeypatch):
-    """Whose bytes one thread reads, for all workers."""
+def test_arrays_are_not_sent_through_the_pipe(monkeypatch):
+    """A single thread reads it, for all workers."""
     answers = []
 
     def note(future, *args):
@@ -252,12 +252,12 @@ class Labelled(Random):
         return {**super().__getitem__(index), "label": label}
 
 
-def test_a_label_that_is_no_class_names_its_file():
+def test_a_label_out_of_range_names_its_file():
     with pytest.raises(InputError, match=r"4\.png: label 3 is neither a class"):
         batches(0, Labelled())
 
 
-def test_a_label_of_colors_says_what_makes_one_of_classes():
+def test_a_color_label_names_the_tool_that_converts_it():
     class Colored(Random):
         num_classes, ignore_index = 3, 255
 

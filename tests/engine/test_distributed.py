@@ -1,4 +1,4 @@
-"""Several processes, by gloo on the CPU: together they are one, and none waits for a dead one."""
+"""Two processes with gloo on the CPU: they equal one process, and a dead one ends the job."""
 
 import os
 import re
@@ -42,8 +42,8 @@ def start(scenes, save_dir, launcher, *more, script="fixed_statistics"):
     return subprocess.Popen(list(map(str, arguments)), cwd=ROOT, env=environment, **pipes)
 
 
-def test_with_a_gpu_build_of_paddle_too_the_cpu_is_the_cpu(monkeypatch):
-    """By itself Paddle takes a GPU then, whatever device was set before."""
+def test_on_a_cpu_a_gpu_build_of_paddle_uses_the_cpu(monkeypatch):
+    """By default it uses a GPU, whatever device was set before."""
     monkeypatch.setattr(paddle.base.core, "is_compiled_with_cuda", lambda: True)
     monkeypatch.setattr(distributed, "world_size", lambda: 2)
     places = []
@@ -60,8 +60,8 @@ def test_with_a_gpu_build_of_paddle_too_the_cpu_is_the_cpu(monkeypatch):
 
 
 @pytest.mark.parametrize("more", [(), ("--freeze_backbone",)], ids=["whole", "frozen"])
-def test_two_processes_are_one_with_the_joint_batch(more, scenes, tmp_path):
-    """Ten steps of four images: at once, and in two processes of two parts of one image each."""
+def test_two_processes_equal_one_with_the_whole_batch(more, scenes, tmp_path):
+    """Ten steps of four images: in one batch, and as 2 processes x 2 micro-batches of one image."""
     runs = {
         "one": ((), "--batch_size", 4),
         "two": (TWO, "--batch_size", 1, "--grad_accum_steps", 2),
@@ -78,15 +78,15 @@ def test_two_processes_are_one_with_the_joint_batch(more, scenes, tmp_path):
         np.testing.assert_allclose(two[name], value, rtol=1e-3, atol=1e-4, err_msg=name)
 
 
-def test_what_one_process_meets_all_skip_and_the_first_tells(scenes, tmp_path):
+def test_all_processes_skip_a_bad_step_and_the_first_logs_it(scenes, tmp_path):
     options = ("--iters", 3, "--batch_size", 2, "--grad_accum_steps", 2)
     process = start(scenes, tmp_path, TWO, *options, script="nan_in_second_process")
     output, _ = process.communicate(timeout=300)
     assert process.returncode == 0, output[-3000:]
     (log,) = (tmp_path / "log").glob("workerlog.1")
-    culprit = re.search(r"culprit (.*)", log.read_text())[1]
+    bad_sample = re.search(r"bad sample: (.*)", log.read_text())[1]
     (skip,) = (line for line in read_lines(tmp_path) if line["kind"] == "skipped_step")
-    assert skip["iteration"] == 2 and skip["text"].endswith(f"with {culprit}")
+    assert skip["iteration"] == 2 and skip["text"].endswith(f"with {bad_sample}")
     weights = read_saved_dict(tmp_path / "iter_3/model.pdparams")
     assert all(np.isfinite(value).all() for value in weights.values())
 

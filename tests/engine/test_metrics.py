@@ -1,4 +1,4 @@
-"""Scores worked out by hand."""
+"""Scores against values computed by hand."""
 
 import numpy as np
 import pytest
@@ -20,7 +20,7 @@ def test_confusion_matrix(scores):
 
 
 def test_scores(scores):
-    """The tree is predicted once but occurs nowhere: it has no IoU and is not in the means."""
+    """The tree is predicted but not in the ground truth: it has no IoU and is not in the means."""
     np.testing.assert_allclose(scores.iou, [2 / 3, 2 / 3, np.nan, 1 / 2])
     np.testing.assert_allclose(scores.class_accuracy, [2 / 3, 1, np.nan, 1 / 2])
     assert scores.miou == pytest.approx((2 / 3 + 2 / 3 + 1 / 2) / 3)

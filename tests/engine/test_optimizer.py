@@ -1,4 +1,4 @@
-"""What the optimizer does to which parameters."""
+"""The gradient norm."""
 
 import math
 
@@ -8,11 +8,11 @@ import paddle
 from paddleseg_segformer.engine.optimizer import gradient_norm
 
 
-def test_the_norm_is_that_of_all_gradients_together():
+def test_gradient_norm_is_global():
     layers = paddle.nn.Sequential(paddle.nn.Linear(3, 4), paddle.nn.Linear(4, 5))
     assert gradient_norm(layers.parameters()) == 0
     random, squares = np.random.default_rng(0), 0.0
-    for parameter in layers.parameters()[1:]:  # one has none
+    for parameter in layers.parameters()[1:]:  # the first one has no gradient
         values = random.normal(size=parameter.shape).astype("float32")
         parameter.grad = paddle.to_tensor(values)
         squares += float((values.astype("float64") ** 2).sum())

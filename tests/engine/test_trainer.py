@@ -1,4 +1,4 @@
-"""Runs: stopped and resumed anywhere they are the run that never stopped."""
+"""Training: resuming at any iteration gives the same results as an uninterrupted run."""
 
 import json
 import multiprocessing
@@ -19,8 +19,9 @@ import pytest
 from paddleseg_segformer import device
 from paddleseg_segformer.config import load_config
 from paddleseg_segformer.data.scenes import write_scenes
-from paddleseg_segformer.engine import checkpoint, metric_writer, train
+from paddleseg_segformer.engine import checkpoint, metric_writer, run_dir, train
 from paddleseg_segformer.engine import trainer as trainer_module
+from paddleseg_segformer.engine.dataloader import BatchReader
 from paddleseg_segformer.engine.metric_writer import read_lines
 from paddleseg_segformer.engine.signals import StopSignal
 from paddleseg_segformer.errors import InputError, RunError
@@ -28,7 +29,7 @@ from paddleseg_segformer.weights import read_saved_dict
 
 ROOT = Path(__file__).parents[2]
 CONFIG = ROOT / "configs/quickstart.yaml"
-# Two steps of two parts of two images are more than an epoch of the six.
+# Two steps of two micro-batches of two images are more than an epoch of six images.
 ITERS = 8
 
 
@@ -49,14 +50,14 @@ def config(scenes):
 
 
 def run(config, save_dir, **options):
-    """All that makes exactness hard at once: dropout, averages, accumulation, evaluation."""
+    """With all that makes exact resuming hard: dropout, EMA, gradient accumulation, evaluation."""
     defaults = {"grad_accum_steps": 2, "use_ema": True, "save_interval": 2, "log_iters": 1}
     train(config, save_dir=str(save_dir), **{**defaults, **options})
     return save_dir / f"iter_{config.iters}"
 
 
 def command(scenes, save_dir, *more):
-    """The same run as a user would start it."""
+    """The command line of the same run."""
     return [
         *(sys.executable, "tools/train.py", "--config", CONFIG, "--device", "cpu"),
         *("--iters", ITERS, "--batch_size", 2, "--grad_accum_steps", 2, "--use_ema"),
@@ -76,7 +77,7 @@ def start(arguments, **keywords):
 
 @pytest.fixture(scope="module")
 def whole(scenes, tmp_path_factory):
-    """The run that never stopped."""
+    """The uninterrupted run."""
     save_dir = tmp_path_factory.mktemp("whole")
     process = start(command(scenes, save_dir))
     _, errors = process.communicate()
@@ -95,7 +96,7 @@ def assert_same_run(folder, expected, logs=True):
 
 
 def state(folder, name):
-    """A file's arrays; moments by the parameters' names, for Paddle's count a process's layers."""
+    """A file's arrays; moments by the parameters' names in the model, not Paddle's own names."""
     names = {own: name for name, own in checkpoint.verify(folder)["parameters"].items()}
     found = {}
     for key, value in read_saved_dict(folder / name).items():
@@ -113,7 +114,7 @@ def losses(folder):
 
 # Of 24 samples seen by iteration 6 in epochs of 6, iterations 3 and 6 end one.
 @pytest.mark.parametrize("iteration, workers", [(2, 0), (4, 2), (6, 0)])
-def test_resumed_anywhere_it_is_the_run_that_never_stopped(
+def test_resuming_at_any_iteration_equals_the_uninterrupted_run(
     iteration, workers, config, whole, tmp_path
 ):
     resumed = tmp_path / "resumed"
@@ -124,14 +125,14 @@ def test_resumed_anywhere_it_is_the_run_that_never_stopped(
     assert found == {i: loss for i, loss in losses(whole).items() if i > iteration}
 
 
-def test_a_frozen_backbone_stays_so_until_a_run_goes_on_without(config, tmp_path, caplog):
+def test_a_frozen_backbone_is_frozen_until_resumed_without_the_option(config, tmp_path, caplog):
     frozen, resumed, thawed = (tmp_path / name for name in ("frozen", "resumed", "thawed"))
     last, half = f"iter_{ITERS}", {"resume_model": str(frozen / "iter_4")}
     run(config, frozen, freeze_backbone=True)
     run(config, resumed, freeze_backbone=True, **half)
-    assert "Not as in" not in caplog.text
+    assert "Config changed" not in caplog.text
     run(config, thawed, **half)
-    assert "Not as in the checkpoint: freeze_backbone is False, was True" in caplog.text
+    assert "Config changed since the checkpoint: freeze_backbone: True -> False" in caplog.text
     for name in ("model.pdparams", "ema_model.pdparams"):
         before = state(frozen / "iter_4", name)
         expected, same, others = (state(f / last, name) for f in (frozen, resumed, thawed))
@@ -144,10 +145,8 @@ def test_a_frozen_backbone_stays_so_until_a_run_goes_on_without(config, tmp_path
     assert moments and not any(key.startswith("backbone.") for key in moments)
 
 
-def test_a_signal_repeated_as_the_curves_are_drawn_does_not_cut_them_off(
-    config, tmp_path, monkeypatch
-):
-    """A launcher's repeats come when the run that the first has stopped is being wound up."""
+def test_a_repeated_signal_does_not_interrupt_drawing_the_curves(config, tmp_path, monkeypatch):
+    """A launcher repeats its signal while the run that the first one stopped is finishing."""
     draw, later = metric_writer.draw_curves, []
 
     def repeat(save_dir):
@@ -165,10 +164,10 @@ def test_a_signal_repeated_as_the_curves_are_drawn_does_not_cut_them_off(
 
 @pytest.mark.parametrize("number, code", [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_a_signal_finishes_the_step_and_saves(number, code, scenes, whole, tmp_path):
-    """At an iteration at which nothing is saved otherwise, and with workers."""
+    """At an iteration without a regular save, and with data-loading workers."""
     process = start(
         command(scenes, tmp_path, "--num_workers", 1, "--save_interval", 100),
-        # Of a script's background, SIGINT is ignored.
+        # In a background job of a script, SIGINT is ignored.
         preexec_fn=lambda: signal.signal(number, signal.SIG_DFL),
     )
     for line in process.stdout:
@@ -188,7 +187,7 @@ def test_a_signal_finishes_the_step_and_saves(number, code, scenes, whole, tmp_p
     assert_same_run(tmp_path, whole)
 
 
-def test_a_second_signal_ends_the_process_at_once(tmp_path):
+def test_a_second_signal_ends_the_process_immediately(tmp_path):
     script = (
         "import os, signal, time\n"
         "from paddleseg_segformer.engine.signals import StopSignal\n"
@@ -202,7 +201,7 @@ def test_a_second_signal_ends_the_process_at_once(tmp_path):
     assert (done.returncode, done.stdout) == (143, "alive\n")
 
 
-def test_what_nohup_ignores_is_ignored():
+def test_signals_ignored_by_nohup_stay_ignored():
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
         with StopSignal() as stop:
@@ -215,15 +214,15 @@ def test_what_nohup_ignores_is_ignored():
         signal.signal(signal.SIGHUP, before)
 
 
-def test_killed_at_random_it_always_resumes(scenes, whole, tmp_path):
-    """SIGKILL at random moments, saves among them; ``KILLS`` says how often."""
+def test_a_run_killed_at_random_moments_always_resumes(scenes, whole, tmp_path):
+    """SIGKILL at random moments, also during saves; ``KILLS`` is their number."""
     seed = random.randrange(10**6)
-    chance, kills, wanted = random.Random(seed), 0, int(os.environ.get("KILLS", 4))
+    generator, kills, max_kills = random.Random(seed), 0, int(os.environ.get("KILLS", 4))
     finished = 0
-    while kills < wanted:
+    while kills < max_kills:
         save_dir = tmp_path / f"run_{finished}"
         process = start(command(scenes, save_dir, "--resume", "--save_interval", 1, "--do_eval"))
-        patience = chance.uniform(0.0, 2.5)
+        patience = generator.uniform(0.0, 2.5)
         for line in process.stdout:
             if "Training SegFormer" in line:
                 break
@@ -247,7 +246,7 @@ def test_killed_at_random_it_always_resumes(scenes, whole, tmp_path):
     assert evaluations == list(range(1, ITERS + 1))
 
 
-def test_a_full_disk_costs_the_checkpoint_not_the_run(scenes, tmp_path):
+def test_training_continues_if_a_checkpoint_cannot_be_saved(scenes, tmp_path):
     def limit():
         resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, resource.RLIM_INFINITY))
 
@@ -260,30 +259,31 @@ def test_a_full_disk_costs_the_checkpoint_not_the_run(scenes, tmp_path):
     assert not list(tmp_path.glob("iter_*"))
 
 
-def test_the_seed_is_the_checkpoints(config, whole, tmp_path):
+def test_another_seed_than_the_checkpoints_is_an_error(config, whole, tmp_path):
     with pytest.raises(InputError, match="was trained with 0"):
         run(config, tmp_path, resume_model=str(whole / "iter_2"), seed=1)
 
 
-def test_a_changed_config_is_told(scenes, whole, tmp_path, caplog):
+def test_a_changed_config_is_logged(scenes, whole, tmp_path, caplog):
     config = load_config(CONFIG, [*roots(scenes), "optimizer.weight_decay=0.5"], iters=3)
     caplog.set_level("WARNING", "paddleseg_segformer")
     run(config, tmp_path, resume_model=str(whole / "iter_2"))
-    told = {record.getMessage() for record in caplog.records}
-    assert "Not as in the checkpoint: optimizer.weight_decay is 0.5, was 0.01" in told
-    assert not any("model." in text for text in told)
+    messages = {record.getMessage() for record in caplog.records}
+    text = "Config changed since the checkpoint: optimizer.weight_decay: 0.01 -> 0.5"
+    assert text in messages
+    assert not any("model." in message for message in messages)
 
 
-def test_a_run_that_only_meets_nan_saves_and_gives_up(config, tmp_path, monkeypatch, caplog):
-    """As a transform's division by 0 would: in some steps, and then in all."""
-    original = trainer_module.Trainer._step
+def test_a_run_with_only_nan_steps_saves_and_fails(config, tmp_path, monkeypatch, caplog):
+    """Images with NaN: in one step, and then in all."""
+    original = trainer_module.Trainer._train_step
 
-    def spoil(self, parts, meter):
-        if self.iteration + 1 in spoiled:
-            parts[1].arrays["img"][0] = float("nan")
-        original(self, parts, meter)
+    def spoil(self, micro_batches, meter):
+        if self.state.iteration + 1 in spoiled:
+            micro_batches[1].arrays["img"][0] = float("nan")
+        original(self, micro_batches, meter)
 
-    monkeypatch.setattr(trainer_module.Trainer, "_step", spoil)
+    monkeypatch.setattr(trainer_module.Trainer, "_train_step", spoil)
     monkeypatch.setattr(trainer_module, "MAX_CONSECUTIVE_SKIPS", 3)
     spoiled = {2, 5, 6, 7, 8}
     with pytest.raises(RunError, match=r"stopped at iteration 7.*learning rate"):
@@ -301,31 +301,32 @@ def test_a_run_that_only_meets_nan_saves_and_gives_up(config, tmp_path, monkeypa
 
 
 @pytest.mark.parametrize("error", [InputError("a.jpg: is broken"), ValueError("a tool is broken")])
-def test_an_error_does_not_cost_what_was_learned(error, config, tmp_path, monkeypatch):
-    original = trainer_module.Trainer._next_parts
+def test_an_error_saves_a_checkpoint(error, config, tmp_path, monkeypatch):
+    """An error of a data-loading worker that reads the first sample of the fourth step."""
+    original = BatchReader.__call__
 
-    def spoil(self, batches, stop):
-        if self.iteration == 3:
+    def spoil(self, numbered):
+        if numbered[0][0] == 12:
             raise error
-        return original(self, batches, stop)
+        return original(self, numbered)
 
-    monkeypatch.setattr(trainer_module.Trainer, "_next_parts", spoil)
+    monkeypatch.setattr(BatchReader, "__call__", spoil)
     with pytest.raises(type(error), match="is broken") as kept:
         run(config, tmp_path, save_interval=100, num_workers=1)
     assert checkpoint.verify(tmp_path / "iter_3")["iteration"] == 3
     assert kept.traceback and not multiprocessing.active_children()
 
 
-def test_a_run_from_a_checkpoint_is_a_run_of_its_own(config, whole, tmp_path):
-    """Killed before and after its first save, and resumed: never back to where it began."""
+def test_a_run_from_a_checkpoint_is_a_new_run(config, whole, tmp_path):
+    """Resumed before and after its first save; the original checkpoint is left alone."""
     save_dir, origin = tmp_path / "own", tmp_path / "origin"
     shutil.copytree(whole, origin)
     save_dir.mkdir()
-    checkpoint.start_run(save_dir, origin=origin / "iter_2")
+    run_dir.start_run(save_dir, origin=origin / "iter_2")
     before = (origin / "iter_2/manifest.json").read_bytes()
     config.dic["iters"] = 4
     run(config, save_dir, resume=True, save_interval=1, do_eval=True)
-    assert [path.name for path in checkpoint.folders(save_dir)] == ["iter_3", "iter_4"]
+    assert [path.name for path in run_dir.list_checkpoints(save_dir)] == ["iter_3", "iter_4"]
     shutil.rmtree(save_dir / "iter_4")
     config.dic["iters"] = ITERS
     run(config, save_dir, resume=True)
@@ -335,14 +336,14 @@ def test_a_run_from_a_checkpoint_is_a_run_of_its_own(config, whole, tmp_path):
     assert checkpoint.verify(save_dir / "best_model")["iteration"] in (3, 4)
 
 
-def test_a_new_run_does_not_take_the_folder_of_another(config, whole, tmp_path):
+def test_a_new_run_refuses_the_folder_of_an_earlier_one(config, whole, tmp_path):
     shutil.copytree(whole, tmp_path / "run")
     with pytest.raises(InputError, match=r"holds iter_8 of an earlier run; .*--resume"):
         run(config, tmp_path / "run")
 
 
 @pytest.mark.parametrize("name", ["iter_8", "best_model"])
-def test_what_paddleseg_has_trained_is_not_overwritten(name, config, tmp_path):
+def test_models_trained_by_paddleseg_are_not_overwritten(name, config, tmp_path):
     (tmp_path / name).mkdir()
     weights = tmp_path / name / "model.pdparams"
     weights.write_bytes(b"of weeks")
@@ -352,49 +353,49 @@ def test_what_paddleseg_has_trained_is_not_overwritten(name, config, tmp_path):
 
 
 def test_two_runs_do_not_write_to_one_folder(config, scenes, tmp_path):
-    """A killed one leaves it at once, though data workers may outlive it by a moment."""
+    """A killed run releases the lock, though its workers may survive it by a moment."""
     process = start(command(scenes, tmp_path, "--iters", 10000, "--num_workers", 2))
     try:
         deadline = time.monotonic() + 120
-        while not checkpoint.folders(tmp_path) and time.monotonic() < deadline:
+        while not run_dir.list_checkpoints(tmp_path) and time.monotonic() < deadline:
             time.sleep(0.1)
         with pytest.raises(InputError, match="another run is writing to it"):
             run(config, tmp_path, resume=True)
     finally:
         process.kill()
         process.communicate()
-    config.dic["iters"] = checkpoint.verify(checkpoint.folders(tmp_path)[-1])["iteration"] + 1
+    config.dic["iters"] = checkpoint.verify(run_dir.list_checkpoints(tmp_path)[-1])["iteration"] + 1
     run(config, tmp_path, resume=True)
     assert not (tmp_path / ".lock").exists()
 
 
-def test_a_signal_does_not_tear_the_best_model(config, tmp_path, monkeypatch):
-    def ask(partial, folder):
+def test_a_signal_does_not_interrupt_saving_the_best_model(config, tmp_path, monkeypatch):
+    def send_signal(partial, folder):
         if folder.name == "best_model":
             os.kill(os.getpid(), signal.SIGTERM)
         replace(partial, folder)
 
     replace = checkpoint._replace
-    monkeypatch.setattr(checkpoint, "_replace", ask)
+    monkeypatch.setattr(checkpoint, "_replace", send_signal)
     with pytest.raises(SystemExit, match="143"):
         run(config, tmp_path, do_eval=True, use_ema=False)
     assert checkpoint.verify(tmp_path / "best_model")["iteration"] == 2
 
 
-def test_a_folder_that_is_full_at_the_start_is_told(config, tmp_path, monkeypatch):
+def test_a_full_disk_at_the_start_is_an_error(config, tmp_path, monkeypatch):
     def full(*_):
         raise OSError(122, "Disk quota exceeded")
 
-    monkeypatch.setattr(checkpoint, "start_run", full)
+    monkeypatch.setattr(run_dir, "start_run", full)
     with pytest.raises(RunError, match=r"cannot be written to .*quota exceeded"):
         run(config, tmp_path)
 
 
-def test_a_best_model_that_cannot_be_written_is_none(config, tmp_path, monkeypatch):
-    def full(folder, states, facts):
-        if Path(folder).name == "best_model" and facts["iteration"] == 2:
+def test_a_best_model_that_cannot_be_written_does_not_count(config, tmp_path, monkeypatch):
+    def full(folder, states, metadata):
+        if Path(folder).name == "best_model" and metadata["iteration"] == 2:
             raise RunError("the disk is full")
-        return save(folder, states, facts)
+        return save(folder, states, metadata)
 
     save = checkpoint.save
     monkeypatch.setattr(checkpoint, "save", full)
@@ -404,8 +405,8 @@ def test_a_best_model_that_cannot_be_written_is_none(config, tmp_path, monkeypat
     assert best["iteration"] == 4 and best["ema_iteration"] == 2
 
 
-def test_a_run_that_evaluates_nothing_has_no_best(config, tmp_path):
-    """Begun where another one had ended, and been evaluated."""
+def test_a_run_without_evaluation_has_no_best_miou(config, tmp_path):
+    """Although the checkpoint that it starts from has one."""
     config.dic["iters"] = 2
     done = run(config, tmp_path / "done", do_eval=True, use_ema=False)
     options = {"resume_model": str(done), "do_eval": True, "grad_accum_steps": 2}
@@ -413,10 +414,10 @@ def test_a_run_that_evaluates_nothing_has_no_best(config, tmp_path):
 
 
 def test_a_run_whose_last_checkpoint_cannot_be_written_fails(config, tmp_path, monkeypatch):
-    def full(folder, states, facts):
+    def full(folder, states, metadata):
         if Path(folder).name == "iter_4":
             raise RunError("the disk is full")
-        return save(folder, states, facts)
+        return save(folder, states, metadata)
 
     save = checkpoint.save
     monkeypatch.setattr(checkpoint, "save", full)
@@ -426,7 +427,7 @@ def test_a_run_whose_last_checkpoint_cannot_be_written_fails(config, tmp_path, m
 
 
 @pytest.mark.parametrize("kind", ["optimizer", "schedule"])
-def test_other_settings_than_the_checkpoints(kind, scenes, whole, tmp_path):
+def test_another_optimizer_or_schedule_than_the_checkpoints(kind, scenes, whole, tmp_path):
     change = {
         "optimizer": "optimizer={type: SGD, weight_decay: 0.01, momentum: 0.9}",
         "schedule": "lr_scheduler.learning_rate=1.0e-5",
@@ -441,7 +442,7 @@ def test_other_settings_than_the_checkpoints(kind, scenes, whole, tmp_path):
     assert len(rates) == 2 and max(rates) <= 1e-5  # from the first step on
 
 
-def test_bad_samples_are_replaced_and_summed_up(tmp_path, caplog):
+def test_replaced_samples_are_logged_and_counted(tmp_path, caplog):
     write_scenes(tmp_path, train=6, val=1, size=(96, 96))
     broken = tmp_path / "images/training/scene_train_00000002.jpg"
     broken.write_bytes(b"\xff\xd8 not a JPEG")
@@ -453,7 +454,7 @@ def test_bad_samples_are_replaced_and_summed_up(tmp_path, caplog):
     assert f"{len(replaced)} samples that could not be read" in caplog.text
 
 
-def test_a_record_is_cut_back_to_where_a_run_goes_on(config, whole, tmp_path):
+def test_train_jsonl_is_truncated_at_the_resumed_iteration(config, whole, tmp_path):
     lines = [{"kind": "train", "iteration": i, "loss": 0.0, "lr": {}} for i in (1, 2, 3, 4)]
     text = "".join(json.dumps(line) + "\n" for line in lines)
     (tmp_path / "train.jsonl").write_text(text + '{"kind": "tra')
@@ -464,8 +465,8 @@ def test_a_record_is_cut_back_to_where_a_run_goes_on(config, whole, tmp_path):
     assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_the_clock_goes_on(config, whole, tmp_path):
-    """By what training took, and not by the time between the runs."""
+def test_training_time_continues_after_resuming(config, whole, tmp_path):
+    """Without the time between the runs."""
     before = checkpoint.verify(whole / "iter_6")["seconds"]
     begin = time.monotonic()
     run(config, tmp_path, resume_model=str(whole / "iter_6"))

@@ -1,0 +1,140 @@
+"""A run's folder: its identity in ``run.json``, its checkpoints ``iter_N/``, its disk space."""
+
+import contextlib
+import json
+import math
+import os
+import re
+import shutil
+import uuid
+from pathlib import Path
+
+from ..errors import InputError
+from ..fs import atomic_write
+from ..log import logger
+from . import checkpoint
+from .checkpoint import PARTIAL, REMOVED, REPLACED, DamagedError
+
+RUN = "run.json"
+
+
+def start_run(save_dir, origin=None):
+    """Register a new run in a folder; checkpoints of earlier runs in it are ignored from now on.
+
+    Args:
+        save_dir: The folder.
+        origin: The checkpoint that the run starts from, or None.
+
+    Returns:
+        The run's id.
+
+    Raises:
+        OSError: The folder cannot be written to.
+    """
+    run = uuid.uuid4().hex
+    # Relative, so that it stays valid when a folder that holds both is moved.
+    origin = None if origin is None else os.path.relpath(origin, save_dir)
+    content = json.dumps({"run": run, "origin": origin}, indent=1)
+    atomic_write(Path(save_dir) / RUN, content.encode())
+    return run
+
+
+def read_run(save_dir):
+    """The id of a folder's run and the checkpoint that it started from, or None for either."""
+    try:
+        content = json.loads((Path(save_dir) / RUN).read_text(encoding="utf-8"))
+        origin = content["origin"]
+        return content["run"], None if origin is None else Path(save_dir) / origin
+    except (OSError, ValueError, KeyError, TypeError):  # then all checkpoints count as one run's
+        return None, None
+
+
+def list_checkpoints(save_dir):
+    """The folders ``iter_N``, sorted by N; they are not verified."""
+    numbered = {}
+    for path in Path(save_dir).iterdir():
+        match = re.fullmatch(r"iter_(\d+)", path.name)
+        if match and path.is_dir():
+            numbered[int(match[1])] = path
+    return [numbered[number] for number in sorted(numbered)]
+
+
+def count_checkpoints(save_dir):
+    """The number of ``iter_N`` of the folder's run whose manifests can be read."""
+    run, _ = read_run(save_dir)
+    count = 0
+    for folder in list_checkpoints(save_dir):
+        with contextlib.suppress(DamagedError):
+            count += run in (None, checkpoint.read_manifest(folder)["run"])
+    return count
+
+
+def prune_checkpoints(save_dir, keep, newest):
+    """Remove all but a run's ``keep`` newest intact checkpoints; those of other runs are kept.
+
+    Args:
+        save_dir: The run's folder.
+        keep: Number of checkpoints to keep; 0 keeps all.
+        newest: Manifest of the checkpoint just written, which need not be verified.
+    """
+    intact = 0
+    for folder in reversed(list_checkpoints(save_dir)) if keep > 0 else ():
+        try:
+            manifest = checkpoint.read_manifest(folder)
+        except DamagedError:
+            continue
+        if manifest["run"] != newest["run"] or manifest["iteration"] > newest["iteration"]:
+            continue
+        if intact >= keep:
+            checkpoint.remove(folder)
+        else:
+            intact += manifest["iteration"] == newest["iteration"] or _is_intact(folder)
+
+
+def _is_intact(folder):
+    try:
+        checkpoint.verify(folder)
+    except DamagedError as error:
+        logger.warning("%s is damaged (%s) and does not count as kept", folder, error)
+        return False
+    return True
+
+
+def clean_up(save_dir):
+    """Complete or undo what a killed process was doing to the folder's checkpoints."""
+    for path in save_dir.iterdir():
+        if not re.fullmatch(r"(iter_\d+|(ema_)?best_model)\.\w+", path.name):
+            continue
+        if path.suffix == REPLACED and not path.with_suffix("").exists():
+            path.rename(path.with_suffix(""))
+        elif path.suffix in (PARTIAL, REPLACED, REMOVED):
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def check_disk_space(options, iters, model):
+    """Check that the checkpoints that a run will keep fit on the disk.
+
+    Args:
+        options: ``TrainOptions``.
+        iters: Number of iterations.
+        model: The model. The optimizer is assumed to keep two moments per weight, as Adam does.
+
+    Raises:
+        InputError: They do not fit.
+    """
+    save_dir, keep = options.save_dir, options.keep_checkpoint_max
+    weights = 4 * sum(tensor.size for tensor in model.state_dict().values())
+    weights *= 1 + options.use_ema
+    size = weights + 8 * sum(p.size for p in model.parameters() if not p.stop_gradient)
+    count = math.ceil(iters / options.save_interval)
+    if keep > 0:
+        count = min(count, keep + 1)  # one more while the next is written
+    existing = count_checkpoints(save_dir) if options.resume else 0
+    needed = size * max(0, count - existing) + weights  # of the best models
+    free = shutil.disk_usage(save_dir).free
+    if needed > free:
+        raise InputError(
+            f"--save_dir {save_dir}: {free / 1e9:.2f} GB are free, but {count} checkpoints of "
+            f"{size / 1e9:.2f} GB need {needed / 1e9:.2f}; free disk space, lower "
+            "--keep_checkpoint_max or raise --save_interval."
+        )
