@@ -14,7 +14,7 @@ def parse_args():
         type=float,
         default=25,
         metavar="N",
-        help="of an image; see docs/serve.md",
+        help="of an image; see docs/web_demo.md",
     )
     common.add_prediction_flags(parser)
     return parser.parse_args()
