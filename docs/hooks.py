@@ -1,7 +1,7 @@
 """MkDocs hooks: add README.md and its siblings, notebooks and linked files to the site.
 
-MkDocs reads docs/ only, while links are written relative to the repository, as GitHub needs them. The
-hooks rewrite them to the paths in the site.
+MkDocs reads docs/ only, while links are written relative to the repository, as GitHub needs them.
+The hooks rewrite them to the paths in the site.
 """
 
 import json
