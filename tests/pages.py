@@ -1,4 +1,4 @@
-"""The documentation's pages, and what they tell the reader to run."""
+"""The documentation's pages and their fenced blocks."""
 
 import re
 from pathlib import Path
@@ -14,9 +14,9 @@ class Block(NamedTuple):
     """A fenced block of a page.
 
     Attributes:
-        language: What stands after the fence; "" for nothing.
-        line: Number of its first line in the page.
-        text: Its lines, without the indentation of a list.
+        language: The info string after the fence, or "".
+        line: Number of the block's first line in the page.
+        text: The lines, without the indentation of a list item.
     """
 
     language: str
@@ -36,7 +36,7 @@ def blocks(page):
 
 
 def lines(text):
-    """The lines of a shell block, those joined that a backslash continues, without comments."""
+    """The commands of a shell block, with backslash continuations joined and without comments."""
     joined = re.sub(r"\\\n\s*", "", text)
     stripped = (re.sub(r"(^|\s)#\s.*", "", line).rstrip() for line in joined.split("\n"))
     return [line for line in stripped if line]

@@ -1,4 +1,4 @@
-"""The two READMEs say the same: their commands, code, figures and links cannot drift apart."""
+"""README.md and README_zh.md have the same commands, code, figures and links."""
 
 import re
 from pathlib import Path
@@ -13,7 +13,7 @@ def read(name):
 
 
 def code(text):
-    """Language and lines of each block, without comments."""
+    """Language and lines of each fenced block, without comments."""
     return [
         (language, re.sub(r"\s*#.*", "", block).split("\n"))
         for language, block in re.findall(r"^```(\w+)\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
@@ -21,7 +21,7 @@ def code(text):
 
 
 def table_code(text):
-    """The commands and flags in tables, which stand between backticks."""
+    """Inline code in each table row: commands and flags."""
     rows = [line for line in text.split("\n") if line.startswith("|")]
     return [re.findall("`[^`]+`", row) for row in rows]
 
@@ -34,19 +34,19 @@ def targets(text):
     return set(re.findall(r"\]\(([^)]+)\)", text))
 
 
-@pytest.mark.parametrize("part", [code, table_code, figures])
-def test_the_chinese_readme_has_what_the_english_has(part):
-    english, chinese = part(read("README.md")), part(read("README_zh.md"))
+@pytest.mark.parametrize("extract", [code, table_code, figures])
+def test_both_readmes_have_the_same_content(extract):
+    english, chinese = extract(read("README.md")), extract(read("README_zh.md"))
     assert english and chinese == english
 
 
 @pytest.mark.parametrize("name", ["README.md", "README_zh.md", "CONTRIBUTING.md", "CHANGELOG.md"])
-def test_links_lead_to_files(name):
+def test_links_to_files_exist(name):
     for target in targets(read(name)):
         assert target.startswith("https://") or (ROOT / target).exists(), target
 
 
-def test_the_readmes_link_to_each_other_and_to_the_same_files():
+def test_both_readmes_link_to_the_same_files():
     english, chinese = targets(read("README.md")), targets(read("README_zh.md"))
     assert "README_zh.md" in english and "README.md" in chinese
     local = [{t for t in own if (ROOT / t).exists()} for own in (english, chinese)]

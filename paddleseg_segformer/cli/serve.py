@@ -14,7 +14,7 @@ def parse_args():
         type=float,
         default=25,
         metavar="N",
-        help="maximum image size; see docs/serve.md",
+        help="maximum image size; see docs/web_demo.md",
     )
     common.add_prediction_flags(parser)
     return parser.parse_args()

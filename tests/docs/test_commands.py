@@ -1,4 +1,4 @@
-"""Every command and snippet of the documentation, run as the pages say, on small data."""
+"""Run the commands and Python snippets of README.md and docs/ on small data."""
 
 import importlib.util
 import os
@@ -17,21 +17,23 @@ from pages import FENCE, PAGES, ROOT, SHELL, blocks, lines
 from paddleseg_segformer.config import load_config
 from paddleseg_segformer.config_check import check_config
 
-LONGEST = 900  # seconds; what takes as long hangs
-INSTALLS = "changes the environment that the tests run in; the Makefile's targets install the same"
-CI = "the Makefile's targets are CI's own steps"
-PLUGIN = "needs a checkout of PaddleSeg; tests/test_compat_run.py runs a script like it"
+TIMEOUT = 900  # seconds for the commands of a page
+INSTALLS = "changes the environment of the tests; the Makefile's targets install the same"
+CI = "CI runs the Makefile's targets"
+COMPAT_RUN = "needs a checkout of PaddleSeg; tests/test_compat_run.py runs a similar script"
 NOT_RUN = {
     "make quickstart": CI,
     "make test": CI,
+    "pip install -e .": INSTALLS,
     "pip install -r requirements-onnx.txt": INSTALLS,
     "pip install -r requirements-onnx.txt -r requirements-parity.txt": INSTALLS,
     "pip install -r requirements-parity.txt": INSTALLS,
     "pip install -r requirements-serve.txt": INSTALLS,
-    "python -m paddleseg_segformer.compat_run tools/train.py --config my.yml --do_eval": PLUGIN,
+    "pip install -r requirements.txt -e .": INSTALLS,
+    "python -m paddleseg_segformer.compat_run tools/train.py --config my.yml --do_eval": COMPAT_RUN,
 }
 
-# What a command, if it says this, needs beside the package's own requirements.
+# Optional programs and packages that a command with this text needs.
 NEEDS = {
     "--format onnx": ("onnx", "onnxruntime", "paddle2onnx"),
     "tools/serve.py": ("flask", "waitress"),
@@ -41,7 +43,7 @@ NEEDS = {
     "-openvino": ("openvino",),
 }
 
-# Parts of commands that are left out: rounds of loops, and what would compile for minutes.
+# Replacements in commands: fewer iterations of loops, and no torch.compile, which takes minutes.
 SHORTER = {
     "for size in 256 512 1024 2048": "for size in 256",
     "for b in 0 1 2 3 4 5": "for b in 0",
@@ -64,7 +66,7 @@ def stock(tmp_path_factory):
 
 
 def script(page, folder):
-    """The page's commands as one shell script; Python snippets lie beside it, as files."""
+    """The page's commands as a shell script, and its Python snippets as files in ``folder``."""
     commands = []
     for block in blocks(page):
         if block.language in SHELL:
@@ -96,7 +98,7 @@ def test_commands(page, stock, tmp_path):
         content = text if file.suffix == ".sh" else file.read_text()
         content = content.replace("127.0.0.1:8000", f"127.0.0.1:{port}")
         file.write_text(re.sub(r"(?<=[=\s'\"])/data/", f"{tmp_path}/data/", content))
-    log = tmp_path / "page.log"  # no pipe: a server would hold it open
+    log = tmp_path / "page.log"  # not a pipe: a server in the background would keep it open
     with log.open("w") as output:
         page_run = subprocess.Popen(
             ["bash", "-eux", "page.sh"],
@@ -108,21 +110,22 @@ def test_commands(page, stock, tmp_path):
             start_new_session=True,
         )
         try:
-            code = page_run.wait(timeout=LONGEST)
-        finally:  # the page's servers, and all of it where it hangs
+            code = page_run.wait(timeout=TIMEOUT)
+        finally:  # servers in the background, and commands that hang
             with suppress(ProcessLookupError):
                 os.killpg(page_run.pid, signal.SIGKILL)
     assert code == 0, log.read_text()[-4000:]
 
 
-def test_what_is_not_run_stands_in_a_page():
-    said = {line for p in PAGES for b in blocks(p) if b.language in SHELL for line in lines(b.text)}
-    assert NOT_RUN.keys() <= said
-    assert all(any(part in line for line in said) for part in SHORTER)
+def test_skipped_and_shortened_commands_are_in_a_page():
+    shell = [block.text for page in PAGES for block in blocks(page) if block.language in SHELL]
+    commands = {line for text in shell for line in lines(text)}
+    assert NOT_RUN.keys() <= commands
+    assert all(any(part in line for line in commands) for part in SHORTER)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name)
-def test_yaml_is_a_config_as_far_as_it_goes(page):
+def test_yaml_snippets_are_valid_config_sections(page):
     for block in blocks(page):
         if block.language == "yaml":
             tree = yaml.safe_load(block.text)
@@ -132,8 +135,8 @@ def test_yaml_is_a_config_as_far_as_it_goes(page):
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name)
-def test_flags_in_the_text_are_the_tools(page):
-    """Of commands that stand within sentences and tables, too, some of them with an ellipsis."""
+def test_flags_of_inline_commands_exist(page):
+    """Commands in sentences and tables, some of them abbreviated with an ellipsis."""
     common = (ROOT / "paddleseg_segformer/cli/common.py").read_text(encoding="utf-8")
     text = FENCE.sub("", page.read_text(encoding="utf-8"))
     for code in re.findall(r"`([^`]*)`", text):

@@ -1,4 +1,4 @@
-"""The notebook, cell by cell as Jupyter would run it, in a process of its own without Jupyter."""
+"""Run the code cells of the notebooks as a script, without Jupyter."""
 
 import json
 import os
@@ -17,7 +17,7 @@ def test_notebook(notebook, tmp_path):
     code = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
     (tmp_path / "notebook.py").write_text("\n".join(code), encoding="utf-8")
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": ""}
-    environment["TMPDIR"] = str(tmp_path)  # where the notebook makes its folder
+    environment["TMPDIR"] = str(tmp_path)  # the notebook writes to a temporary folder
     done = subprocess.run(
         [sys.executable, "notebook.py"],
         cwd=tmp_path,
