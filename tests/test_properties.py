@@ -50,7 +50,7 @@ def test_a_label_is_that_of_the_highest_score(sizes, target, classes, seed):
             full /= full.sum(axis=0)
         scores.append(full)
         matrices = [linear_weights(s, t) for s, t in zip(size, target)]
-        views.append([WindowLogits.of(paddle.to_tensor(logits), *matrices)])
+        views.append([WindowLogits.from_logits(paddle.to_tensor(logits), *matrices)])
     found = label_map(views).numpy()
     total = sum(scores)
     chosen = np.take_along_axis(total, found[None].astype("int64"), axis=0)[0]

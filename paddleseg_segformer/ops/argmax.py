@@ -11,23 +11,24 @@ from .resize import bands
 
 
 class WindowLogits(NamedTuple):
-    """Logits, and how they become larger: ``down @ logits @ across.T`` for each class.
+    """Logits, and how they become larger: ``row_weights @ logits @ col_weights.T`` for each class.
 
     Attributes:
         logits: float32 tensor ``[w, h, C]``.
-        down: Float array ``[H, h]``, as of ``linear_weights`` or a product of several; the
+        row_weights: Float array ``[H, h]``, as of ``linear_weights`` or a product of several; the
             faster, the fewer entries of a row are not 0.
-        across: Float array ``[W, w]``, likewise.
+        col_weights: Float array ``[W, w]``, likewise.
     """
 
     logits: paddle.Tensor
-    down: np.ndarray
-    across: np.ndarray
+    row_weights: np.ndarray
+    col_weights: np.ndarray
 
     @classmethod
-    def of(cls, logits, down, across):
+    def from_logits(cls, logits, row_weights, col_weights):
         """A part of a model's logits, a float tensor ``[C, h, w]``."""
-        return cls(logits.transpose([2, 1, 0]).contiguous().astype("float32"), down, across)
+        logits = logits.transpose([2, 1, 0]).contiguous().astype("float32")
+        return cls(logits, row_weights, col_weights)
 
 
 def label_map(views):
@@ -77,7 +78,7 @@ def _probabilities(scores):
 
 def _prepare(part):
     """A part's logits, and the bands of their rows and columns."""
-    return part.logits, bands(part.down), bands(part.across)
+    return part.logits, bands(part.row_weights), bands(part.col_weights)
 
 
 def _scores(parts, i, j):

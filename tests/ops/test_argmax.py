@@ -11,7 +11,7 @@ from paddleseg_segformer.ops import WindowLogits, label_map, linear_weights, pro
 def part(logits, size):
     h, w = logits.shape[1:]
     weights = linear_weights(h, size[0]), linear_weights(w, size[1])
-    return WindowLogits.of(paddle.to_tensor(logits, dtype="float32"), *weights)
+    return WindowLogits.from_logits(paddle.to_tensor(logits, dtype="float32"), *weights)
 
 
 @pytest.mark.parametrize(
@@ -44,7 +44,7 @@ def test_parts_are_summed():
     halves = np.eye(200)[:, :100], np.eye(200)[:, 100:]
     across = linear_weights(50, 100)
     view = [
-        WindowLogits.of(
+        WindowLogits.from_logits(
             paddle.to_tensor(logits, dtype="float32"), linear_weights(10, 20), half @ across
         )
         for logits, half in zip((left, right), halves)
