@@ -1,4 +1,4 @@
-"""The documentation's pages, and what they tell the reader to run."""
+"""The documentation's pages, and the commands in them."""
 
 import re
 from pathlib import Path
@@ -14,9 +14,9 @@ class Block(NamedTuple):
     """A fenced block of a page.
 
     Attributes:
-        language: What stands after the fence; "" for nothing.
+        language: The language after the opening fence, or "".
         line: Number of its first line in the page.
-        text: Its lines, without the indentation of a list.
+        text: Its lines, without the indentation of an enclosing list.
     """
 
     language: str
@@ -27,16 +27,16 @@ class Block(NamedTuple):
 def blocks(page):
     """The fenced blocks of a page, in order."""
     text = page.read_text(encoding="utf-8")
-    found = []
+    result = []
     for match in FENCE.finditer(text):
         indent, language, body = match.groups()
         body = re.sub(f"^{indent}", "", body, flags=re.MULTILINE)
-        found.append(Block(language, text[: match.start(3)].count("\n") + 1, body))
-    return found
+        result.append(Block(language, text[: match.start(3)].count("\n") + 1, body))
+    return result
 
 
 def lines(text):
-    """The lines of a shell block, those joined that a backslash continues, without comments."""
+    """The commands of a shell block: without comments, with continued lines joined."""
     joined = re.sub(r"\\\n\s*", "", text)
     stripped = (re.sub(r"(^|\s)#\s.*", "", line).rstrip() for line in joined.split("\n"))
     return [line for line in stripped if line]
