@@ -133,7 +133,7 @@ class Ours:
         from paddleseg_segformer.inference import Segmenter, TestConfig
         from paddleseg_segformer.inference.segmenter import AugmentedInput
 
-        segmenter = Segmenter(self.model, None, TestConfig())
+        segmenter = Segmenter(self.model, [], TestConfig())
         self.model.eval()
 
         def step():

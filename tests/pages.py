@@ -27,12 +27,12 @@ class Block(NamedTuple):
 def blocks(page):
     """The fenced blocks of a page, in order."""
     text = page.read_text(encoding="utf-8")
-    found = []
+    result = []
     for match in FENCE.finditer(text):
         indent, language, body = match.groups()
         body = re.sub(f"^{indent}", "", body, flags=re.MULTILINE)
-        found.append(Block(language, text[: match.start(3)].count("\n") + 1, body))
-    return found
+        result.append(Block(language, text[: match.start(3)].count("\n") + 1, body))
+    return result
 
 
 def lines(text):

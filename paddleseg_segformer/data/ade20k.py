@@ -1,4 +1,4 @@
-"""ADE20K's scene-parsing data set: 150 classes, 20,210 training and 2,000 validation images."""
+"""ADE20K scene parsing: 150 classes, 20,210 training and 2,000 validation images."""
 
 from __future__ import annotations
 
@@ -9,33 +9,34 @@ from typing import Any
 
 import numpy as np
 import paddle
-from paddleseg.transforms import Compose
 
 from ..errors import InputError
 from ..fs import StrPath
 from .classes import read_class_table
 from .image_io import make_sample, read_pair
+from .transforms import Compose
 
 SPLITS = {"train": "training", "val": "validation"}
-DOWNLOAD_HINT = "docs/ade20k.md says how to get the data set"
+DOWNLOAD_HINT = "see docs/ade20k.md for the download"
 
 
 class ADE20K(paddle.io.Dataset):
     """ADE20K in its own layout, ``images/`` and ``annotations/`` with ``training/, validation/``.
 
-    An annotation's value 0 is unlabeled and becomes 255; value n becomes class n - 1.
+    Annotations have 0 for unlabeled pixels, which becomes the ignore index 255, and n for class
+    n - 1.
 
     Args:
-        transforms: PaddleSeg transforms, applied to image and label together in training, to the
-            image alone in validation.
-        dataset_root: The folder that holds ``images`` and ``annotations``.
+        transforms: PaddleSeg transforms, applied to image and label map in training, to the image
+            only in validation.
+        dataset_root: Folder that contains ``images`` and ``annotations``.
         mode: ``"train"`` or ``"val"``.
-        edge: Whether a training sample has ``edge``, the binary map of class borders.
+        edge: Whether training samples include ``edge``, the binary map of class borders.
 
     Raises:
         InputError: A folder is missing or empty, or an image has no annotation. Reading a sample
-            raises it where a file is unreadable, of another size than its twin, or has a value
-            above 150.
+            raises it if a file is unreadable, image and annotation differ in size, or the
+            annotation has a value above 150.
     """
 
     NUM_CLASSES = 150
@@ -57,7 +58,7 @@ class ADE20K(paddle.io.Dataset):
         if dataset_root is None:
             raise InputError(f"ADE20K: dataset_root is not set; {DOWNLOAD_HINT}.")
         self.dataset_root = os.fspath(dataset_root)
-        self.transforms = Compose(list(transforms))
+        self.transforms = Compose(transforms)
         self.mode = mode
         self.edge = edge
         self.num_classes = self.NUM_CLASSES
@@ -72,14 +73,14 @@ class ADE20K(paddle.io.Dataset):
                 raise InputError(f"{folder}: no such folder; {DOWNLOAD_HINT}.")
         names = sorted(path.name for path in images.glob("*.jpg"))
         if not names:
-            raise InputError(f"{images}: holds no .jpg image; {DOWNLOAD_HINT}.")
+            raise InputError(f"{images}: contains no .jpg image; {DOWNLOAD_HINT}.")
         annotated = {path.name for path in annotations.glob("*.png")}
         pairs = [(name, Path(name).with_suffix(".png").name) for name in names]
-        lonely = [image for image, annotation in pairs if annotation not in annotated]
-        if lonely:
+        unannotated = [image for image, annotation in pairs if annotation not in annotated]
+        if unannotated:
             raise InputError(
-                f"{images / lonely[0]}: has no annotation in {annotations} (nor have "
-                f"{len(lonely) - 1} other images); {DOWNLOAD_HINT}."
+                f"{images / unannotated[0]}: has no annotation in {annotations} (nor have "
+                f"{len(unannotated) - 1} other images); {DOWNLOAD_HINT}."
             )
         return [[str(images / i), str(annotations / a)] for i, a in pairs]
 
@@ -87,13 +88,13 @@ class ADE20K(paddle.io.Dataset):
         return len(self.file_list)
 
     def __getitem__(self, index):
-        """One sample, as ``make_sample`` has it."""
+        """A sample; see ``make_sample``."""
         image_path, label_path = self.file_list[index]
         image, annotation = read_pair(image_path, label_path)
         if annotation.max() > self.NUM_CLASSES:
             raise InputError(
-                f"{label_path}: has the value {annotation.max()}; ADE20K's annotations go from 0, "
-                f"unlabeled, to {self.NUM_CLASSES}."
+                f"{label_path}: has the value {annotation.max()}; ADE20K's annotations range from "
+                f"0 (unlabeled) to {self.NUM_CLASSES}."
             )
         label = annotation - np.uint8(self.LABEL_OFFSET)  # 0 wraps round to the ignore index
         return make_sample(self, image, label, training=self.mode == "train")

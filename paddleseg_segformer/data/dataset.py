@@ -1,4 +1,4 @@
-"""PaddleSeg's data set of one's own images, from file lists."""
+"""Custom data sets, listed in text files."""
 
 from __future__ import annotations
 
@@ -7,37 +7,38 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from paddleseg import datasets
-from paddleseg.transforms import Compose
 
 from ..errors import InputError
 from ..fs import StrPath
 from .image_io import make_sample, read_pair
+from .transforms import Compose
 
 MODES = ("train", "val", "test")
 
 
 class Dataset(datasets.Dataset):
-    """PaddleSeg's, with its arguments; what it cannot read it names.
+    """PaddleSeg's ``Dataset``, with errors that name the offending file.
 
-    A list's blank lines count for nothing, nor do a byte order mark, Windows' line ends and further
-    blanks between two columns. A pair that is listed twice counts twice.
+    In the lists, blank lines, a byte order mark, Windows line ends and additional spaces between
+    columns are ignored.
 
     Args:
         mode: ``"train"``, ``"val"`` or ``"test"``: which of the lists is read.
-        dataset_root: Folder that the lists' paths are relative to.
+        dataset_root: Folder that the paths in the lists are relative to.
         transforms: As in ``ADE20K``.
         num_classes: Number of classes.
-        img_channels: 3, or 1 for gray images.
-        train_path: List for training; a line has an image and a label.
-        val_path: List for validation, likewise.
-        test_path: List of images, whose labels may be left out.
-        separator: What stands between the two; a blank stands for any white space.
-        ignore_index: Label of the pixels that do not count.
+        img_channels: 3, or 1 for grayscale images.
+        train_path: Training list, with an image and its label map per line.
+        val_path: Validation list, likewise.
+        test_path: Test list, where label maps are optional.
+        separator: Separator of the two columns; a space stands for any white space.
+        ignore_index: Label of the pixels that are excluded from loss and metrics.
         edge: As in ``ADE20K``.
 
     Raises:
-        InputError: The folder or the list is missing, or a line has not two columns. Reading a
-            sample raises it where a file is unreadable or of another size than its twin.
+        InputError: The folder or the list is missing, or a line has the wrong number of columns.
+            Reading a sample raises it if a file is unreadable, or image and label map differ in
+            size.
     """
 
     def __init__(
@@ -58,14 +59,14 @@ class Dataset(datasets.Dataset):
         if self.mode not in MODES:
             raise InputError(f"Dataset: mode is {mode!r}; it must be one of {', '.join(MODES)}.")
         if not os.path.isdir(dataset_root):
-            raise InputError(f"Dataset: dataset_root is {dataset_root}, which is no folder.")
+            raise InputError(f"Dataset: dataset_root is {dataset_root}, which is not a folder.")
         if img_channels not in (1, 3):
             raise InputError(f"Dataset: img_channels is {img_channels}; it must be 1 or 3.")
         path = {"train": train_path, "val": val_path, "test": test_path}[self.mode]
         if path is None:
             raise InputError(f"Dataset: {self.mode}_path is not set; name the list of files.")
         self.dataset_root, self.num_classes = dataset_root, num_classes
-        self.transforms = Compose(list(transforms), img_channels=img_channels)
+        self.transforms = Compose(transforms)
         self.img_channels, self.ignore_index, self.edge = img_channels, ignore_index, edge
         self.file_list = [
             [os.path.join(dataset_root, name) for name in names] + [None] * (2 - len(names))
@@ -73,17 +74,25 @@ class Dataset(datasets.Dataset):
         ]
 
     def __getitem__(self, index):
-        """One sample, as ``make_sample`` has it; PaddleSeg's transforms get floats."""
+        """A sample; see ``make_sample``."""
         image_path, label_path = self.file_list[index]
         image, label = read_pair(image_path, label_path, self.img_channels)
-        return make_sample(self, image.astype("float32"), label, training=self.mode != "val")
+        return make_sample(self, image, label, training=self.mode != "val")
 
 
 def read_list(path, separator=" ", columns=(2,)):
-    """A list's lines, each as a list of its columns.
+    """Read a file list.
+
+    Args:
+        path: The file.
+        separator: Separator of the columns; a space stands for any white space.
+        columns: Allowed numbers of columns.
+
+    Returns:
+        A list with the list of columns of each line that is not blank.
 
     Raises:
-        InputError: It cannot be read, or a line has another number of columns.
+        InputError: The file cannot be read, or a line has a different number of columns.
     """
     try:
         with open(path, encoding="utf-8-sig") as file:
@@ -91,7 +100,7 @@ def read_list(path, separator=" ", columns=(2,)):
     except OSError as error:
         raise InputError(f"{path}: cannot be read as a list ({error.strerror}).") from error
     except UnicodeDecodeError as error:
-        raise InputError(f"{path}: is no list of files, or not in UTF-8; save it so.") from error
+        raise InputError(f"{path}: is not a UTF-8 text file; save the list in UTF-8.") from error
     rows = []
     for number, line in enumerate(lines, 1):
         if not line.strip():
@@ -99,9 +108,9 @@ def read_list(path, separator=" ", columns=(2,)):
         row = line.split() if separator == " " else line.strip().split(separator)
         if len(row) not in columns:
             raise InputError(
-                f"{path}: line {number} has {len(row)} columns, where an image and its label are "
-                f"wanted with {separator!r} between them; mend it, or set the data set's separator "
-                "to what no name has in it."
+                f"{path}: line {number} has {len(row)} columns instead of an image and a label map "
+                f"separated by {separator!r}; correct it, or set the data set's separator to one "
+                "that no file name contains."
             )
         rows.append([name.strip() for name in row])
     return rows

@@ -1,4 +1,7 @@
-"""Reading images of any kind as training reads them."""
+"""Image files and label files to arrays, and arrays to samples of a data set.
+
+Every function that reads a color image returns it once and for all as uint8 RGB.
+"""
 
 import contextlib
 import os
@@ -16,17 +19,18 @@ from ..errors import InputError
 def read_image(path):
     """Read an image file: gray, with alpha, 16-bit, CMYK, rotated by EXIF, or animated.
 
-    OpenCV reads what it can, as in training; the first picture of what it cannot, Pillow.
+    OpenCV is tried first, as in training; what it cannot read is read by Pillow, of an animation
+    the first frame.
 
     Returns:
-        uint8 array ``[H, W, 3]``, BGR as OpenCV has it.
+        uint8 array ``[H, W, 3]``, RGB.
 
     Raises:
-        InputError: It is missing, no image, or not a whole one.
+        InputError: The file is missing, not an image, or truncated.
     """
     path = Path(path)
     if not path.is_file():  # reading a pipe would wait for a writer
-        raise InputError(f"{path}: cannot be read as an image (it is no file).")
+        raise InputError(f"{path}: cannot be read as an image (not a file).")
     try:
         return decode_image(path.read_bytes(), path)
     except OSError as error:
@@ -34,87 +38,91 @@ def read_image(path):
 
 
 def decode_image(data, name="image"):
-    """Read an image as ``read_image`` does, from the bytes of its file.
+    """Decode the bytes of an image file, as ``read_image`` does.
 
     Args:
-        data: The bytes.
-        name: What an error calls it.
+        data: Bytes.
+        name: Name of the image in error messages.
 
     Returns:
-        uint8 array ``[H, W, 3]``, BGR.
+        uint8 array ``[H, W, 3]``, RGB.
 
     Raises:
-        InputError: It is no image, or not a whole one.
+        InputError: The data is not an image, or truncated.
     """
     if not data:
         raise InputError(f"{name}: cannot be read as an image (it is empty).")
     if is_cut_off(data):
-        raise InputError(f"{name}: cannot be read as an image (its end is missing).")
-    with contextlib.suppress(cv2.error):  # raised of sizes beyond reason, which Pillow tells
+        raise InputError(f"{name}: cannot be read as an image (the file is truncated).")
+    # OpenCV raises on oversized images; Pillow's error says so more clearly.
+    with contextlib.suppress(cv2.error):
         image = cv2.imdecode(np.frombuffer(data, dtype="uint8"), cv2.IMREAD_COLOR)
         if image is not None:
-            return image
+            return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
     try:
-        with Image.open(BytesIO(data)) as picture:
-            return from_pillow(picture)
-    except Exception as error:  # of damaged files Pillow raises many kinds
+        with Image.open(BytesIO(data)) as image:
+            return from_pillow(image)
+    except Exception as error:  # Pillow raises many types on damaged files
         reason = str(error).partition(" <_io")[0]
         raise InputError(f"{name}: cannot be read as an image ({reason}).") from error
 
 
 def is_cut_off(data):
-    """Whether the bytes are a JPEG's that has no end, whose rest OpenCV would fill with gray.
+    """Whether the bytes are a truncated JPEG, the rest of which OpenCV would fill with gray.
 
-    After the last start of a scan comes the end of the image; what looks like it before may be
-    that of a thumbnail.
+    An end-of-image marker must follow the last start-of-scan marker; an earlier one may belong to
+    an embedded thumbnail.
     """
     return data.startswith(b"\xff\xd8") and data.rfind(b"\xff\xd9") < data.rfind(b"\xff\xda")
 
 
-def from_pillow(picture):
-    """A Pillow image as ``read_image`` would read its file: turned by EXIF, 16 bits scaled to 8.
+def from_pillow(image):
+    """Convert a Pillow image as ``read_image`` reads its file: EXIF applied, 16 bits scaled to 8.
 
     Returns:
-        uint8 array ``[H, W, 3]``, BGR.
+        uint8 array ``[H, W, 3]``, RGB.
 
     Raises:
-        ValueError: Its values are floats, or integers of 32 bits.
+        ValueError: The values are floats or 32-bit integers.
     """
-    picture = ImageOps.exif_transpose(picture)
-    if picture.mode in ("F", "I"):
-        raise ValueError("it has no 8 or 16-bit values")
-    if picture.mode.startswith("I;16"):
-        gray = (np.asarray(picture).astype("uint16") >> 8).astype("uint8")
+    image = ImageOps.exif_transpose(image)
+    if image.mode in ("F", "I"):
+        raise ValueError("not an image of 8 or 16-bit values")
+    if image.mode.startswith("I;16"):
+        gray = (np.asarray(image).astype("uint16") >> 8).astype("uint8")
         return np.repeat(gray[:, :, np.newaxis], 3, axis=2)
-    return np.asarray(picture.convert("RGB"))[:, :, ::-1].copy()
+    return np.array(image.convert("RGB"))
 
 
 def read_pair(image_path, label_path, channels=3):
-    """Read an image and the label map that belongs to it.
+    """Read an image and its ground truth.
 
     Args:
-        image_path, label_path: The files; the latter may be None.
-        channels: 3, or 1 to read the image as a gray one.
+        image_path: Image file.
+        label_path: Label map file, or None.
+        channels: 3, or 1 to read the image as grayscale.
 
     Returns:
-        uint8 arrays: the image ``[H, W, 3]``, BGR as OpenCV has it, or ``[H, W]`` of gray; and the
-        label ``[H, W]``, of a palette image its indices, or None.
+        The image, uint8 ``[H, W, 3]``, RGB, or ``[H, W]`` if ``channels`` is 1; and the label map,
+        uint8 ``[H, W]`` (the indices of a palette image), or None.
 
     Raises:
-        InputError: A file is missing or unreadable, the label is not of one channel with values
-            from 0 to 255, or the sizes differ.
+        InputError: A file is missing or unreadable, the label map has several channels or values
+            outside 0 to 255, or the sizes differ.
     """
     flag = cv2.IMREAD_GRAYSCALE if channels == 1 else cv2.IMREAD_COLOR
     image = _read(image_path, lambda: cv2.imread(image_path, flag))
+    if channels == 3:
+        image = cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
     if label_path is None:
         return image, None
     label = _read(label_path, lambda: np.asarray(Image.open(label_path)))
     if label.dtype.kind in "biu" and label.min() >= 0 and label.max() <= 255:
-        label = label.astype("uint8", copy=False)  # of 1 or 16 bits
+        label = label.astype("uint8", copy=False)  # from 1 or 16 bits
     if label.ndim != 2 or label.dtype != np.uint8:
         raise InputError(
-            f"{label_path}: must be an 8-bit image of one channel; of colors "
-            "tools/masks_from_colors.py makes one."
+            f"{label_path}: must be a single-channel 8-bit image; convert color masks with "
+            "tools/masks_from_colors.py."
         )
     if label.shape != image.shape[:2]:
         sizes = [f"{array.shape[1]}x{array.shape[0]}" for array in (label, image)]
@@ -123,26 +131,26 @@ def read_pair(image_path, label_path, channels=3):
 
 
 def make_sample(dataset, image, label, training):
-    """What a PaddleSeg data set gives of an image and its label.
+    """Transform an image and its ground truth into a sample, as PaddleSeg's data sets do.
 
     Args:
-        dataset: It has ``transforms``, ``edge`` and ``num_classes``.
-        image: Array ``[H, W, 3]``, BGR, or ``[H, W]`` of gray.
+        dataset: Data set with ``transforms`` (our ``Compose``), ``edge`` and ``num_classes``.
+        image: uint8 array ``[H, W, 3]``, RGB, or grayscale ``[H, W]``.
         label: uint8 array ``[H, W]``, or None.
-        training: Whether the transforms change the label, too.
+        training: Whether the transforms apply to the label map, too.
 
     Returns:
-        A dictionary: ``img`` float32 ``[3, H, W]``, or ``[1, H, W]`` of gray; where there is one,
-        ``label`` uint8, ``[H, W]`` in training and ``[1, H, W]`` at the original size in
-        validation; ``trans_info``, the sizes before each of the transforms that change them; of
-        training with ``edge``, the map of class borders.
+        A dictionary: ``img``, float32 ``[3, H, W]``, or ``[1, H, W]`` if grayscale; ``label`` (if
+        given), uint8, ``[H, W]`` in training and ``[1, H, W]`` at the original size in validation;
+        ``trans_info``, the image size before each resize or padding; in training with ``edge``, the
+        binary map of class borders.
     """
     sample = {"img": image, "trans_info": [], "gt_fields": []}
     if label is not None:
         sample["label"] = label
         sample["gt_fields"] = ["label"] if training else []
     sample = dataset.transforms(sample)
-    sample["img"] = sample["img"].astype("float32", copy=False)  # some transforms leave bytes
+    sample["img"] = sample["img"].astype("float32", copy=False)
     if label is None:
         return sample
     if not training:
@@ -156,11 +164,11 @@ def make_sample(dataset, image, label, training):
 
 def _read(path, reader):
     if not os.path.isfile(path):  # reading a pipe would wait for a writer
-        raise InputError(f"{path}: does not exist, or is no file.")
+        raise InputError(f"{path}: does not exist, or is not a file.")
     try:
         array = reader()
-    except Exception as error:  # of damaged files Pillow and OpenCV raise many kinds
+    except Exception as error:  # Pillow and OpenCV raise many types on damaged files
         raise InputError(f"{path}: cannot be read as an image ({error}).") from error
-    if array is None:  # what OpenCV returns for a truncated or foreign file
-        raise InputError(f"{path}: cannot be read as an image; mend or remove it.")
+    if array is None:  # OpenCV's result for a truncated or unknown file
+        raise InputError(f"{path}: cannot be read as an image; repair or remove it.")
     return array

@@ -1,8 +1,9 @@
-"""The paper's transforms where PaddleSeg has none, in its form: a sample in, the same one out.
+"""The paper's transforms that PaddleSeg lacks, with PaddleSeg's interface, and ``Compose``.
 
-Images are ``[H, W, 3]``, RGB, 0 to 255; they are handled as 8-bit, whatever type holds them, so
-that what resizes them or changes their colors comes before ``Normalize``. All draws come from
-NumPy's global generator, which ``engine.dataloader`` seeds for each sample.
+A transform takes and returns a sample, a dictionary whose ``img`` is ``[H, W, 3]``, RGB, or
+``[H, W]`` if grayscale, with values from 0 to 255. ``Compose`` says which transforms get it as
+uint8 and which as float32. All random numbers come from NumPy's global generator, which
+``engine.dataloader`` seeds for each sample.
 """
 
 from __future__ import annotations
@@ -18,22 +19,23 @@ from paddleseg import transforms as paddleseg
 from ..config_check import is_number, is_whole
 from ..errors import InputError
 
-# PaddleSeg's transforms, and ours, that alone determine the image's size, and the attributes in
-# which these and others, which limit or pad, hold sizes in pixels.
+# Transforms whose output size does not depend on the input's scale, and the attributes in which
+# these and others (limits, padding) hold sizes in pixels.
 _RESIZES = ("Resize", "ResizeByLong", "ResizeByShort", "ResizeToFit")
 _SIZES = ("target_size", "long_size", "short_size", "max_size", "max_long", "min_long")
-# Normalized images are below it and below 0; 8-bit ones after a cubic resize only if all but black.
-_NORMALIZED = 16
+# An image with negative values and none as high as this is taken for a normalized one; cubic
+# interpolation of an 8-bit image also undershoots 0, but only a nearly black one stays this low.
+_MAX_NORMALIZED = 16
 
 
 class ResizeToFit:
-    """Resize, keeping the ratio, to the largest size that fits into a rectangle either way round.
+    """Resize to the largest size within bounds for both sides, keeping the aspect ratio.
 
     Args:
         target_size: Two numbers; the larger bounds the longer side, the smaller the shorter side.
-        ratio_range: ``[low, high]``: the rectangle is multiplied by a factor drawn uniformly from
-            it; None leaves it.
-        size_divisor: Each side is then rounded up to a multiple of this; None leaves it.
+        ratio_range: ``[low, high]`` of a random factor, drawn uniformly, of both bounds; None means
+            no random scaling.
+        size_divisor: Each side is then rounded up to a multiple of this; None means no rounding.
     """
 
     def __init__(
@@ -56,7 +58,7 @@ class ResizeToFit:
         size = [max(scaled(side, factor), 1) for side in (width, height)]
         if self.size_divisor is not None:
             size = [math.ceil(side / self.size_divisor) * self.size_divisor for side in size]
-        sample["img"] = _bytes(self, sample["img"])
+        sample["img"] = _to_uint8(self, sample["img"])
         return _resize(sample, size)
 
 
@@ -76,14 +78,14 @@ class Rescale:
 
 
 class RandomCategoryCrop:
-    """Crop at random, again while one class fills the crop.
+    """Random crop, drawn again while one class covers too much of it.
 
-    A side that is shorter than the crop stays whole.
+    A side of the image that is shorter than the crop is not cropped.
 
     Args:
         crop_size: ``(width, height)``.
-        category_max_ratio: Largest share of the crop's valid pixels that a class may have.
-        tries: How many crops are drawn at the most; the last is taken as it is.
+        category_max_ratio: Maximum share of the crop's valid pixels that one class may cover.
+        tries: Maximum number of crops that are drawn; the last one is used in any case.
         ignore_index: Label of the pixels that are not valid.
     """
 
@@ -115,7 +117,8 @@ class RandomCategoryCrop:
         return sample
 
     def _is_mixed(self, label):
-        if label.dtype == np.uint8 and 0 <= self.ignore_index < 256:  # several times faster
+        if label.dtype == np.uint8 and 0 <= self.ignore_index < 256:
+            # Several times faster than bincount.
             counts = cv2.calcHist([label], [0], None, [256], [0, 256])
             counts[self.ignore_index] = 0
         else:
@@ -124,15 +127,15 @@ class RandomCategoryCrop:
 
 
 class PhotometricDistortion:
-    """Change brightness, contrast, saturation and hue, each with probability 0.5.
+    """Change brightness, contrast, saturation and hue at random, each with probability 0.5.
 
-    Contrast is changed before saturation and hue or after them, with equal probability.
+    Contrast is changed before or after saturation and hue, with equal probability.
 
     Args:
-        brightness: Largest number that is added to or taken from all values.
+        brightness: Maximum absolute value of the number added to all values.
         contrast: ``[low, high]`` of the factor of all values.
         saturation: ``[low, high]`` of the factor of the saturation.
-        hue: Largest shift, either way, of the hue, of which a circle has 180.
+        hue: Maximum shift of the hue in either direction; 180 is the full circle.
     """
 
     def __init__(
@@ -150,9 +153,9 @@ class PhotometricDistortion:
     def __call__(self, sample):
         if sample["img"].shape[2:] != (3,):
             raise InputError(
-                "PhotometricDistortion needs images of 3 channels; leave it out of gray."
+                "PhotometricDistortion needs images of 3 channels; remove it for grayscale images."
             )
-        image = np.ascontiguousarray(_bytes(self, sample["img"]))
+        image = np.ascontiguousarray(_to_uint8(self, sample["img"]))
         if _coin():
             shift = np.random.uniform(-self.brightness, self.brightness)
             image = cv2.LUT(image, _table(1, shift))
@@ -167,7 +170,8 @@ class PhotometricDistortion:
         return sample
 
     def _distort_colors(self, image):
-        tables = [np.arange(256, dtype="uint8") for _ in range(3)]  # of hue, saturation, value
+        # Lookup tables of hue, saturation and value.
+        tables = [np.arange(256, dtype="uint8") for _ in range(3)]
         if change_saturation := _coin():
             tables[1] = _table(np.random.uniform(*self.saturation), 0)
         if change_hue := _coin():
@@ -180,24 +184,29 @@ class PhotometricDistortion:
 
 
 class Normalize(paddleseg.Normalize):
-    """PaddleSeg's: divided by 255, less the mean, divided by std; of 8-bit images by a table.
+    """PaddleSeg's ``Normalize``, ``(img / 255 - mean) / std``, by a lookup table on 8-bit images.
+
+    Both ways give the same float32 values to the last bit.
 
     Args:
-        mean: One number, or one a channel, of values from 0 to 1.
-        std: Likewise.
+        mean: One number, or one per channel, of values scaled to 0 to 1.
+        std: One number, or one per channel, likewise.
     """
 
     def __init__(self, mean: Sequence[float] = (0.5,), std: Sequence[float] = (0.5,)) -> None:
         for name, value in (("mean", mean), ("std", std)):
             if np.asarray(value).dtype.kind not in "iuf":
-                raise ValueError(f"{name} must be a number or one a channel, not {value!r}")
+                raise ValueError(f"{name} must be a number or one per channel, not {value!r}")
             if np.max(value) > 1:
-                raise ValueError(f"{name} must be of values from 0 to 1, not to 255, as {value!r}")
+                raise ValueError(
+                    f"{name} must be for values from 0 to 1, not 0 to 255, but is {value!r}"
+                )
         if not np.all(std):
-            raise ValueError(f"std must not be 0, as in {std!r}")
+            raise ValueError(f"std must not be 0, but is {std!r}")
         super().__init__(np.atleast_1d(mean).tolist(), np.atleast_1d(std).tolist())
-        table = (np.arange(256)[:, np.newaxis] / 255 - self.mean) / self.std
-        self._table = table.astype("float32")[np.newaxis]
+        channels = max(len(self.mean), len(self.std))
+        values = np.tile(np.arange(256)[np.newaxis, :, np.newaxis], [1, 1, channels])
+        self._table = super().__call__({"img": values})["img"]
 
     def __call__(self, sample):
         if sample["img"].dtype != np.uint8:
@@ -207,7 +216,7 @@ class Normalize(paddleseg.Normalize):
 
 
 class Padding(paddleseg.Padding):
-    """PaddleSeg's; an image that has the target size is not copied."""
+    """PaddleSeg's ``Padding``, without copying an image that has the target size already."""
 
     def __call__(self, sample):
         height, width = sample["img"].shape[:2]
@@ -218,18 +227,19 @@ class Padding(paddleseg.Padding):
 
 
 class ScalePadding(paddleseg.ScalePadding):
-    """PaddleSeg's, which resizes labels as if they were colors: here they stay classes.
+    """PaddleSeg's ``ScalePadding`` with labels resized to the nearest pixel, not interpolated.
 
     Raises:
-        InputError: No label is to be changed as the image is, so that a prediction would not fit.
+        InputError: It is used in validation or prediction: it pads on all sides, which is not
+            undone there.
     """
 
     def __call__(self, sample):
         fields = sample.get("gt_fields")
         if not fields:
             raise InputError(
-                "ScalePadding is for training alone, as it cannot be undone; in val_dataset use "
-                "Resize, or ResizeByLong and Padding."
+                "ScalePadding is for training only, as predictions cannot undo it; use Resize, or "
+                "ResizeByLong and Padding, in val_dataset."
             )
         height, width = sample["img"].shape[:2]
         side = max(height, width)
@@ -243,21 +253,68 @@ class ScalePadding(paddleseg.ScalePadding):
         return {**sample, "gt_fields": fields}
 
 
+# Transforms with the same result on an 8-bit image whether uint8 or float32 holds it. Subclasses
+# are not included: they may do anything.
+_KEEP_8BIT = (
+    ResizeToFit,
+    Rescale,
+    RandomCategoryCrop,
+    PhotometricDistortion,
+    Normalize,
+    paddleseg.RandomHorizontalFlip,
+    paddleseg.RandomVerticalFlip,
+    paddleseg.RandomCenterCrop,
+)
+
+
+class Compose:
+    """Apply transforms in turn: PaddleSeg's ``Compose`` for an image that has been read as RGB.
+
+    The image stays uint8 up to the first transform that may give another result on float32, such as
+    an interpolation or padding by 127.5. That one, and each such one after it, gets float32, as all
+    do from PaddleSeg's ``Compose``; so the results are PaddleSeg's.
+
+    Args:
+        transforms: Sequence of transforms.
+    """
+
+    def __init__(self, transforms):
+        self.transforms = list(transforms)
+
+    def __call__(self, sample):
+        """Transform a sample.
+
+        Args:
+            sample: Dictionary whose ``img`` is a uint8 array ``[H, W, 3]`` or ``[H, W]``.
+
+        Returns:
+            The sample with ``img`` as an array ``[C, h, w]``, uint8 or float32, and
+            ``trans_info``, a list of ``("resize" or "padding", (H, W) before it)``.
+        """
+        sample.setdefault("trans_info", [])
+        for transform in self.transforms:
+            if type(transform) not in _KEEP_8BIT:
+                sample["img"] = sample["img"].astype("float32", copy=False)
+            sample = transform(sample)
+        sample["img"] = np.atleast_3d(sample["img"]).transpose(2, 0, 1)
+        return sample
+
+
 def scaled(side, factor):
-    """``side * factor`` in whole pixels, as PaddleSeg and mmsegmentation round it."""
+    """``side * factor`` in whole pixels, rounded as by PaddleSeg and mmsegmentation."""
     return int(side * factor + 0.5)
 
 
-def at_scale(compose, scale):
-    """The same transforms for images ``scale`` times as large, made from the original image.
+def at_scale(transforms, scale):
+    """Copies of transforms for test-time augmentation at a scale, from the original image.
 
-    Their sizes in pixels are multiplied, but for those that are drawn at random, as of
-    ``ResizeRangeScaling``; where none resizes, the image itself is rescaled first.
+    All sizes in pixels are multiplied by the scale, except random ones such as those of
+    ``ResizeRangeScaling``. Without any transform that resizes, a ``Rescale`` comes first.
     """
     if scale == 1:
-        return compose
-    compose = copy.deepcopy(compose)
-    for transform in compose.transforms:
+        return transforms
+    transforms = copy.deepcopy(transforms)
+    for transform in transforms:
         for name in _SIZES:
             size = getattr(transform, name, None)
             if isinstance(transform, ResizeToFit) and size is not None:
@@ -266,9 +323,9 @@ def at_scale(compose, scale):
                 setattr(transform, name, [scaled(side, scale) for side in size])
             elif size is not None:
                 setattr(transform, name, scaled(size, scale))
-    if not any(type(transform).__name__ in _RESIZES for transform in compose.transforms):
-        compose.transforms.insert(0, Rescale(scale))
-    return compose
+    if not any(type(transform).__name__ in _RESIZES for transform in transforms):
+        transforms.insert(0, Rescale(scale))
+    return transforms
 
 
 def _resize(sample, size):
@@ -279,16 +336,16 @@ def _resize(sample, size):
     return sample
 
 
-def _bytes(transform, image):
-    """The image as uint8; what a cubic resize puts outside 0 to 255 is cut off.
+def _to_uint8(transform, image):
+    """Convert to uint8, clipping what cubic interpolation overshoots.
 
     Raises:
-        InputError: It is normalized.
+        InputError: The image is normalized.
     """
     if image.dtype == np.uint8:
         return image
     lowest, highest = image.min(), image.max()
-    if lowest < 0 and highest < _NORMALIZED:
+    if lowest < 0 and highest < _MAX_NORMALIZED:
         raise InputError(f"{type(transform).__name__} must come before Normalize in transforms.")
     if lowest < 0 or highest > 255:
         image = np.clip(image, 0, 255)
@@ -309,9 +366,9 @@ def _whole(name, value):
     return value
 
 
-def _pair(name, value, fits=_is_positive, wanted="two positive numbers"):
-    if not (isinstance(value, (list, tuple)) and len(value) == 2 and all(map(fits, value))):
-        raise ValueError(f"{name} must be {wanted}, not {value!r}")
+def _pair(name, value, is_valid=_is_positive, description="two positive numbers"):
+    if not (isinstance(value, (list, tuple)) and len(value) == 2 and all(map(is_valid, value))):
+        raise ValueError(f"{name} must be {description}, not {value!r}")
     return value
 
 
@@ -320,6 +377,6 @@ def _coin():
 
 
 def _table(factor, shift):
-    """What each 8-bit value becomes: multiplied, shifted, rounded, kept within 0 to 255."""
+    """Lookup table of ``value * factor + shift``, rounded and clipped to 0 to 255."""
     values = np.arange(256) * factor + shift
     return np.clip(values + 0.5, 0, 255).astype("uint8")

@@ -1,4 +1,4 @@
-"""Deployment: exported graphs and the web demo."""
+"""Deployment: export to Paddle Inference and ONNX, and the web demo."""
 
 from .export import export
 from .export_model import OUTPUT_OPS

@@ -1,6 +1,6 @@
-"""A web page and a JSON endpoint that segment images by one model.
+"""Web demo: a page and a JSON endpoint that segment uploaded images.
 
-Uploads stay in memory. There are no users and no encryption: it is for the machine it runs on.
+Uploads stay in memory. There is no authentication and no TLS: it is meant for local use.
 """
 
 import base64
@@ -34,8 +34,8 @@ logger = logging.getLogger("paddleseg_segformer")
 
 FORMATS = ("JPEG", "PNG", "WebP", "BMP", "TIFF", "GIF")
 
-# Waitress holds an upload before the application sees it. Of one that is too large it takes this
-# many times the limit, so that the sender hears why; a still larger one it cuts off.
+# Waitress reads an upload before the application runs: up to this multiple of the limit, so that
+# the client receives the error message. It closes the connection on larger uploads.
 BODY_LIMIT_FACTOR = 2
 CONNECTIONS, CHANNEL_TIMEOUT, SHUTDOWN_SECONDS, SPARE_THREADS = 64, 30, 5, 4
 
@@ -53,16 +53,16 @@ POLICY = (
 
 @dataclass(frozen=True)
 class Limits:
-    """What the server takes on.
+    """Limits of the server.
 
     Attributes:
-        megabytes: Of an upload.
-        megapixels: Of an image.
-        waiting: Images that may wait while another is segmented.
-        seconds: For which each may wait.
+        megabytes: Maximum size of an upload.
+        megapixels: Maximum size of an image.
+        waiting: Maximum number of queued images.
+        seconds: Maximum time that an image is queued.
 
     Raises:
-        InputError: There are to be no pixels.
+        InputError: ``megapixels`` is not a positive number.
     """
 
     megabytes: float = 20
@@ -76,62 +76,64 @@ class Limits:
 
 
 def serve(predictor, host="127.0.0.1", port=8000, limits=Limits()):
-    """Serve a model until SIGINT or SIGTERM; a second one ends the process at once.
+    """Serve a model until SIGINT or SIGTERM; a second signal ends the process immediately.
 
     Args:
         predictor: ``Predictor``.
-        host: The address to listen at.
-        port: 0 takes a free one.
+        host: Address to listen on.
+        port: Port; 0 means any free one.
         limits: ``Limits``.
 
     Raises:
-        InputError: It cannot listen there.
+        InputError: Host or port cannot be used.
     """
-    names = _own_names(host)
+    names = _local_names(host)
     app = create_app(predictor, limits, names)
     sockets = {}
     server = _listen(app, host, port, limits, sockets)
     _stop_on_signals(app.extensions["model"])
-    # Queues, clients that left and damaged uploads are no news: whom it concerns gets an answer.
+    # Silence waitress and Pillow; clients receive the HTTP error.
     logging.getLogger("waitress").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module="PIL")
     shown = f"[{host}]" if ":" in host else host
-    logger.info("http://%s:%s/ (Ctrl-C stops it)", shown, getattr(server, "effective_port", port))
+    logger.info("http://%s:%s/ (Ctrl-C to stop)", shown, getattr(server, "effective_port", port))
     if names is None:
-        logger.warning("Others can reach this server: it has no TLS and asks for no password.")
+        logger.warning(
+            "The server can be reached from other machines, without TLS and without a password"
+        )
     _run(sockets)
     logger.info("stopped")
 
 
 def _run(sockets):
-    """Serve until SystemExit; then for some seconds, as long as there are answers to be sent."""
+    """Serve until SystemExit, then send pending responses for up to ``SHUTDOWN_SECONDS``."""
     with contextlib.suppress(SystemExit):
         wasyncore.loop(1, map=sockets)
     end = time.monotonic() + SHUTDOWN_SECONDS
-    while time.monotonic() < end and any(map(_is_answering, list(sockets.values()))):
+    while time.monotonic() < end and any(map(_has_pending_response, list(sockets.values()))):
         wasyncore.loop(0.1, map=sockets, count=1)
 
 
-def _is_answering(channel):
+def _has_pending_response(channel):
     return getattr(channel, "requests", ()) or getattr(channel, "total_outbufs_len", 0) > 0
 
 
 def _listen(app, host, port, limits, sockets):
     if not 0 <= port < 1 << 16:
-        raise InputError(f"--port {port}: is no port, which is a number up to 65535.")
-    largest = int(BODY_LIMIT_FACTOR * limits.megabytes * 1e6)
+        raise InputError(f"--port {port}: must be a number from 0 to 65535.")
+    max_body = int(BODY_LIMIT_FACTOR * limits.megabytes * 1e6)
     try:
         return create_server(
             app,
-            sockets,  # it adds its own, and its clients'
+            sockets,  # waitress adds the server's and the clients' sockets
             host=host,
             port=port,
             threads=1 + limits.waiting + SPARE_THREADS,
             connection_limit=CONNECTIONS,
             channel_timeout=CHANNEL_TIMEOUT,
-            channel_request_lookahead=1,  # it notices who has left
-            max_request_body_size=largest,
-            inbuf_overflow=2 * largest,  # never: what is beyond goes to temporary files
+            channel_request_lookahead=1,  # detects clients that disconnect
+            max_request_body_size=max_body,
+            inbuf_overflow=2 * max_body,  # out of reach: larger buffers become temporary files
             outbuf_overflow=1 << 40,
             ident=None,
         )
@@ -145,38 +147,38 @@ def _stop_on_signals(model):
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, signal.SIG_DFL)
         model.close()
-        raise SystemExit  # out of the loop
+        raise SystemExit  # ends the loop in _run
 
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, stop)
 
 
 def create_app(predictor, limits=Limits(), names=None):
-    """The web application.
+    """Create the Flask application.
 
     Args:
         predictor: ``Predictor``.
         limits: ``Limits``.
-        names: By which a browser may call the server; None allows any. Where it is reached by its
-            own machine alone, another name means a foreign page whose name was pointed here.
+        names: Allowed names in the Host header; None allows any. On a server for the local machine
+            only, this prevents DNS rebinding.
 
     Returns:
-        Flask's application.
+        The application.
     """
     app = Flask(__name__, static_folder=None, template_folder=".")
     app.request_class = InMemoryRequest
     model = app.extensions["model"] = SharedModel(predictor, limits)
 
     @app.before_request
-    def check_sender():
+    def check_origin():
         g.nonce = secrets.token_urlsafe(16)
         if names is not None and _host_name(request.headers) not in names:
-            abort(403, "The server has no such name; call it localhost or 127.0.0.1.")
-        if request.method == "POST" and _is_foreign(request.headers):
-            abort(403, "Only the server's own page may send it images.")
+            abort(403, "The server has no such name; use localhost or 127.0.0.1.")
+        if request.method == "POST" and _is_cross_origin(request.headers):
+            abort(403, "Cross-origin requests are not allowed.")
 
     @app.after_request
-    def harden(response):
+    def add_security_headers(response):
         response.headers.update(HEADERS)
         response.headers["Content-Security-Policy"] = POLICY.format(g.nonce)
         return response
@@ -189,127 +191,126 @@ def create_app(predictor, limits=Limits(), names=None):
 
     @app.post("/api/segment")
     def segment():
-        data = _uploaded(limits)
-        _check_header(data, limits)
-        has_left = request.environ.get("waitress.client_disconnected", lambda: False)
-        labels, seconds = model(data, has_left)
-        return jsonify(_answer(labels, seconds, predictor))
+        data = _uploaded_image(limits)
+        _check_image_header(data, limits)
+        is_disconnected = request.environ.get("waitress.client_disconnected", lambda: False)
+        labels, seconds = model(data, is_disconnected)
+        return jsonify(_response(labels, seconds, predictor))
 
     @app.errorhandler(HTTPException)
-    def explain(error):
+    def http_error(error):
         response = error.get_response()
         response.data = json.dumps({"error": error.description})
         response.content_type = "application/json"
         return response
 
     @app.errorhandler(BusyError)
-    def explain_busy(error):
+    def busy_error(error):
         return jsonify(error=str(error)), 503, {"Retry-After": math.ceil(model.seconds)}
 
     @app.errorhandler(InputError)
-    def explain_input(error):
+    def input_error(error):
         return jsonify(error=str(error)), 422
 
     @app.errorhandler(MemoryError)
-    def explain_memory(_):
-        return jsonify(error="The image needs more memory than this machine has."), 413
+    def memory_error(_):
+        return jsonify(error="The server does not have enough memory for this image."), 413
 
     @app.errorhandler(Exception)
-    def explain_failure(error):
+    def unexpected_error(error):
         logger.error("%s %s", request.method, request.path, exc_info=error)
-        return jsonify(error="The model failed on this image; the server's log says why."), 500
+        return jsonify(error="The model failed on this image; see the server's log."), 500
 
     return app
 
 
 class InMemoryRequest(Request):
-    """A request whose uploads stay in memory; Werkzeug would write large ones to a file."""
+    """A request whose uploads stay in memory; Werkzeug's default writes large ones to files."""
 
     def _get_file_stream(self, *_, **__):
         return BytesIO()
 
 
 class BusyError(Exception):
-    """There is no place for another image, or its turn did not come."""
+    """The queue is full, or an image was queued for too long."""
 
 
 class SharedModel:
-    """A model that several threads share, each waiting for its turn.
+    """A model for requests from several threads, with a bounded queue.
 
-    One thread does all the work: Paddle's settings and its operators' threads belong to the thread
-    that calls.
+    One worker thread runs the model: Paddle's settings and operator threads belong to the thread
+    that calls it.
 
     Args:
         predictor: ``Predictor``.
         limits: ``Limits``.
 
     Attributes:
-        seconds: That the last image took.
+        seconds: Time that the last image took.
     """
 
     def __init__(self, predictor, limits):
         self._predictor, self._limits, self.seconds = predictor, limits, 1.0
-        self._places = threading.BoundedSemaphore(1 + limits.waiting)
+        self._slots = threading.BoundedSemaphore(1 + limits.waiting)
         self._thread = futures.ThreadPoolExecutor(1, "model")
 
-    def __call__(self, data, has_left):
-        """Segment an image.
+    def __call__(self, data, is_disconnected):
+        """Queue and segment an image.
 
         Args:
             data: The bytes of its file.
-            has_left: Says, when its turn has come, whether nobody waits for it any more.
+            is_disconnected: Callback that returns whether the client has disconnected.
 
         Returns:
-            Its label map, and the seconds that it took.
+            The label map, and the time in seconds that it took.
 
         Raises:
-            BusyError: Too many are waiting, or this one has waited too long.
-            InputError: It is damaged.
+            BusyError: The queue is full, or the image was queued for too long.
+            InputError: The image is damaged.
         """
-        if not self._places.acquire(blocking=False):
-            raise BusyError("The server has as many images as it can take.")
+        if not self._slots.acquire(blocking=False):
+            raise BusyError("The server's queue is full.")
         try:
-            turn = self._thread.submit(self._segment, data, has_left)
+            future = self._thread.submit(self._segment, data, is_disconnected)
         except RuntimeError as error:
             raise BusyError("The server is stopping.") from error
-        turn.add_done_callback(lambda _: self._places.release())
+        future.add_done_callback(lambda _: self._slots.release())
         try:
-            return turn.result(self._limits.seconds)
+            return future.result(self._limits.seconds)
         except futures.TimeoutError as error:
-            if turn.cancel():
+            if future.cancel():
                 raise BusyError("The server is busy with other images.") from error
-            return turn.result()  # its turn has come
+            return future.result()  # it is being segmented already
         except futures.CancelledError as error:
             raise BusyError("The server is stopping.") from error
 
     def close(self):
-        """Take no more images, and give up those that wait."""
+        """Accept no more images, and cancel the queued ones."""
         self._thread.shutdown(wait=False, cancel_futures=True)
 
-    def _segment(self, data, has_left):
-        if has_left():
-            raise BusyError("Nobody waits for this image.")
+    def _segment(self, data, is_disconnected):
+        if is_disconnected():
+            raise BusyError("The client has disconnected.")
         start = time.monotonic()
-        image = _decode(data)
-        labels = self._predictor(image[:, :, ::-1]).label_map
+        labels = self._predictor(_decode(data)).label_map
         self.seconds = time.monotonic() - start
         return labels, self.seconds
 
 
 def _decode(data):
-    """The image as training sees it, if it is whole, of which OpenCV does not tell."""
+    """Decode an image as in training; Pillow checks first, as OpenCV accepts truncated files."""
     try:
-        with Image.open(BytesIO(data), formats=FORMATS) as picture:
-            picture.load()
+        with Image.open(BytesIO(data), formats=FORMATS) as image:
+            image.load()
     except MemoryError:
         raise
-    except Exception as error:  # of damaged files Pillow raises many kinds
+    except Exception as error:  # Pillow raises many types on damaged files
         raise InputError(f"The image is damaged: {error}.") from error
     return decode_image(data, "The file")
 
 
-def _uploaded(limits):
-    """The bytes of the image: the field ``image`` of a form, or the request's whole body."""
+def _uploaded_image(limits):
+    """The bytes of the image: the form field ``image``, or the whole request body."""
     if (request.content_length or 0) > limits.megabytes * 1e6:
         abort(413, f"The file is larger than {limits.megabytes:g} MB.")
     if request.mimetype != "multipart/form-data":
@@ -317,28 +318,30 @@ def _uploaded(limits):
     elif "image" in request.files:
         data = request.files["image"].read()
     else:
-        abort(400, "The form has no file called image.")
+        abort(400, "The form has no file field called image.")
     return data or abort(400, "The file is empty.")
 
 
-def _check_header(data, limits):
-    """Refuse, before anything is decoded, what is no image and what is too large or too small."""
+def _check_image_header(data, limits):
+    """Reject unknown formats and sizes out of range before decoding."""
     try:
-        with Image.open(BytesIO(data), formats=FORMATS) as picture:
-            width, height = picture.size
+        with Image.open(BytesIO(data), formats=FORMATS) as image:
+            width, height = image.size
     except Image.DecompressionBombError:
         width = height = math.inf
-    except Exception:  # of damaged files Pillow raises many kinds
-        abort(415, f"The file is no image; {', '.join(FORMATS[:-1])} and {FORMATS[-1]} are read.")
+    except Exception:  # Pillow raises many types on damaged files
+        formats = f"{', '.join(FORMATS[:-1])} and {FORMATS[-1]}"
+        abort(415, f"The file is not an image; supported formats are {formats}.")
     if width * height > limits.megapixels * 1e6:
         abort(413, f"The image has more than {limits.megapixels:g} megapixels.")
     if min(width, height) < MIN_IMAGE_SIZE:
         abort(422, f"The image is smaller than {MIN_IMAGE_SIZE} x {MIN_IMAGE_SIZE} pixels.")
 
 
-def _answer(labels, seconds, predictor):
+def _response(labels, seconds, predictor):
+    """The JSON response for a label map."""
     counts = np.bincount(labels.ravel())
-    found = np.argsort(-counts, kind="stable")[: np.count_nonzero(counts)].tolist()
+    present = np.argsort(-counts, kind="stable")[: np.count_nonzero(counts)].tolist()
     classes = [
         {
             "index": index,
@@ -346,20 +349,20 @@ def _answer(labels, seconds, predictor):
             "colour": "#" + bytes(predictor.palette[index]).hex(),
             "share": counts[index] / labels.size,
         }
-        for index in found
+        for index in present
     ]
-    picture = cv2.imencode(".png", labels)[1].tobytes()
+    png = cv2.imencode(".png", labels)[1].tobytes()
     return {
         "width": labels.shape[1],
         "height": labels.shape[0],
         "classes": classes,
-        "label_map": base64.b64encode(picture).decode(),
+        "label_map": base64.b64encode(png).decode(),
         "seconds": round(seconds, 3),
     }
 
 
-def _own_names(host):
-    """The names of a server that its own machine alone reaches; None if others can, too."""
+def _local_names(host):
+    """The names of a server that only the local machine can reach; None for other hosts."""
     try:
         is_local = ipaddress.ip_address(host).is_loopback
     except ValueError:
@@ -368,17 +371,17 @@ def _own_names(host):
 
 
 def _host_name(headers):
-    """The name that a browser calls the server; its port may be that of a tunnel."""
+    """The host name in the Host header; its port may be that of a tunnel."""
     try:
         return urlsplit(f"//{headers.get('Host', '')}").hostname
     except ValueError:
         return None
 
 
-def _is_foreign(headers):
-    """Whether a browser sends this for a page that is not ours; other programs say neither."""
+def _is_cross_origin(headers):
+    """Whether a browser sends a request for another site's page; other clients set no headers."""
     site, origin = headers.get("Sec-Fetch-Site"), headers.get("Origin")
     if site is not None:
         return site != "same-origin"
-    own = (f"{scheme}://{headers.get('Host')}" for scheme in ("http", "https"))
-    return origin is not None and origin not in own
+    same = (f"{scheme}://{headers.get('Host')}" for scheme in ("http", "https"))
+    return origin is not None and origin not in same

@@ -1,7 +1,8 @@
-"""Evaluating a model on a data set."""
+"""Evaluation on a validation set: mIoU and accuracy at the images' original sizes."""
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -9,7 +10,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import paddle
 import yaml
@@ -19,16 +19,15 @@ from ..config import build, settings
 from ..data import class_names, palette
 from ..data.validate import read_sample
 from ..device import num_threads
-from ..errors import InputError, RunError
+from ..errors import InputError, RunError, one_line
 from ..fs import StrPath, atomic_write, check_dir_writable, check_file_writable
 from ..inference import Segmenter, TestConfig, load_model
 from ..log import logger, progress
 from . import distributed
 from .metrics import Scores, confusion_matrix
-from .report import WorstBestImages, describe_test_config, write_report
+from .report import WorstBestImages, write_report
 
-# AugmentedInputs that are gathered from several images, to be worked on at the same time.
-MAX_BATCHED_INPUTS = 8
+MAX_PARALLEL_INPUTS = 8  # augmented inputs, of one or several images
 
 
 def validate(
@@ -39,52 +38,53 @@ def validate(
     report_dir: StrPath | None = None,
     **options: Any,
 ) -> Scores:
-    """Score a checkpoint on the configuration's validation set, and log the scores.
+    """Evaluate a checkpoint on a config's validation set, and log the scores.
 
     Args:
         config: PaddleSeg's ``Config``.
         model_path: Weights of the whole model; see ``load_weights``.
-        num_workers: Threads that read images while the model works; 0 is one, too.
-        json_path: File to write every figure to; see ``Scores.figures``.
-        report_dir: Folder for a page about them; see ``write_report``.
-        options: Override keys of the configuration's ``test_config``; see ``TestConfig``.
+        num_workers: Threads that read images; 0 means 1.
+        json_path: File to write all figures to; see ``Scores.figures``.
+        report_dir: Folder to write an HTML report to; see ``write_report``.
+        options: Override keys of the config's ``test_config``; see ``TestConfig``.
 
     Returns:
         ``Scores``.
 
     Raises:
-        InputError: The input is at fault, or figures or report cannot be written.
-        RunError: Figures or page cannot be written after all.
+        InputError: The config, weights, data or options are invalid, or figures and report are not
+            writable.
+        RunError: Writing figures or report fails.
     """
     if "val_dataset" not in config.dic:
-        raise InputError("val_dataset: is missing in the config, so there is nothing to score on.")
+        raise InputError("val_dataset: is missing in the config; evaluation needs it.")
     if json_path is not None and distributed.rank() == 0:
         check_file_writable(json_path, "--json")
     if report_dir is not None:
         check_dir_writable(report_dir, "--report")
     distributed.start()
     test_config = TestConfig.from_config(config, **options)
-    logger.info("[EVAL] %s", describe_test_config(asdict(test_config)))
+    logger.info("[EVAL] %s", test_config.describe())
     about = _describe(config, model_path)
     (dataset,) = build(config, "val_dataset")
-    extremes = WorstBestImages(dataset) if report_dir is not None else None
+    worst_best = WorstBestImages(dataset) if report_dir is not None else None
     model = load_model(config, model_path)
-    scores = evaluate(model, dataset, test_config, num_workers, extremes)
+    scores = evaluate(model, dataset, test_config, num_workers, worst_best)
     log_scores(scores, len(dataset))
     logger.info("[EVAL] Classes that occur:\n%s", scores.table())
     figures = {"images": len(dataset), "protocol": asdict(test_config), **scores.figures()}
     if json_path is not None and distributed.rank() == 0:
         write_figures(Path(json_path), figures)
     if report_dir is not None:
-        shown = extremes.worst_and_best()
+        images = worst_best.gather()
         if distributed.rank() == 0:
-            page = write_report(report_dir, figures, *shown, palette(dataset), about)
+            page = write_report(report_dir, figures, *images, palette(dataset), about)
             logger.info("[EVAL] Report: %s", page)
     return scores
 
 
 def _describe(config, model_path):
-    """What a report says of where its figures come from; to be asked before building."""
+    """The report's facts about a run; called before ``build``, which changes the config."""
     tree = settings(config)
     model, data = tree["model"], tree["val_dataset"]
     names = [model["type"], model.get("backbone", {}).get("type")]
@@ -98,18 +98,18 @@ def _describe(config, model_path):
 
 
 def write_figures(path, figures):
-    """Write the file that ``--json`` names; it is there whole or as it was.
+    """Write the file of ``--json``; it is replaced atomically.
 
     Args:
-        path: ``Path``, which was checked.
-        figures: Plain JSON.
+        path: ``Path``, checked by ``check_file_writable``.
+        figures: A dictionary of plain JSON.
 
     Raises:
-        RunError: It cannot be written after all.
+        RunError: Writing fails.
     """
     content = (json.dumps(figures, indent=1, allow_nan=False) + "\n").encode()
     try:
-        if path.exists() and not path.is_file():  # a device or a pipe, whose place no file takes
+        if path.exists() and not path.is_file():  # a device or a pipe
             path.write_bytes(content)
         else:
             atomic_write(path.resolve(), content)
@@ -124,17 +124,17 @@ def evaluate(
     num_workers: int = 2,
     observe: Callable[[int, np.ndarray, np.ndarray, np.ndarray], object] | None = None,
 ) -> Scores:
-    """Score a model on a validation set.
+    """Evaluate a model on a validation set.
 
-    Every process of a distributed job takes its share of the images; all get the same scores.
+    The processes of a distributed job share the images; all of them return the same scores.
 
     Args:
         model: A PaddleSeg model; its training mode is restored afterwards.
         dataset: A PaddleSeg data set in validation mode.
-        test_config: ``deploy.TestConfig``.
-        num_workers: Threads that read images while the model works; 0 is one, too.
-        observe: None, or what to call after each image that this process works on, with its
-            number in the data set, labels and predictions ``[H, W]``, and confusion matrix.
+        test_config: ``TestConfig``.
+        num_workers: Threads that read images; 0 means 1.
+        observe: Callback for each image of this process, with its index in the data set, ground
+            truth and prediction ``[H, W]``, and confusion matrix; or None.
 
     Returns:
         ``Scores`` of one confusion matrix over the whole set, at the images' original sizes.
@@ -145,55 +145,72 @@ def evaluate(
     classes = dataset.num_classes
     confusion = np.zeros([classes, classes], dtype="int64")
     indices = range(distributed.rank(), len(dataset), distributed.world_size())
-    segmenter = Segmenter(model, dataset.transforms, test_config)
+    segmenter = Segmenter(model, dataset.transforms.transforms, test_config)
     was_training = model.training
     model.eval()
     try:
-        samples = _read_ahead(dataset, indices, segmenter, num_workers)
+        samples = _prefetch(_without_transforms(dataset), indices, segmenter, num_workers)
         for chunk in _chunks(progress(samples, len(indices), "evaluate")):
-            predictions = segmenter([views for _, _, views in chunk])
-            for (index, labels, _), predicted in zip(chunk, predictions):
-                predicted = predicted.numpy()
+            predictions = segmenter([inputs for _, _, inputs in chunk])
+            for (index, labels, _), prediction in zip(chunk, predictions):
+                prediction = prediction.numpy()
                 try:
-                    counted = confusion_matrix(labels, predicted, classes, dataset.ignore_index)
+                    matrix = confusion_matrix(labels, prediction, classes, dataset.ignore_index)
                 except ValueError as error:
                     raise InputError(f"{dataset.file_list[index][1]}: {error}.") from error
-                confusion += counted
+                confusion += matrix
                 if observe is not None:
-                    observe(index, labels, predicted, counted)
+                    observe(index, labels, prediction, matrix)
     finally:
         if was_training:
             model.train()
     return Scores(distributed.all_reduce_sum(confusion), class_names(dataset))
 
 
-def _read_ahead(dataset, indices, segmenter, num_workers):
-    """Yield (index, labels, views) in order, the next images being read meanwhile."""
+def _without_transforms(dataset):
+    """A shallow copy of a data set whose samples are original images and ground truth."""
+    dataset = copy.copy(dataset)
+    dataset.transforms = copy.copy(dataset.transforms)  # PaddleSeg's Compose or ours
+    dataset.transforms.transforms = []
+    return dataset
+
+
+def _prefetch(dataset, indices, segmenter, num_workers):
+    """Yield (index, ground truth, augmented inputs) in order, read ahead by threads."""
     num_workers = num_workers or 1
     with ThreadPoolExecutor(num_workers) as pool:
-        waiting = []
+        pending = []
         for index in indices:
-            waiting.append(pool.submit(_read, dataset, index, segmenter))
-            if len(waiting) > num_workers:
-                yield waiting.pop(0).result()
-        for sample in waiting:
+            pending.append(pool.submit(_read, dataset, index, segmenter))
+            if len(pending) > num_workers:
+                yield pending.pop(0).result()
+        for sample in pending:
             yield sample.result()
 
 
 def _read(dataset, index, segmenter):
     sample = read_sample(dataset, index)
-    image = None
-    if set(segmenter.test_config.scales) != {1}:
-        image = cv2.imread(dataset.file_list[index][0], dataset.transforms.read_flag)
-    return index, np.asarray(sample["label"])[0], segmenter.views(image, sample)
+    image = sample["img"]
+    image = image[0] if len(image) == 1 else image.transpose(1, 2, 0)
+    image_8bit = image.astype("uint8")
+    if (image_8bit == image).all():  # not so in custom data sets of 16-bit or float images
+        image = image_8bit
+    try:
+        inputs = segmenter.augmented_inputs(image)
+    except InputError:
+        raise
+    except Exception as error:  # PaddleSeg's transforms raise whatever OpenCV and NumPy do
+        path, reason = dataset.file_list[index][0], one_line(error)
+        raise InputError(f"{path}: cannot be transformed ({reason}).") from error
+    return index, np.asarray(sample["label"])[0], inputs
 
 
 def _chunks(samples):
-    """Lists of samples that together have a view for each thread, if not too many."""
+    """Lists of samples with together one augmented input per thread, within a limit."""
     chunk = []
     for sample in samples:
         chunk.append(sample)
-        if len(chunk) * len(chunk[0][2]) >= min(num_threads(), MAX_BATCHED_INPUTS):
+        if len(chunk) * len(chunk[0][2]) >= min(num_threads(), MAX_PARALLEL_INPUTS):
             yield chunk
             chunk = []
     if chunk:
@@ -201,7 +218,7 @@ def _chunks(samples):
 
 
 def log_scores(scores, images, of=""):
-    """Log the figures in one line, in PaddleSeg's manner; ``of`` says of which model."""
+    """Log the scores in one line in PaddleSeg's format; ``of`` names the model, such as EMA."""
     logger.info(
         "[EVAL] %s#Images: %d mIoU: %.4f Acc: %.4f mAcc: %.4f (%d of %d classes occur)",
         of,

@@ -1,4 +1,4 @@
-"""An evaluation as one page to read: figures, classes, confusions, the worst and best images."""
+"""The HTML report of an evaluation: scores, classes, confusions, the worst and best images."""
 
 import base64
 import io
@@ -6,6 +6,7 @@ import os
 import re
 from bisect import insort
 from datetime import datetime
+from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,31 +18,31 @@ from .. import device
 from ..data.image_io import read_image
 from ..errors import RunError
 from ..fs import atomic_write
+from ..inference import TestConfig
 from ..inference.visualize import color_table
 from . import distributed
 from .metrics import Scores
 
 PAGE = "report.html"
-PICTURE = re.compile(r"(worst|best)_[0-9]+_(photo\.jpg|prediction\.png|truth\.png)")
-WIDTH = 640  # pixels of a picture, at most
+IMAGE_FILE = re.compile(r"(worst|best)_[0-9]+_(photo\.jpg|prediction\.png|truth\.png)")
+MAX_WIDTH = 640  # of an image in the report, in pixels
 UNLABELED = 255
 MAX_CONFUSION_PAIRS = 15
-MIN_LEGEND_SHARE = (
-    0.005  # of an image: a class that is wrong on so few pixels has no place in its legend
-)
+# Minimum share of an image for a class to be in its legend if it is predicted only.
+MIN_LEGEND_SHARE = 0.005
 JPEG_QUALITY = (cv2.IMWRITE_JPEG_QUALITY, 85)
 
 
 class EvaluatedImage(NamedTuple):
-    """An image, and what a model made of it. The first sorts before others if it is worse.
+    """An image with its ground truth, prediction and scores; sorts by ascending mIoU.
 
     Attributes:
-        miou: Mean IoU over the classes that occur in its labels.
-        index: Its number in the data set.
-        path: The image's file.
-        name: What the page calls it.
-        iou: float64 array ``[classes]``; NaN where a class does not occur in its labels.
-        truth, prediction: uint8 label maps ``[h, w]``, as made by ``shrink``.
+        miou: Mean IoU over the classes in its ground truth.
+        index: Its index in the data set.
+        path: The image file.
+        name: Its name in the report.
+        iou: float64 array ``[classes]``; NaN for classes not in the ground truth.
+        ground_truth, prediction: uint8 label maps ``[h, w]``, downsized by ``shrink``.
     """
 
     miou: float
@@ -49,45 +50,46 @@ class EvaluatedImage(NamedTuple):
     path: str
     name: str
     iou: np.ndarray
-    truth: np.ndarray
+    ground_truth: np.ndarray
     prediction: np.ndarray
 
 
 def shrink(labels):
-    """A label map as the page shows it: uint8, at most ``WIDTH`` wide."""
+    """Downsize a label map to uint8 with a width of at most ``MAX_WIDTH``."""
     height, width = labels.shape
-    size = (min(width, WIDTH), max(1, round(height * min(1, WIDTH / width))))
+    size = (min(width, MAX_WIDTH), max(1, round(height * min(1, MAX_WIDTH / width))))
     return cv2.resize(labels.astype("uint8"), size, interpolation=cv2.INTER_NEAREST)
 
 
 def write_report(folder, figures, worst, best, palette, about):
-    """Write ``report.html``, which needs no other file, and its pictures as files beside it.
+    """Write ``report.html``, a self-contained page, and its images as files beside it.
 
     Args:
         folder: An existing folder.
-        figures: What ``tools/val.py --json`` writes.
-        worst, best: Lists of ``EvaluatedImage``, in the order to be shown.
+        figures: The dictionary that ``tools/val.py --json`` writes.
+        worst, best: Lists of ``EvaluatedImage``, in the order of display.
         palette: uint8 array ``[classes, 3]``, RGB.
-        about: Texts: ``model``, ``data``, ``weights``, ``device`` and ``config``.
+        about: Texts ``model``, ``data``, ``weights``, ``device`` and ``config``.
 
     Returns:
-        The page's path.
+        Path of the page.
 
     Raises:
         InputError: An image cannot be read.
-        RunError: A file cannot be written.
+        RunError: Writing a file fails.
     """
     classes = _classes(figures, palette)
     galleries, contents = {}, {}
-    for kind, examples in (("worst", worst), ("best", best)):
-        pictures = [_pictures(example, palette) for example in examples]
-        galleries[kind] = [_card(*pair, classes) for pair in zip(examples, pictures)]
-        for number, named in enumerate(pictures, 1):
-            contents.update({f"{kind}_{number}_{name}": named[name] for name in named})
+    for kind, images in (("worst", worst), ("best", best)):
+        galleries[kind] = []
+        for number, image in enumerate(images, 1):
+            files = _image_files(image, palette)
+            galleries[kind].append(_card(image, files, classes))
+            contents.update({f"{kind}_{number}_{name}": files[name] for name in files})
     contents[PAGE] = _render(
         figures=figures,
         about=about,
-        test_config=describe_test_config(figures["protocol"]),
+        test_config=TestConfig(**figures["protocol"]).describe(),
         classes=[entry for entry in classes if entry["iou"] is not None],
         confusions=_confusions(figures["confusion"], classes),
         galleries=galleries,
@@ -96,7 +98,7 @@ def write_report(folder, figures, worst, best, palette, about):
     )
     try:
         for old in Path(folder).iterdir():
-            if PICTURE.fullmatch(old.name):  # of an earlier page, which may have shown more
+            if IMAGE_FILE.fullmatch(old.name):  # an earlier report may have had more images
                 old.unlink()
         for name, content in contents.items():
             atomic_write(Path(folder) / name, content)
@@ -105,43 +107,25 @@ def write_report(folder, figures, worst, best, palette, about):
     return Path(folder) / PAGE
 
 
-def describe_test_config(test_config):
-    """A ``TestConfig``'s fields, as a dictionary, in a sentence."""
-    scales, crop, stride = (test_config[key] for key in ("scales", "crop_size", "stride"))
-    flips = {
-        "left to right": test_config["flip_horizontal"],
-        "upside down": test_config["flip_vertical"],
-    }
-    flips = [name for name, wanted in flips.items() if wanted]
-    parts = [
-        "in windows of {} by {} pixels, {} by {} apart".format(*crop, *stride) if crop else "whole",
-        "at scale " + ", ".join(f"{scale:g}" for scale in scales),
-        f"as it is and mirrored {' and '.join(flips)}" if flips else "not mirrored",
-    ]
-    views = len(scales) * 2 ** len(flips)
-    mean = f"; the mean softmax of {views} views decides" if views > 1 else ""
-    return f"Each image is seen {', '.join(parts)}{mean}."
-
-
-def top_confusions(confusion, most=MAX_CONFUSION_PAIRS):
-    """The pairs of a true class and another one predicted for it that have the most pixels.
+def top_confusions(confusion, max_pairs=MAX_CONFUSION_PAIRS):
+    """The pairs of a true class and another predicted class with the most pixels.
 
     Args:
         confusion: Pixels, ``[classes, classes]``; rows are true classes.
-        most: How many pairs at most.
+        max_pairs: Maximum number of pairs.
 
     Returns:
-        A list of (true class, predicted class, pixels), the most pixels first.
+        A list of (true class, predicted class, pixels), in descending order of pixels.
     """
-    wrong = np.array(confusion)
-    np.fill_diagonal(wrong, 0)
-    order = np.argsort(-wrong, axis=None, kind="stable")[:most]
-    pairs = zip(*(axis.tolist() for axis in np.unravel_index(order, wrong.shape)))
-    return [(true, other, int(wrong[true, other])) for true, other in pairs if wrong[true, other]]
+    errors = np.array(confusion)
+    np.fill_diagonal(errors, 0)
+    order = np.argsort(-errors, axis=None, kind="stable")[:max_pairs]
+    pairs = zip(*(axis.tolist() for axis in np.unravel_index(order, errors.shape)))
+    return [(true, other, int(errors[true, other])) for true, other in pairs if errors[true, other]]
 
 
 def _classes(figures, palette):
-    """What the page says of each class."""
+    """The template's values for each class."""
     pixels = np.sum(figures["confusion"], axis=1)
     colors = ["#{:02x}{:02x}{:02x}".format(*color) for color in color_table(palette)]
     return [
@@ -151,9 +135,9 @@ def _classes(figures, palette):
 
 
 def _confusions(confusion, classes):
-    """What the page says of confusions: the pairs, and their share of all wrong pixels."""
+    """The template's values for the top confusions."""
     confusion = np.array(confusion)
-    pixels, wrong = confusion.sum(), confusion.sum() - np.trace(confusion)
+    pixels, errors = confusion.sum(), confusion.sum() - np.trace(confusion)
     pairs = [
         {
             "true": classes[true],
@@ -164,52 +148,53 @@ def _confusions(confusion, classes):
         }
         for true, other, count in top_confusions(confusion)
     ]
-    return {"pairs": pairs, "share": sum(pair["pixels"] for pair in pairs) / max(wrong, 1)}
+    return {"pairs": pairs, "share": sum(pair["pixels"] for pair in pairs) / max(errors, 1)}
 
 
-def _card(example, files, classes):
-    """What the page says of an image."""
-    height, width = example.truth.shape
+def _card(image, files, classes):
+    """The template's values for an image."""
+    height, width = image.ground_truth.shape
     return {
-        "name": example.name,
-        "path": example.path,
-        "miou": example.miou,
+        "name": image.name,
+        "path": image.path,
+        "miou": image.miou,
         "height": height,
         "width": width,
-        "pictures": [_data_uri(name, content) for name, content in files.items()],
-        "legend": _legend(example, classes),
+        "images": [_data_uri(name, content) for name, content in files.items()],
+        "legend": _legend(image, classes),
     }
 
 
-def _legend(example, classes):
-    """The classes in an image's labels, the largest first, then others that were predicted."""
-    true, found = (
+def _legend(image, classes):
+    """The classes in the ground truth, the largest first, then other predicted classes."""
+    true, predicted = (
         np.bincount(labels.ravel(), minlength=256)[: len(classes)]
-        for labels in (example.truth, example.prediction)
+        for labels in (image.ground_truth, image.prediction)
     )
-    shown = ~np.isnan(example.iou) | (found > MIN_LEGEND_SHARE * example.prediction.size)
-    order = sorted(np.flatnonzero(shown), key=lambda i: (-true[i], -found[i]))
-    scores = [None if np.isnan(iou) else float(iou) for iou in example.iou]
+    shown = ~np.isnan(image.iou) | (predicted > MIN_LEGEND_SHARE * image.prediction.size)
+    order = sorted(np.flatnonzero(shown), key=lambda i: (-true[i], -predicted[i]))
+    scores = [None if np.isnan(iou) else float(iou) for iou in image.iou]
     return [{**classes[i], "iou": scores[i]} for i in order]
 
 
-def _pictures(example, palette):
-    """The bytes of an image's files, by the end of their names."""
-    size = example.truth.shape[::-1]
-    photo = cv2.resize(read_image(example.path), size, interpolation=cv2.INTER_AREA)
+def _image_files(image, palette):
+    """The bytes of an image's files, by the last part of their names."""
+    size = image.ground_truth.shape[::-1]
+    photo = cv2.resize(read_image(image.path), size, interpolation=cv2.INTER_AREA)
+    photo = cv2.cvtColor(photo, cv2.COLOR_RGB2BGR)
     return {
         "photo.jpg": cv2.imencode(".jpg", photo, JPEG_QUALITY)[1].tobytes(),
-        "prediction.png": _png(example.prediction, palette),
-        "truth.png": _png(example.truth, palette),
+        "prediction.png": _png(image.prediction, palette),
+        "truth.png": _png(image.ground_truth, palette),
     }
 
 
 def _png(labels, palette):
-    """A label map in its classes' colors, see-through where there is no label."""
-    picture = Image.fromarray(labels)
-    picture.putpalette(color_table(palette).tobytes())
+    """A label map in the classes' colors, transparent where unlabeled."""
+    image = Image.fromarray(labels)
+    image.putpalette(color_table(palette).tobytes())
     file = io.BytesIO()
-    picture.save(file, "PNG", optimize=True, transparency=UNLABELED)
+    image.save(file, "PNG", optimize=True, transparency=UNLABELED)
     return file.getvalue()
 
 
@@ -219,8 +204,8 @@ def _data_uri(name, content):
 
 
 def _render(**values):
-    """The page's bytes; all text in it is escaped."""
-    import jinja2  # of use to few runs
+    """Render the page, with all text escaped, to bytes."""
+    import jinja2  # slow to import, and needed for reports only
 
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
@@ -229,54 +214,54 @@ def _render(**values):
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    # As in the log.
+    # The log's formats.
     environment.filters["score"] = lambda value: "n/a" if value is None else f"{value:.4f}"
     environment.filters["percent"] = lambda value: f"{value:.2%}"
     return environment.get_template(PAGE).render(**values).encode()
 
 
-KEPT = 8  # of each
+MAX_IMAGES = 8  # worst and best images each
 
 
 class WorstBestImages:
-    """Keeps the worst and the best images of an evaluation, as small pictures.
+    """Collects the images with the lowest and the highest mIoU; a callback of ``evaluate``.
 
     Args:
         dataset: The PaddleSeg data set that is evaluated.
     """
 
     def __init__(self, dataset):
-        self._dataset, self._kept = dataset, []
+        self._dataset, self._images = dataset, []
 
-    def __call__(self, index, labels, predicted, confusion):
-        """Look at an image; see ``evaluate``. One without labels has no score and is left out."""
+    def __call__(self, index, labels, prediction, confusion):
+        """Add an image; see ``evaluate``. Images without labeled pixels have no mIoU: skipped."""
         scores = Scores(confusion, [])
         if not scores.present.any():
             return
         path = str(self._dataset.file_list[index][0])
-        truth = np.where(labels == self._dataset.ignore_index, UNLABELED, labels)
-        maps = shrink(truth), shrink(predicted)
-        example = EvaluatedImage(scores.miou, index, path, self._name(path), scores.iou, *maps)
-        insort(self._kept, example)
-        _drop_the_middle(self._kept)
+        ground_truth = np.where(labels == self._dataset.ignore_index, UNLABELED, labels)
+        maps = shrink(ground_truth), shrink(prediction)
+        image = EvaluatedImage(scores.miou, index, path, self._name(path), scores.iou, *maps)
+        insort(self._images, image)
+        _drop_middle(self._images)
 
-    def worst_and_best(self):
-        """The images of all processes: two lists of ``EvaluatedImage``, the most extreme first.
+    def gather(self):
+        """The worst and the best images of all processes: two lists, the most extreme first.
 
-        Where there are too few images for both, each is in one of them.
+        Each image is in one list only, also where there are few.
         """
-        kept = sorted(example for share in distributed.all_gather(self._kept) for example in share)
-        _drop_the_middle(kept)
-        half = (len(kept) + 1) // 2
-        return kept[:half], kept[half:][::-1]
+        images = sorted(chain.from_iterable(distributed.all_gather(self._images)))
+        _drop_middle(images)
+        half = (len(images) + 1) // 2
+        return images[:half], images[half:][::-1]
 
     def _name(self, path):
-        """A file's path in the data set's folder."""
+        """The path of a file relative to the data set's folder."""
         root = getattr(self._dataset, "dataset_root", None) or os.path.dirname(path)
         path = Path(path)
         return path.relative_to(root).as_posix() if path.is_relative_to(root) else path.name
 
 
-def _drop_the_middle(kept):
-    """Leave the ``KEPT`` first and the ``KEPT`` last of a sorted list."""
-    del kept[KEPT:-KEPT]
+def _drop_middle(images):
+    """Keep the first and the last ``MAX_IMAGES`` of a sorted list."""
+    del images[MAX_IMAGES:-MAX_IMAGES]

@@ -1,4 +1,4 @@
-"""Inference: a trained model, from images to segmentation maps."""
+"""Inference: trained models, test-time augmentation, images to segmentation maps."""
 
 from .backends import BACKENDS
 from .predict_files import predict

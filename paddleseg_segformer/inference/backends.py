@@ -1,6 +1,6 @@
-"""Running an exported graph: by Paddle Inference, ONNX Runtime or OpenVINO, all on the CPU.
+"""Inference backends for exported graphs: Paddle Inference, ONNX Runtime, OpenVINO; on the CPU.
 
-Each class takes a path, and is called with a float32 array ``[N, 3, H, W]``.
+Each backend is constructed from a path, and called with a float32 array ``[N, 3, H, W]``.
 """
 
 import threading
@@ -11,6 +11,7 @@ import numpy as np
 import paddle
 import paddle.nn.functional as F
 
+from ..data.transforms import Compose
 from ..device import num_threads
 from ..errors import InputError, one_line
 from .segmenter import Segmenter
@@ -18,18 +19,18 @@ from .test_config import TestConfig
 
 
 class PaddleInference:
-    """``model.json`` and ``model.pdiparams`` in a folder."""
+    """Paddle Inference; the path is a folder with ``model.json`` and ``model.pdiparams``."""
 
     def __init__(self, folder):
         from paddle import inference
 
         files = [Path(folder) / name for name in ("model.json", "model.pdiparams")]
         for file in files:
-            if not file.is_file():  # Paddle would make up the weights
+            if not file.is_file():  # Paddle would use random weights
                 raise InputError(f"{file}: does not exist; export the model again.")
         options = inference.Config(*map(str, files))
         options.disable_glog_info()
-        options.disable_mkldnn()  # Paddle 3.3.1's oneDNN does not know all of the graph's operators
+        options.disable_mkldnn()  # Paddle 3.3.1's oneDNN lacks some operators of the graph
         options.set_cpu_math_library_num_threads(num_threads())
         self._predictor = inference.create_predictor(options)
         (name,) = self._predictor.get_input_names()
@@ -41,31 +42,31 @@ class PaddleInference:
         self._input.reshape(images.shape)
         self._input.copy_from_cpu(images)
         self._predictor.run()
-        paddle.base.core.set_num_threads(num_threads())  # of which a run leaves Paddle one
+        paddle.base.core.set_num_threads(num_threads())  # the run sets it to 1 for all of Paddle
         return self._output.copy_to_cpu()
 
 
 class OnnxRuntime:
-    """An ONNX file."""
+    """ONNX Runtime; the path is an ONNX file."""
 
     def __init__(self, path):
         import onnxruntime
 
         options = onnxruntime.SessionOptions()
-        options.log_severity_level = 3  # it warns of constants that nothing uses
+        options.log_severity_level = 3  # no warnings about unused constants
         options.intra_op_num_threads = num_threads()
         self._session = onnxruntime.InferenceSession(
             str(path), options, providers=["CPUExecutionProvider"]
         )
-        (entry,) = self._session.get_inputs()
-        self._name = entry.name
+        (graph_input,) = self._session.get_inputs()
+        self._name = graph_input.name
 
     def __call__(self, images):
         return self._session.run(None, {self._name: images})[0]
 
 
 class OpenVino:
-    """An ONNX file, which OpenVINO reads as it is."""
+    """OpenVINO; the path is an ONNX file."""
 
     def __init__(self, path):
         import openvino
@@ -82,34 +83,37 @@ class OpenVino:
 
 
 class LockedBackend:
-    """A graph that several threads may call: each waits for its turn."""
+    """A thread-safe backend: calls from several threads run one at a time."""
 
-    def __init__(self, graph):
-        self._graph, self._lock = graph, threading.Lock()
+    def __init__(self, backend):
+        self._backend, self._lock = backend, threading.Lock()
 
     def __call__(self, images):
-        """The graph's output, an array of its own.
+        """Run the graph.
+
+        Returns:
+            A copy of the graph's output.
 
         Raises:
-            InputError: The graph does not take images of this size.
+            InputError: The graph does not support images of this size.
         """
         try:
             with self._lock:
-                output = np.array(self._graph(images))
-            if output.size == 0:  # OpenVINO's on one thread, where others raise
-                raise ValueError("nothing comes out of it")
+                output = np.array(self._backend(images))
+            if output.size == 0:  # OpenVINO on one thread returns this; other backends raise
+                raise ValueError("empty output")
             return output
-        except Exception as error:  # each runtime has errors of its own
+        except Exception as error:  # each backend has its own exception types
             height, width = images.shape[2:]
             reason = one_line(error)[:200]
             raise InputError(
-                f"The graph does not take an image of {width}x{height} ({reason})."
+                f"The graph does not support images of {width}x{height} ({reason})."
             ) from error
 
 
 ONNX_BACKENDS = {"openvino": OpenVino, "onnxruntime": OnnxRuntime}
 BACKENDS = {"paddle": PaddleInference, **ONNX_BACKENDS}
-"""What runs an exported graph, by name: Paddle's own, or of an ONNX file the fastest first."""
+"""Backends by name; of those for ONNX files, the fastest first."""
 
 
 def open_backend(path, name=None):
@@ -117,106 +121,113 @@ def open_backend(path, name=None):
 
     Args:
         path: A folder with Paddle Inference's two files, or an ONNX file.
-        name: Of ``BACKENDS``; None takes the fastest of those that are installed.
+        name: Key of ``BACKENDS``; None means the fastest that is installed.
+
+    Returns:
+        ``LockedBackend``.
 
     Raises:
-        InputError: The file cannot be read, or no runtime for it is installed.
+        InputError: The file cannot be read, or no backend for it is installed.
     """
-    wanted = {"paddle": PaddleInference} if Path(path).is_dir() else ONNX_BACKENDS
+    backends = {"paddle": PaddleInference} if Path(path).is_dir() else ONNX_BACKENDS
     if name is not None:
-        if name not in wanted:
-            raise InputError(f"--backend {name}: does not read {path}; use {' or '.join(wanted)}.")
-        wanted = {name: wanted[name]}
-    for runtime in wanted.values():
+        if name not in backends:
+            raise InputError(
+                f"--backend {name}: does not read {path}; use {' or '.join(backends)}."
+            )
+        backends = {name: backends[name]}
+    for backend in backends.values():
         try:
-            return LockedBackend(runtime(path))
+            return LockedBackend(backend(path))
         except ImportError:
             continue
         except InputError:
             raise
-        except Exception as error:  # each runtime has errors of its own
+        except Exception as error:  # each backend has its own exception types
             reason = one_line(error)
             raise InputError(f"{path}: cannot be opened ({reason}).") from error
     raise InputError(
-        f"{path}: needs {' or '.join(wanted)}; pip install 'paddleseg-segformer[onnx]'."
+        f"{path}: needs {' or '.join(backends)}; pip install 'paddleseg-segformer[onnx]'."
     )
 
 
-def make_segmenter(graph, product, transforms, test_config):
-    """What labels images by a graph: called like ``Segmenter``.
+def make_segmenter(backend, source, transforms, test_config):
+    """A segmenter that runs an exported graph, with the interface of ``Segmenter``.
 
     Args:
-        graph: What ``open_backend`` returned.
-        product: ``ModelSource`` of the graph.
-        transforms: PaddleSeg's ``Compose`` of its transforms.
+        backend: Result of ``open_backend``.
+        source: ``ModelSource`` of the graph.
+        transforms: List of the transforms before the graph.
         test_config: ``TestConfig``.
 
     Raises:
-        InputError: The test_config asks for what label maps and probabilities do not allow.
+        InputError: The graph returns label maps or probabilities, and the test configuration needs
+            logits.
     """
-    size = tuple(product.input_shape[2:])
+    size = tuple(source.input_shape[2:])
     size = None if -1 in size else size
-    if product.output_op == "none":
-        return Segmenter(GraphLogitsModel(graph, size), transforms, test_config)
+    if source.output_op == "none":
+        return Segmenter(GraphLogitsModel(backend, size), transforms, test_config)
     if test_config != TestConfig():
         raise InputError(
-            f"A graph whose output is {product.output_op} sees each image once and whole; export "
-            "it with --output_op none for scales, mirrored views and windows."
+            f"A graph whose output is {source.output_op} supports no test-time augmentation and no "
+            "sliding windows; export it with --output_op none."
         )
-    return GraphSegmenter(graph, size, transforms)
+    return GraphSegmenter(backend, size, transforms)
 
 
 class GraphLogitsModel:
-    """A graph that returns logits, as the model that it was.
+    """An exported graph that returns logits, with the interface of a PaddleSeg model.
 
     Args:
-        graph: What ``open_backend`` returned.
-        size: ``(H, W)`` that images are resized to, or None.
+        backend: Result of ``open_backend``.
+        size: The graph's fixed input size ``(H, W)``, to which images are resized, or None.
     """
 
-    def __init__(self, graph, size):
-        self.graph, self.size = graph, size
+    def __init__(self, backend, size):
+        self._backend, self._size = backend, size
 
     def __call__(self, images):
-        if self.size is not None and tuple(images.shape[2:]) != self.size:
-            images = F.interpolate(images, self.size, mode="bilinear")
-        return [paddle.to_tensor(self.graph(images.numpy()))]
+        if self._size is not None and tuple(images.shape[2:]) != self._size:
+            images = F.interpolate(images, self._size, mode="bilinear")
+        return [paddle.to_tensor(self._backend(images.numpy()))]
 
 
 class GraphSegmenter:
-    """Labels images by a graph that returns label maps or probabilities.
+    """An exported graph that returns label maps or probabilities, with its preprocessing.
 
-    Where the transforms or the graph's own size change an image's, probabilities are resized
-    bilinearly, and label maps to the nearest pixel.
+    Outputs are resized to the original image size: probabilities bilinearly, label maps to the
+    nearest pixel.
 
     Args:
-        graph: What ``open_backend`` returned.
-        size: ``(H, W)`` that images are resized to, or None.
-        transforms: PaddleSeg's ``Compose``.
+        backend: Result of ``open_backend``.
+        size: The graph's fixed input size ``(H, W)``, to which images are resized, or None.
+        transforms: List of the transforms before the graph.
     """
 
-    def __init__(self, graph, size, transforms):
-        self.graph, self.size, self.transforms = graph, size, transforms
+    def __init__(self, backend, size, transforms):
+        self._backend, self._size, self._transforms = backend, size, Compose(transforms)
 
-    def views(self, image):
-        """The one look at an image, a uint8 array ``[H, W, 3]``, BGR."""
-        return [self.transforms({"img": image.astype("float32"), "trans_info": []})]
+    def augmented_inputs(self, image):
+        """The transformed sample of an image, uint8 ``[H, W, 3]``, RGB; the only input."""
+        return [self._transforms({"img": image})]
 
     def __call__(self, images):
-        """Label maps, integer arrays ``[H, W]``, of a list of images' ``views``."""
-        return [self._label(sample["img"], sample["trans_info"]) for (sample,) in images]
+        """Label maps, integer arrays ``[H, W]``, from the ``augmented_inputs`` of each image."""
+        return [self._segment(sample["img"], sample["trans_info"]) for (sample,) in images]
 
-    def _label(self, image, trans_info):
-        if self.size is not None and image.shape[1:] != self.size:
+    def _segment(self, image, trans_info):
+        if self._size is not None and image.shape[1:] != self._size:
             trans_info = [*trans_info, ("resize", image.shape[1:])]
-            image = cv2.resize(image.transpose(1, 2, 0), self.size[::-1]).transpose(2, 0, 1)
-        scores = self.graph(np.ascontiguousarray(image[None], dtype="float32"))[0]
-        labels = scores.ndim == 2
-        scores = scores if labels else np.ascontiguousarray(scores.transpose(1, 2, 0))
+            image = cv2.resize(image.transpose(1, 2, 0), self._size[::-1]).transpose(2, 0, 1)
+        output = self._backend(np.ascontiguousarray(image[None], dtype="float32"))[0]
+        is_label_map = output.ndim == 2
+        if not is_label_map:
+            output = np.ascontiguousarray(output.transpose(1, 2, 0))
         for kind, (height, width) in reversed(trans_info):
             if kind == "resize":
-                way = cv2.INTER_NEAREST if labels else cv2.INTER_LINEAR
-                scores = cv2.resize(scores, (int(width), int(height)), interpolation=way)
-            else:  # padding, at the right and the bottom
-                scores = scores[:height, :width]
-        return scores if labels else scores.argmax(axis=2)
+                interpolation = cv2.INTER_NEAREST if is_label_map else cv2.INTER_LINEAR
+                output = cv2.resize(output, (int(width), int(height)), interpolation=interpolation)
+            else:  # padding at the right and the bottom
+                output = output[:height, :width]
+        return output if is_label_map else output.argmax(axis=2)

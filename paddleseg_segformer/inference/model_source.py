@@ -1,7 +1,7 @@
-"""Everything that using a trained model needs, wherever it comes from.
+"""Where a trained model comes from, and what inference needs to know about it.
 
-A model is known by a configuration and its weights; by a checkpoint of a run, whose manifest holds
-the configuration; by an exported graph, whose description holds the rest; or by its weights alone.
+A model is given by a config and weights; by a checkpoint of a training run, whose manifest holds
+the config; by an exported graph with its ``deploy.yaml``; or by weights only.
 """
 
 from __future__ import annotations
@@ -25,22 +25,21 @@ from ..weights import read_weights
 logger = logging.getLogger(__name__)
 
 MANIFEST, DESCRIPTION = "manifest.json", "deploy.yaml"
-EXPORTED = (".yaml", ".json", ".pdmodel", ".pdiparams")  # what PaddleSeg's users point at
-# What an ONNX file's metadata calls the same description.
-METADATA = "deploy"
+METADATA = "deploy"  # key of the text of deploy.yaml in an ONNX file's metadata
+EXPORTED = (".yaml", ".json", ".pdmodel", ".pdiparams")  # a file that stands for its export folder
 IMAGENET = {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
 
 
 @dataclass(frozen=True)
 class ModelSource:
-    """A trained model.
+    """A trained model: its config, weights and classes.
 
     Attributes:
-        config: PaddleSeg's ``Config``: ``model``, the validation transforms, ``test_config``.
+        config: PaddleSeg's ``Config`` with ``model``, validation transforms and ``test_config``.
         weights: Path of the weights, or of the exported graph.
-        classes: Names.
+        classes: Class names.
         palette: uint8 array ``[classes, 3]``, RGB.
-        output_op, input_shape: Of an exported graph, as it was exported; else None.
+        output_op, input_shape: The options that a graph was exported with; None for weights.
     """
 
     config: Config
@@ -52,19 +51,19 @@ class ModelSource:
 
 
 def resolve_model(source: StrPath, config: Config | StrPath | None = None) -> ModelSource:
-    """Find out what a user means by a model.
+    """Resolve a path to a model.
 
     Args:
-        source: A checkpoint's file or folder (of a run of this project, or any published one that
-            ``load_weights`` reads), a folder with ``deploy.yaml`` or a file of it, or an ONNX file.
-        config: PaddleSeg's ``Config`` or the path of one, where the source is to be taken as its
-            weights; None looks beside the source, or into it.
+        source: A checkpoint's file or folder (from a training run, or a published one in any format
+            of ``load_weights``), a folder with ``deploy.yaml`` or a file in it, or an ONNX file.
+        config: PaddleSeg's ``Config`` or its path, to be used with the weights in ``source``; None
+            means the config found in or beside ``source``.
 
     Returns:
         ``ModelSource``.
 
     Raises:
-        InputError: There is nothing, or it is nothing known.
+        InputError: The path does not exist, or is not a known kind of model.
     """
     path = Path(source)
     if config is not None:
@@ -76,23 +75,23 @@ def resolve_model(source: StrPath, config: Config | StrPath | None = None) -> Mo
     if path.is_dir() and (path / "model.onnx").is_file():
         path = path / "model.onnx"
     if path.suffix == ".onnx":
-        return _of_description(path, _read_metadata(path))
+        return _from_deploy_yaml(path, _read_metadata(path))
     if (path / DESCRIPTION).is_file():
         text = (path / DESCRIPTION).read_text(encoding="utf-8")
-        return _of_description(path, text)
+        return _from_deploy_yaml(path, text)
     folder = path if path.is_dir() else path.parent
     if (folder / MANIFEST).is_file():
-        return _of_manifest(str(path), folder)
-    return _of_weights(source)
+        return _from_manifest(str(path), folder)
+    return _from_weights(source)
 
 
 def inference_config(model, transforms, test_config=None):
-    """A configuration for using a model: what is only for training has no place in it."""
+    """PaddleSeg's ``Config`` for inference, without the sections that only training needs."""
     config = Config.__new__(Config)
     dataset = {"type": "Dataset", "num_classes": model["num_classes"]}
     config.dic = {
         "model": model,
-        "train_dataset": dataset,  # PaddleSeg's builder asks for its kind
+        "train_dataset": dataset,  # PaddleSeg's builder reads its type
         "val_dataset": {**dataset, "transforms": transforms},
         "test_config": test_config or {},
     }
@@ -100,20 +99,18 @@ def inference_config(model, transforms, test_config=None):
 
 
 def _names_and_colors(config):
-    """Class names and palette as the configuration's data set has them, which need not be there."""
-    (dataset,) = build(config, "val_dataset_class")
+    """Class names and palette of a config's data set, whose files need not exist."""
+    (cls,) = build(config, "val_dataset_class")
     options = config.val_dataset_cfg
-    known = {
-        key: getattr(dataset, key) for key in ("CLASS_NAMES", "PALETTE") if hasattr(dataset, key)
-    }
-    classes = options.get("num_classes", getattr(dataset, "NUM_CLASSES", None))
-    stand_in = SimpleNamespace(
+    known = {key: getattr(cls, key) for key in ("CLASS_NAMES", "PALETTE") if hasattr(cls, key)}
+    classes = options.get("num_classes", getattr(cls, "NUM_CLASSES", None))
+    dataset = SimpleNamespace(
         num_classes=classes, dataset_root=options.get("dataset_root", ""), **known
     )
-    return class_names(stand_in), palette(stand_in)
+    return class_names(dataset), palette(dataset)
 
 
-def _of_manifest(weights, folder):
+def _from_manifest(weights, folder):
     try:
         manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
         settings, classes = manifest["config"], manifest["classes"]
@@ -121,12 +118,14 @@ def _of_manifest(weights, folder):
         transforms = settings.get("val_dataset", {}).get("transforms", [{"type": "Normalize"}])
         model = {**settings["model"], "num_classes": len(classes)}
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise InputError(f"{folder / MANIFEST}: cannot be read; give the config, too.") from error
+        raise InputError(
+            f"{folder / MANIFEST}: cannot be read; pass the config with --config."
+        ) from error
     config = inference_config(model, transforms, settings.get("test_config"))
     return ModelSource(config, weights, classes, colors)
 
 
-def _of_description(path, text):
+def _from_deploy_yaml(path, text):
     try:
         description = yaml.safe_load(text)
         deploy, classes = description["Deploy"], description["classes"]
@@ -136,7 +135,7 @@ def _of_description(path, text):
         return ModelSource(config, str(path), classes, colors, *exported)
     except (yaml.YAMLError, KeyError, TypeError, ValueError) as error:
         raise InputError(
-            f"{path}: has no description by tools/export.py; export the model again."
+            f"{path}: was not exported by tools/export.py; export the model again."
         ) from error
 
 
@@ -149,48 +148,45 @@ def _read_metadata(path):
         raise InputError(f"{path}: needs onnx; pip install 'paddleseg-segformer[onnx]'.") from error
     try:
         model = onnx.load(str(path), load_external_data=False)
-    except Exception as error:  # protobuf's own
+    except Exception as error:  # of protobuf
         raise InputError(f"{path}: cannot be read as an ONNX file.") from error
     return next((entry.value for entry in model.metadata_props if entry.key == METADATA), "")
 
 
-def _of_weights(source):
-    """A SegFormer whose weights tell what it is; its images are seen as they are."""
+def _from_weights(source):
+    """A SegFormer whose architecture is inferred from its weights; no resize before the model."""
     checkpoint = read_weights(source)
-    found = checkpoint.architecture
-    if found is None or found.classes is None:
+    architecture = checkpoint.architecture
+    if architecture is None or architecture.classes is None:
         raise InputError(
-            f"{source}: is no whole SegFormer, so that it does not tell what model it is for; "
-            "give the config, too."
+            f"{source}: has no complete SegFormer, so its architecture is unknown; pass the config "
+            "with --config."
         )
     model = {
         "type": "SegFormer",
-        "num_classes": found.classes,
-        "embedding_dim": found.width,
-        "stage_projection": found.stage_projection,
+        "num_classes": architecture.classes,
+        "embedding_dim": architecture.width,
+        "stage_projection": architecture.stage_projection,
         "backbone": {
             "type": "MixVisionTransformer",
-            "embed_dims": list(found.channels),
-            "depths": list(found.depths),
+            "embed_dims": list(architecture.channels),
+            "depths": list(architecture.depths),
             "norm_epsilon": checkpoint.norm_epsilon,
         },
     }
-    names = _hugging_face_names(Path(source))
     known = {"CLASS_NAMES": ADE20K.CLASS_NAMES, "PALETTE": ADE20K.PALETTE}
-    if found.classes != len(ADE20K.CLASS_NAMES):
-        known = {"CLASS_NAMES": names}
-    stand_in = SimpleNamespace(num_classes=found.classes, **known)
+    if architecture.classes != len(ADE20K.CLASS_NAMES):
+        known = {"CLASS_NAMES": _hugging_face_names(Path(source))}
+    dataset = SimpleNamespace(num_classes=architecture.classes, **known)
     logger.warning(
-        "%s does not tell how its images are prepared: they are seen as they are, normalized as "
-        "for ImageNet",
-        source,
+        "%s has no preprocessing info; using no resize and ImageNet normalization", source
     )
     config = inference_config(model, [{"type": "Normalize", **IMAGENET}])
-    return ModelSource(config, str(source), class_names(stand_in), palette(stand_in))
+    return ModelSource(config, str(source), class_names(dataset), palette(dataset))
 
 
 def _hugging_face_names(folder):
-    """The classes' names in the config.json of a Hugging Face folder, or None."""
+    """Class names in the config.json of a Hugging Face folder, or None."""
     try:
         labels = json.loads((folder / "config.json").read_text(encoding="utf-8"))["id2label"]
         return [labels[str(index)] for index in range(len(labels))]

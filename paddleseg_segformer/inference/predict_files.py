@@ -1,4 +1,4 @@
-"""Image files to files of pictures: what ``tools/predict.py`` does."""
+"""Prediction of image and video files, for ``tools/predict.py``."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ from .predictor import Predictor
 IMAGE_ENDINGS = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif"}
 VIDEO_ENDINGS = {".mp4", ".avi", ".mov", ".mkv", ".webm"}
 
-# PaddleSeg's names for the folders of its two kinds of picture; the others are ours.
+# The first two are PaddleSeg's folder names.
 OVERLAYS, COLOR_MAPS = "added_prediction", "pseudo_color_prediction"
 LABEL_MAPS, PROBABILITIES = "label_map", "probabilities"
-KINDS = (OVERLAYS, COLOR_MAPS, LABEL_MAPS, PROBABILITIES)
+OUTPUT_DIRS = (OVERLAYS, COLOR_MAPS, LABEL_MAPS, PROBABILITIES)
 
 
 def find_images(path):
-    """The files that ``path`` means.
+    """Find image and video files.
 
     Args:
-        path: An image or video, a folder searched with its subfolders, a pattern such as
+        path: An image or video, a folder that is searched recursively, a glob pattern such as
             ``photos/*.jpg``, or a text file that has an image path as each line or its first word,
             relative to the text file.
 
@@ -40,9 +40,9 @@ def find_images(path):
         The common folder of the files, and their paths relative to it.
 
     Raises:
-        InputError: There is no such path, or no image in it.
+        InputError: The path does not exist, or there is no image in it.
     """
-    wanted, path = str(path), Path(path)
+    pattern, path = str(path), Path(path)
     endings = IMAGE_ENDINGS | VIDEO_ENDINGS
     if path.is_dir():
         files = sorted(p for p in path.rglob("*") if p.suffix.lower() in endings and p.is_file())
@@ -56,41 +56,41 @@ def find_images(path):
             raise InputError(f"{path}: is neither an image nor a text file of paths.") from error
         root, lines = path.parent, [line.strip() for line in lines if line.strip()]
         names = [Path(x if (root / x).is_file() else x.split()[0]) for x in lines]
-    elif glob.has_magic(wanted):
-        found = [Path(name) for name in sorted(glob.glob(wanted, recursive=True))]
-        root = Path(os.path.commonpath([name.parent for name in found])) if found else Path()
-        names = [name.relative_to(root) for name in found if name.is_file()]
+    elif glob.has_magic(pattern):
+        paths = [Path(name) for name in sorted(glob.glob(pattern, recursive=True))]
+        root = Path(os.path.commonpath([p.parent for p in paths])) if paths else Path()
+        names = [p.relative_to(root) for p in paths if p.is_file()]
     else:
         raise InputError(f"{path}: no such image, folder or list of images.")
     if not names:
-        raise InputError(f"{path}: holds no image ({', '.join(sorted(endings))}).")
+        raise InputError(f"{path}: contains no image ({', '.join(sorted(endings))}).")
     return root, names
 
 
-def _targets(names):
-    """Where a file's pictures go, without ending, below a folder and never outside it: by name.
+def _output_names(names):
+    """The output path of each file, without extension, relative to an output folder.
 
-    Files that differ in their endings alone keep them.
+    Files that differ only in their extensions keep them, as part of the name.
 
     Raises:
-        InputError: Two files' pictures would have the same names.
+        InputError: Two files have the same output path.
     """
     paths = {}
-    for name in names:
+    for name in names:  # ".." would leave the output folder
         paths[name] = Path(*(part for part in name.parts if part not in (name.anchor, "..")))
-    short = Counter(path.with_suffix("") for path in paths.values())
-    whole = set(paths.values())
-    targets, taken = {}, {}
+    stems = Counter(path.with_suffix("") for path in paths.values())
+    full_names = set(paths.values())
+    outputs, sources = {}, {}
     for name, path in paths.items():
         stem = path.with_suffix("")
-        target = stem if short[stem] == 1 and stem not in whole else path
-        if target in taken:
+        output = stem if stems[stem] == 1 and stem not in full_names else path
+        if output in sources:
             raise InputError(
-                f"{name}: its pictures would have the same names as those of {taken[target]}; "
-                "segment the two one at a time."
+                f"{name}: would have the same output files as {sources[output]}; segment the two "
+                "one at a time."
             )
-        targets[name], taken[target] = target, name
-    return targets
+        outputs[name], sources[output] = output, name
+    return outputs
 
 
 def predict(
@@ -103,82 +103,92 @@ def predict(
     """Segment image files and write an overlay, a color map and a label map of each.
 
     Args:
-        model_path: As ``source`` of ``Predictor``.
-        image_path: As in ``find_images``; what lies in ``save_dir``'s own folders is left out.
-        save_dir: Folder for ``added_prediction``, ``pseudo_color_prediction`` and ``label_map``;
-            in each, images keep their names and subfolders, as PNG. Of a video, the first two are
-            videos, and there is no label map.
-        probabilities: Whether to write each class's too, ``probabilities/*.npz``: float16 array
+        model_path: ``source`` of ``Predictor``.
+        image_path: As in ``find_images``; files in ``save_dir``'s output folders are excluded.
+        save_dir: Folder for ``added_prediction`` (overlays), ``pseudo_color_prediction`` (color
+            maps) and ``label_map``; in each, images keep their names and subfolders, as PNG. Of a
+            video, the first two are videos, and there is no label map.
+        probabilities: Whether to also write ``probabilities/*.npz``, float16 arrays
             ``[classes, H, W]``.
-        options: Of ``Predictor``.
+        options: Arguments of ``Predictor``.
 
     Returns:
-        The number of images and videos that were segmented, and what was wrong with each other.
+        The number of images and videos that were segmented, and the error of each other one.
 
     Raises:
-        InputError: There is no image, or the model cannot be used, or nothing can be written.
-        RunError: A picture or video cannot be written after all.
+        InputError: There is no image, the model cannot be used, or ``save_dir`` is not writable.
+        RunError: Writing an output fails.
     """
     root, names = find_images(image_path)
     save_dir = Path(save_dir)
-    own = {(save_dir / kind).resolve() for kind in KINDS}  # of an earlier time, and no input
-    names = [name for name in names if own.isdisjoint((root / name).resolve().parents)]
+    outputs = {(save_dir / kind).resolve() for kind in OUTPUT_DIRS}  # outputs of an earlier call
+    names = [name for name in names if outputs.isdisjoint((root / name).resolve().parents)]
     if not names:
         raise InputError(
-            f"{image_path}: holds only pictures that predict wrote to --save_dir {save_dir}; name "
-            "the images, or another folder."
+            f"{image_path}: contains only outputs of predict in --save_dir {save_dir}; pass the "
+            "images, or another --save_dir."
         )
     check_dir_writable(save_dir)
-    targets = list(_targets(names).items())
+    files = list(_output_names(names).items())
     predictor, problems = Predictor(model_path, **options), []
     if probabilities:
         predictor.check_probabilities()
-    step = 1 if probabilities else num_threads()  # those of several images would fill the memory
-    with tqdm(total=len(targets), desc="predict", unit="image", disable=None) as bar:
-        for start in range(0, len(targets), step):
-            chunk = targets[start : start + step]
+    step = 1 if probabilities else num_threads()  # probabilities of several images need much memory
+    with tqdm(total=len(files), desc="predict", unit="image", disable=None) as bar:
+        for start in range(0, len(files), step):
+            chunk = files[start : start + step]
             problems += _predict_chunk(predictor, root, dict(chunk), save_dir, probabilities)
             bar.update(len(chunk))
-    return len(targets) - len(problems), problems
+    return len(files) - len(problems), problems
 
 
 def _predict_chunk(predictor, root, chunk, save_dir, probabilities):
-    """Segment some files at the same time; returns what was wrong with those that could not be."""
+    """Segment files in parallel.
+
+    Args:
+        predictor: ``Predictor``.
+        root: Folder of the files.
+        chunk: Dictionary from each file's name to its output name.
+        save_dir, probabilities: As in ``predict``.
+
+    Returns:
+        The errors of files that could not be segmented.
+    """
     images, problems = {}, []
-    for name, target in chunk.items():
+    for name, output in chunk.items():
         try:
             if name.suffix.lower() in VIDEO_ENDINGS:
-                _predict_video(predictor, root / name, target, save_dir)
+                _predict_video(predictor, root / name, output, save_dir)
             else:
-                images[name] = read_image(root / name)[:, :, ::-1]
+                images[name] = read_image(root / name)
         except InputError as error:
             problems.append(str(error))
-    for name, found in zip(images, _segment(predictor, list(images.values()), probabilities)):
-        if isinstance(found, InputError):
-            problems.append(f"{root / name}: {found}")
+    for name, result in zip(images, _segment(predictor, list(images.values()), probabilities)):
+        if isinstance(result, InputError):
+            problems.append(f"{root / name}: {result}")
             continue
-        target = chunk[name].with_name(chunk[name].name + ".png")
-        _save(save_dir / OVERLAYS / target, found.overlay())
-        _save(save_dir / COLOR_MAPS / target, found.color_map())
-        _save(save_dir / LABEL_MAPS / target, found.label_image())
+        output = chunk[name].with_name(chunk[name].name + ".png")
+        _save(save_dir / OVERLAYS / output, result.overlay())
+        _save(save_dir / COLOR_MAPS / output, result.color_map())
+        _save(save_dir / LABEL_MAPS / output, result.label_image())
         if probabilities:
-            path = save_dir / PROBABILITIES / target.with_suffix(".npz")
+            path = save_dir / PROBABILITIES / output.with_suffix(".npz")
             with cleanup_on_error(path):
-                np.savez_compressed(path, probabilities=found.probabilities)
+                np.savez_compressed(path, probabilities=result.probabilities)
     return problems
 
 
 def _segment(predictor, images, probabilities):
-    """The predictions of images, or the error of each that the model does not take."""
+    """The ``Prediction`` of each image, or the ``InputError`` if the model does not support it."""
     try:
         return predictor.batch(images, probabilities)
     except InputError as error:
         if len(images) == 1:
             return [error]
-        return [found for image in images for found in _segment(predictor, [image], probabilities)]
+        return [_segment(predictor, [image], probabilities)[0] for image in images]
 
 
-def _predict_video(predictor, path, target, save_dir):
+def _predict_video(predictor, path, output, save_dir):
     capture = cv2.VideoCapture(str(path))
     sides = (cv2.CAP_PROP_FRAME_WIDTH, cv2.CAP_PROP_FRAME_HEIGHT)
     size = tuple(int(capture.get(side)) for side in sides)
@@ -187,7 +197,7 @@ def _predict_video(predictor, path, target, save_dir):
     rate, frames = capture.get(cv2.CAP_PROP_FPS) or 25, capture.get(cv2.CAP_PROP_FRAME_COUNT)
     partials = {}
     for folder in (OVERLAYS, COLOR_MAPS):
-        final = save_dir / folder / target.with_name(target.name + ".mp4")
+        final = save_dir / folder / output.with_name(output.name + ".mp4")
         partials[final.with_name(final.name + ".partial.mp4")] = final
     with contextlib.ExitStack() as stack:
         stack.callback(capture.release)
@@ -204,30 +214,30 @@ def _predict_video(predictor, path, target, save_dir):
         stack.callback(bar.close)
         count = 0
         for _ in iter(capture.grab, False):
-            found = predictor(capture.retrieve()[1][:, :, ::-1])
-            for writer, picture in zip(writers, (found.overlay(), found.color_map())):
-                writer.write(np.asarray(picture)[:, :, ::-1])
+            prediction = predictor(cv2.cvtColor(capture.retrieve()[1], cv2.COLOR_BGR2RGB))
+            for writer, frame in zip(writers, (prediction.overlay(), prediction.color_map())):
+                writer.write(cv2.cvtColor(np.asarray(frame), cv2.COLOR_RGB2BGR))
             bar.update()
             count += 1
         if count == 0:
             raise InputError(f"{path}: cannot be read as a video.")
         for writer, (partial, final) in zip(writers, partials.items()):
             writer.release()
-            if _count_frames(partial) != count:  # OpenCV tells nothing of a full disk
-                raise RunError(f"--save_dir: {final} cannot be written, as if the disk were full.")
+            if _count_frames(partial) != count:  # OpenCV ignores write errors
+                raise RunError(f"--save_dir: {final} cannot be written; is the disk full?")
         for partial, final in partials.items():
             with cleanup_on_error(final):
                 partial.replace(final)
 
 
 def _count_frames(path):
-    """A video's frames as its file says; 0 where it cannot be read."""
+    """The number of frames in a video file's header; 0 if it cannot be read."""
     capture = cv2.VideoCapture(str(path))
     count = int(capture.get(cv2.CAP_PROP_FRAME_COUNT))
     capture.release()
     return count
 
 
-def _save(path, picture):
+def _save(path, image):
     with cleanup_on_error(path):
-        picture.save(path)
+        image.save(path)

@@ -1,17 +1,18 @@
-"""Images to label maps."""
+"""Test-time augmentation and sliding-window inference: images to label maps."""
 
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 import paddle
+from paddleseg import transforms as paddleseg
 from paddleseg.cvlibs import Config
-from paddleseg.transforms import Compose
 
 from ..config import build
-from ..data.transforms import Normalize, at_scale
+from ..data.transforms import Compose, at_scale
 from ..device import num_threads, parallel_map
 from ..errors import InputError
 from ..models import SegFormer
@@ -19,16 +20,19 @@ from ..ops import WindowLogits, label_map, linear_weights, probability_map, resi
 from ..weights import Source, load_weights
 from .test_config import TestConfig
 
+# Rows of the original image that are labeled at a time in sliding-window inference.
+BAND_HEIGHT = 512
+
 
 def load_model(config: Config, model_path: Source) -> paddle.nn.Layer:
     """Build a configuration's model in evaluation mode, with all its weights from a checkpoint.
 
     Raises:
-        InputError: The checkpoint does not fit, or lacks a part of the model.
+        InputError: The checkpoint does not fit, or lacks weights of the model.
     """
     config = copy.deepcopy(config)
     for section in (config.dic["model"], config.dic["model"].get("backbone", {})):
-        section.pop("pretrained", None)  # the checkpoint has it all: fetch nothing
+        section.pop("pretrained", None)  # the checkpoint replaces them: download nothing
     (model,) = build(config, "model")
     missing = load_weights(model, model_path).missing
     if missing:
@@ -40,202 +44,213 @@ def load_model(config: Config, model_path: Source) -> paddle.nn.Layer:
     return model
 
 
-# Rows of the original image that are labeled at a time, where it is seen in windows.
-BAND = 512
-
-
 class AugmentedInput(NamedTuple):
-    """One look at an image.
+    """An image at one scale and flip of test-time augmentation.
 
     Attributes:
-        image: Array ``[3, h, w]``; of floats, or of bytes that ``normalize`` makes floats of.
-        flip: Axes, of ``[N, C, H, W]``, that are mirrored before the model sees it.
-        trans_info: What the transforms did to the image's size, as PaddleSeg notes it.
-        normalize: Our ``Normalize``, which is left to the windows of a large image, or None.
+        image: uint8 or float32 array ``[C, h, w]``, RGB, not flipped yet.
+        flip: Axes of ``[N, C, H, W]`` along which the model's input is flipped.
+        trans_info: The transforms' ``("resize" or "padding", (H, W) before it)``.
+        normalize: PaddleSeg's or our ``Normalize``, applied to each window when it is cropped, so
+            that a large image is never held as floats; or None.
     """
 
     image: np.ndarray
-    flip: list
+    flip: Sequence[int]
     trans_info: list
-    normalize: Normalize | None = None
+    normalize: paddleseg.Normalize | None = None
 
 
 class Segmenter:
-    """A model, and how it looks at images.
+    """A model with its preprocessing and test configuration.
+
+    Validation and prediction both use it, so that they give the same label map of an image.
 
     Args:
         model: A PaddleSeg model in evaluation mode.
-        transforms: PaddleSeg's ``Compose`` of the validation transforms.
+        transforms: The validation transforms.
         test_config: ``TestConfig``.
     """
 
     def __init__(
-        self, model: paddle.nn.Layer, transforms: Compose, test_config: TestConfig
+        self,
+        model: paddle.nn.Layer,
+        transforms: Sequence[Callable[[dict[str, Any]], dict[str, Any]]],
+        test_config: TestConfig,
     ) -> None:
+        transforms = list(transforms)
+        normalizes = bool(transforms) and isinstance(transforms[-1], paddleseg.Normalize)
+        self._normalize = transforms.pop() if normalizes else None
+        self._transforms = [Compose(at_scale(transforms, scale)) for scale in test_config.scales]
         self.model, self.test_config = model, test_config
-        self.transforms = [at_scale(transforms, scale) for scale in test_config.scales]
 
-    def views(
-        self, image: np.ndarray, transformed: dict[str, Any] | None = None
-    ) -> list[AugmentedInput]:
-        """All looks at one image, every scale made from the original.
+    def augmented_inputs(self, image: np.ndarray) -> list[AugmentedInput]:
+        """Transform an image for each scale and flip, each scale from the original image.
 
         Args:
-            image: uint8 array ``[H, W, 3]``, BGR as OpenCV reads it.
-            transformed: The transforms' result for it, where there is one already.
+            image: uint8 array ``[H, W, 3]``, RGB, or grayscale ``[H, W]``.
         """
-        views = []
-        for scale, transforms in zip(self.test_config.scales, self.transforms):
-            if scale == 1 and transformed is not None:
-                look = AugmentedInput(transformed["img"], [], transformed["trans_info"])
-            elif [type(t) for t in transforms.transforms] == [Normalize]:
-                colors = image[:, :, ::-1] if transforms.to_rgb else image
-                look = AugmentedInput(colors.transpose(2, 0, 1), [], [], transforms.transforms[0])
-            else:
-                sample = transforms({"img": image.astype("float32"), "trans_info": []})
-                look = AugmentedInput(sample["img"], [], sample["trans_info"])
-            views += [look._replace(flip=flip) for flip in self.test_config.flips]
-        return views
+        inputs = []
+        for transforms in self._transforms:
+            sample = transforms({"img": image})
+            inputs += [
+                AugmentedInput(sample["img"], flip, sample["trans_info"], self._normalize)
+                for flip in self.test_config.flips
+            ]
+        return inputs
 
     @paddle.no_grad()
     def __call__(self, images: list[list[AugmentedInput]]) -> list[paddle.Tensor]:
-        """Label the pixels of images.
+        """Segment images.
 
         Args:
-            images: A list with the ``views`` of each; several are faster than one on a CPU.
+            images: The ``augmented_inputs`` of each image; on a CPU, several images at a time are
+                faster than one.
 
         Returns:
-            A list of int32 tensors ``[H, W]`` of class indices, at the images' original sizes. Of
-            several views, the mean of their softmax decides; of windows, the mean of their logits.
+            A list of label maps: int32 tensors ``[H, W]`` at the images' original sizes. Logits of
+            overlapping windows are averaged, augmented inputs by the mean of their softmax.
         """
         return [labels for (labels,) in self._compute(images, label_map)]
 
     @paddle.no_grad()
     def with_probabilities(self, images: list[list[AugmentedInput]]) -> list[list[paddle.Tensor]]:
-        """Of each image what a call gives, and the views' mean softmax, ``[H, W, classes]``."""
+        """The label map and the mean softmax, float32 ``[H, W, classes]``, of each image."""
         return self._compute(images, label_map, probability_map)
 
     def _compute(self, images, *functions):
-        """Of each image what each function makes of its views, each a list of ``WindowLogits``s."""
+        """For each image, the results of functions of its inputs' lists of ``WindowLogits``."""
         align_corners = getattr(self.model, "align_corners", False)
         images = [
-            [SlidingWindows(v, self.test_config, align_corners) for v in views] for views in images
+            [SlidingWindows(item, self.test_config, align_corners) for item in inputs]
+            for inputs in images
         ]
         if self.test_config.crop_size is not None:
-            return [self._from_the_top(views, functions) for views in images]
-        parts = iter(self._parts([(v, v.rows[0], v.columns[0]) for views in images for v in views]))
-        parts = [[[next(parts)] for _ in views] for views in images]
-        return [[function(of_image) for function in functions] for of_image in parts]
+            return [self._compute_in_bands(inputs, functions) for inputs in images]
+        windows = [(item, item.rows[0], item.columns[0]) for inputs in images for item in inputs]
+        logits = iter(self._window_logits(windows))
+        results = []
+        for inputs in images:
+            of_image = [[next(logits)] for _ in inputs]
+            results.append([function(of_image) for function in functions])
+        return results
 
-    def _from_the_top(self, views, functions):
-        """Work on an image a band of rows at a time, holding no windows but those that see it."""
-        strips, held = [], {}
-        for start in range(0, views[0].height, BAND):
-            band = slice(start, start + BAND)
+    def _compute_in_bands(self, inputs, functions):
+        """Process an image by bands of rows, keeping only the logits of windows in the band."""
+        results, cache = [], {}
+        for start in range(0, inputs[0].height, BAND_HEIGHT):
+            band = slice(start, start + BAND_HEIGHT)
             needed = [
                 (i, row, column)
-                for i, view in enumerate(views)
-                for row in view.rows_seen_in(band)
-                for column in view.columns
+                for i, item in enumerate(inputs)
+                for row in item.rows_in_band(band)
+                for column in item.columns
             ]
-            new = [key for key in needed if key not in held]
-            held = {key: held[key] for key in needed if key in held}
-            held.update(zip(new, self._parts([(views[i], *window) for i, *window in new])))
-            parts = [[] for _ in views]
-            for (i, *_), part in held.items():
-                parts[i].append(part._replace(row_weights=part.row_weights[band]))
-            strips.append([function(parts) for function in functions])
-            del parts  # else it holds the windows that the next band lets go
-        return [paddle.concat(bands) for bands in zip(*strips)]
+            new = [key for key in needed if key not in cache]
+            cache = {key: cache[key] for key in needed if key in cache}
+            cache.update(zip(new, self._window_logits([(inputs[i], *w) for i, *w in new])))
+            logits = [[] for _ in inputs]
+            for (i, *_), window in cache.items():
+                logits[i].append(window._replace(row_weights=window.row_weights[band]))
+            results.append([function(logits) for function in functions])
+            del logits  # releases the windows that the next band drops
+        return [paddle.concat(bands) for bands in zip(*results)]
 
-    def _parts(self, windows):
-        """What each of (view, row, column) adds to its image's logits."""
-        # A thread for each, unless most would have none: then all work on one.
+    def _window_logits(self, windows):
+        """``WindowLogits`` of each (``SlidingWindows``, row, column)."""
+        # A thread per window, unless most threads would be idle: then all share each operator.
         apply = parallel_map if 2 * len(windows) > num_threads() else map
-        return list(apply(self._part, windows))
+        return list(apply(self._run_window, windows))
 
-    def _part(self, window):
-        view, row, column = window
-        return view.part(row, column, self._logits(view.crop(row, column)))
-
-    def _logits(self, image):
-        """Logits ``[C, h, w]``, of a SegFormer at the size at which its head makes them."""
-        if isinstance(self.model, SegFormer):
-            return self.model.decode(self.model.backbone(image))[0]
-        return self.model(image)[0][0]
+    def _run_window(self, window):
+        item, row, column = window
+        image = item.crop(row, column)
+        if isinstance(self.model, SegFormer):  # logits at stride 4, without the model's upsampling
+            logits = self.model.decode(self.model.backbone(image))[0]
+        else:
+            logits = self.model(image)[0][0]
+        return item.window_logits(row, column, logits)
 
 
 class SlidingWindows:
-    """The windows of a view, and the way back from their logits to the original image.
+    """The windows of an augmented input, and the resize of their logits to the original image.
+
+    Args:
+        item: ``AugmentedInput``.
+        test_config: ``TestConfig``; without ``crop_size`` there is one window, the whole image.
+        align_corners: Whether the model aligns corners when it resizes logits.
 
     Attributes:
-        rows, columns: (start, end) of the windows, in pixels of the view; one if it is seen whole.
-        height: Of the original image.
+        rows, columns: ``(start, end)`` of each row and column of windows, in pixels of the input.
+        height: Height of the original image.
     """
 
-    def __init__(self, view, test_config, align_corners):
-        self.view, self.align_corners = view, align_corners
-        height, width = view.image.shape[1:]
+    def __init__(self, item, test_config, align_corners):
+        self._input, self._align_corners = item, align_corners
+        height, width = item.image.shape[1:]
         crop, stride = test_config.crop_size, test_config.stride
         if crop is None:
             crop = stride = (width, height)
         self.rows = _windows(height, crop[1], stride[1])
         self.columns = _windows(width, crop[0], stride[0])
-        self._ways = {}
-        # Of one value a window, the way back says which pixels it reaches.
-        self.reaches = {row: self._compute_way(1, row, 0)[:, 0] != 0 for row in self.rows}
-        self.height = len(self.reaches[self.rows[0]])
+        self._cache = {}
+        # With a source of one pixel, the nonzero weights are the rows that a window covers.
+        self._covered = {row: self._compute_weights(1, row, 0)[:, 0] != 0 for row in self.rows}
+        self.height = len(self._covered[self.rows[0]])
 
-    def rows_seen_in(self, band):
-        """The windows' rows that reach into a slice of the original's rows."""
-        return [row for row in self.rows if self.reaches[row][band].any()]
+    def rows_in_band(self, band):
+        """The rows of windows that overlap a slice of the original image's rows."""
+        return [row for row in self.rows if self._covered[row][band].any()]
 
     def crop(self, row, column):
-        """A window as the model is shown it: ``[1, 3, h, w]``."""
-        image = self.view.image[None]
-        for axis in self.view.flip:
+        """The model's input for a window: float32 tensor ``[1, C, h, w]``."""
+        image = self._input.image[None]
+        for axis in self._input.flip:
             image = np.flip(image, axis)
-        window = np.ascontiguousarray(image[:, :, slice(*row), slice(*column)])
-        if self.view.normalize is not None:
-            colors = np.ascontiguousarray(window[0].transpose(1, 2, 0))
-            window = self.view.normalize({"img": colors})["img"].transpose(2, 0, 1)[None]
-        return paddle.to_tensor(window.astype("float32", copy=False))
+        window = image[:, :, slice(*row), slice(*column)]
+        if self._input.normalize is not None:
+            sample = {"img": np.ascontiguousarray(window[0].transpose(1, 2, 0))}
+            normalized = np.atleast_3d(self._input.normalize(sample)["img"])
+            window = normalized.transpose(2, 0, 1)[None]
+        return paddle.to_tensor(np.ascontiguousarray(window, dtype="float32"))
 
-    def part(self, row, column, logits):
-        """What a window's logits ``[C, h, w]`` add to those of the original image."""
+    def window_logits(self, row, column, logits):
+        """``WindowLogits`` that add a window's logits ``[C, h, w]`` to those of the image."""
         _, h, w = logits.shape
-        row_weights, col_weights = self._way_back(h, row, 0), self._way_back(w, column, 1)
-        return WindowLogits.from_logits(logits, row_weights, col_weights)
+        return WindowLogits.from_logits(
+            logits, self._weights(h, row, 0), self._weights(w, column, 1)
+        )
 
-    def _way_back(self, *key):
-        """As ``_compute_way``, which the windows of a row or column share."""
-        if key not in self._ways:
-            self._ways[key] = self._compute_way(*key)
-        return self._ways[key]
+    def _weights(self, *key):
+        """``_compute_weights``, computed once per row and once per column of windows."""
+        if key not in self._cache:
+            self._cache[key] = self._compute_weights(*key)
+        return self._cache[key]
 
-    def _compute_way(self, source, window, axis):
-        """What a window's logits add to the original's, along one side: ``[target, source]``.
+    def _compute_weights(self, source, window, axis):
+        """Resize weights ``[target, source]`` from a window to the original image, along one axis.
 
-        A pixel's logits are the mean over the windows that see it, of which there are as many as
-        there are for its row times those for its column.
+        They include the mean over overlapping windows: the number of windows at a pixel is the
+        product of the numbers in its row and its column.
         """
         windows = (self.rows, self.columns)[axis]
-        times_seen = np.zeros([windows[-1][1], 1])
+        overlap = np.zeros([windows[-1][1], 1])
         for start, end in windows:
-            times_seen[start:end] += 1
-        way = np.zeros([len(times_seen), source])
-        way[slice(*window)] = linear_weights(source, window[1] - window[0], self.align_corners)
-        way /= times_seen
-        if axis + 2 in self.view.flip:
-            way = way[::-1]
-        for kind, size in reversed(self.view.trans_info):
-            # What is not a resize is padding, at the right and the bottom.
-            way = resize_rows(way, size[axis]) if kind == "resize" else way[: size[axis]]
-        return way
+            overlap[start:end] += 1
+        weights = np.zeros([len(overlap), source])
+        weights[slice(*window)] = linear_weights(source, window[1] - window[0], self._align_corners)
+        weights /= overlap
+        if axis + 2 in self._input.flip:
+            weights = weights[::-1]
+        for kind, size in reversed(self._input.trans_info):
+            # Anything but a resize is padding at the right and the bottom.
+            resized = kind == "resize"
+            weights = resize_rows(weights, size[axis]) if resized else weights[: size[axis]]
+        return weights
 
 
 def _windows(length, size, stride):
-    """Start and end of each window along one side; the last is pushed back into the image."""
+    """Start and end of each window along one axis; the last one is shifted to end at the border."""
     starts = range(0, max(length - size, 0) + stride, stride)
     ends = [min(start + size, length) for start in starts]
     return [(max(end - size, 0), end) for end in ends]

@@ -1,4 +1,4 @@
-"""How an image is looked at: at one scale or several, mirrored, whole or in windows."""
+"""Test-time options: multi-scale + flip augmentation and sliding windows."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ from ..errors import InputError
 
 PAPER_SCALES = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)
 FLIPS = ("flip_horizontal", "flip_vertical")
-MIN_SCALE, MAX_SCALE = 0.01, 100  # beyond is a slip, and the last thing that a machine does
+MIN_SCALE, MAX_SCALE = 0.01, 100  # a scale beyond these is a typo that would exhaust the memory
 
 
 @dataclass(frozen=True)
 class TestConfig:
-    """How an image is looked at.
+    """Test-time augmentation and sliding-window options, PaddleSeg's ``test_config``.
 
     Attributes:
-        scales: Factors; at each the image is made anew from the original.
-        flip_horizontal: Whether views mirrored from left to right are added.
-        flip_vertical: Whether views mirrored from top to bottom are added.
-        crop_size: ``(width, height)`` of sliding windows; None sees the image whole.
-        stride: ``(width, height)`` of the step from window to window.
+        scales: Factors of the input size; each scale is made from the original image.
+        flip_horizontal: Whether to add horizontally flipped inputs.
+        flip_vertical: Whether to add vertically flipped inputs.
+        crop_size: ``(width, height)`` of the sliding windows; None for whole-image inference.
+        stride: ``(width, height)`` of the step between windows.
 
     Raises:
-        InputError: A scale is out of bounds, a step not positive, or a stride leaves gaps between
-            windows.
+        InputError: A scale is out of range, or the stride is not positive or larger than the
+            window.
     """
 
     scales: tuple[float, ...] = (1.0,)
@@ -40,7 +40,7 @@ class TestConfig:
     def __post_init__(self):
         if not self.scales or not all(MIN_SCALE <= s <= MAX_SCALE for s in self.scales):
             raise InputError(
-                f"--scales {list(self.scales)}: each scale must be positive, from {MIN_SCALE} to "
+                f"--scales {list(self.scales)}: each scale must be a number from {MIN_SCALE} to "
                 f"{MAX_SCALE}."
             )
         if self.crop_size is None:
@@ -49,16 +49,16 @@ class TestConfig:
             if not 0 < step <= size:
                 raise InputError(
                     f"--stride {list(self.stride)}: must be positive and at most "
-                    f"--crop_size {list(self.crop_size)}, or pixels between windows are lost."
+                    f"--crop_size {list(self.crop_size)}, so that the windows cover the image."
                 )
 
     @classmethod
     def from_config(cls, config: Config, **options: Any) -> TestConfig:
-        """What a configuration's ``test_config`` describes, its keys overridden by ``options``.
+        """Read a configuration's ``test_config``, with keys overridden by ``options``.
 
-        The keys are PaddleSeg's: scales and flips count only with ``aug_eval``, ``crop_size`` and
-        ``stride`` only with ``is_slide``. ``aug_eval`` without scales and flips means the paper's
-        multi-scale test: six scales, each also mirrored.
+        The keys are PaddleSeg's: scales and flips apply only with ``aug_eval``, ``crop_size`` and
+        ``stride`` only with ``is_slide``. ``aug_eval`` without scales and flips means multi-scale
+        testing with flip: six scales from 0.5 to 1.75 and horizontal flip.
         """
         options = {**config.test_config, **options}
         known = ("aug_eval", "is_slide", *(field.name for field in fields(cls)))
@@ -80,7 +80,7 @@ class TestConfig:
 
     @property
     def flips(self) -> list[list[int]]:
-        """The axes of ``[N, C, H, W]`` that each view of a scale is mirrored along."""
+        """The axes of ``[N, C, H, W]`` to flip, for each input of a scale."""
         flips = [[]]
         if self.flip_horizontal:
             flips += [[3]]
@@ -88,14 +88,30 @@ class TestConfig:
             flips += [flip + [2] for flip in flips]
         return flips
 
+    def describe(self) -> str:
+        """One line for logs and reports, such as "single scale, no flip, whole image"."""
+        scales = ", ".join(f"{scale:g}" for scale in self.scales)
+        if len(self.scales) > 1:
+            scales = f"{len(self.scales)} scales ({scales})"
+        else:
+            scales = "single scale" if scales == "1" else f"scale {scales}"
+        flips = [name.partition("_")[2] for name in FLIPS if getattr(self, name)]
+        flips = f" + {' and '.join(flips)} flip" if flips else ", no flip"
+        views = len(self.scales) * len(self.flips)
+        mean = f", mean softmax of {views} views" if views > 1 else ""
+        windows = "whole image"
+        if self.crop_size is not None:
+            windows = "sliding window {}x{}, stride {}x{}".format(*self.crop_size, *self.stride)
+        return f"{scales}{flips}{mean}, {windows}"
+
 
 def _numbers(key, value, count=None):
-    """A tuple of the numbers that an option gives, alone or in a list."""
+    """Convert an option, a number or a list of them, to a tuple."""
     try:
         numbers = np.ravel(value).astype(float).tolist()
     except (TypeError, ValueError):
         numbers = []
     if not numbers or (count is not None and len(numbers) != count):
-        wanted = f"{count} numbers" if count else "a number or a list of numbers"
-        raise InputError(f"{key}: must be {wanted}, not {value!r}.")
+        expected = f"{count} numbers" if count else "a number or a list of numbers"
+        raise InputError(f"{key}: must be {expected}, not {value!r}.")
     return tuple(int(n) for n in numbers) if count else tuple(numbers)

@@ -1,4 +1,4 @@
-"""Label maps as pictures."""
+"""Label maps in the classes' colors."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ IGNORED_COLOR = (0, 0, 0)
 
 
 def color_table(palette):
-    """A color for each of a byte's values, black beyond the palette: uint8 array ``[256, 3]``."""
+    """A color for each uint8 value, black beyond the palette: uint8 array ``[256, 3]``."""
     table = np.tile(np.array(IGNORED_COLOR, dtype="uint8"), [256, 1])
     table[: len(palette)] = palette
     return table
@@ -18,7 +18,7 @@ def color_map(labels: np.ndarray, palette: np.ndarray) -> np.ndarray:
     """Color a label map.
 
     Args:
-        labels: uint8 array ``[H, W]`` of class indices; an index beyond the palette is black.
+        labels: uint8 array ``[H, W]`` of class indices; indices beyond the palette become black.
         palette: uint8 array ``[classes, 3]`` of RGB colors.
 
     Returns:
@@ -30,16 +30,16 @@ def color_map(labels: np.ndarray, palette: np.ndarray) -> np.ndarray:
 def overlay(
     image: np.ndarray, labels: np.ndarray, palette: np.ndarray, opacity: float = 0.5
 ) -> np.ndarray:
-    """Lay a label map over its image.
+    """Blend a colored label map with its image.
 
     Args:
         image: uint8 array ``[H, W, 3]``, RGB.
         labels: uint8 array ``[H, W]`` of class indices.
         palette: uint8 array ``[classes, 3]`` of RGB colors.
-        opacity: Of the colors, from 0 to 1.
+        opacity: Opacity of the colors, from 0 to 1.
 
     Returns:
         uint8 array ``[H, W, 3]``, RGB.
     """
-    mixed = (1 - opacity) * image + opacity * color_map(labels, palette)
-    return (mixed + 0.5).astype("uint8")
+    blended = (1 - opacity) * image + opacity * color_map(labels, palette)
+    return (blended + 0.5).astype("uint8")

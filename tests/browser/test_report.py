@@ -1,4 +1,4 @@
-"""The page that ``tools/val.py --report`` writes, as it is read: looked at, by keyboard alone."""
+"""The page of ``tools/val.py --report`` in a browser: layout and keyboard control."""
 
 import io
 
@@ -16,7 +16,7 @@ CONFIG = "configs/quickstart.yaml"
 
 @pytest.fixture(scope="module")
 def report(tmp_path_factory, request):
-    """The page's address: three images, and a model that has learned nothing."""
+    """The URL of a report of three images and an untrained model."""
     root = tmp_path_factory.mktemp("scenes")
     write_scenes(root, train=1, val=3, size=(128, 96))
     opts = [f"{split}_dataset.dataset_root={root}" for split in ("train", "val")]
@@ -35,7 +35,7 @@ def opened(page, report):
 
 
 def column(page, number):
-    """A column of the classes' table, from top to bottom."""
+    """A column of the table of classes."""
     cells = page.locator(f"table >> nth=0 >> tbody tr > :nth-child({number})")
     return [text.strip() for text in cells.all_inner_texts()]
 
@@ -53,7 +53,7 @@ def tab_to(page, name):
 
 
 def test_sorting_by_keyboard(opened):
-    """Enter sorts, Enter again turns it round; the header says so."""
+    """Enter sorts, Enter again reverses; ``aria-sort`` is set."""
     head = opened.get_by_role("columnheader", name="Pixels").first
     before = column(opened, 5)
     shares = [float(text.rstrip("%")) for text in before]
@@ -74,55 +74,55 @@ def test_sorting_by_keyboard(opened):
     assert names == sorted(names) and len(names) > 3
 
 
-def seen(page):
-    """The first image's frame as it looks: float array ``[h, w, 3]``, without its labels' rows."""
-    picture = Image.open(io.BytesIO(page.locator(".frame").first.screenshot()))
-    pixels = np.asarray(picture.convert("RGB")).astype(float)
+def screenshot(page):
+    """The first image as displayed: float array ``[h, w, 3]``, without the captions at its top."""
+    image = Image.open(io.BytesIO(page.locator(".frame").first.screenshot()))
+    pixels = np.asarray(image.convert("RGB")).astype(float)
     return pixels[len(pixels) // 8 :]
 
 
-def test_the_line_between_prediction_and_truth_moves(opened):
-    """Home and End show one of the two whole, the keys between them half of each."""
+def test_the_line_between_prediction_and_ground_truth_moves(opened):
+    """Home and End show only one of the two, arrow keys move the line."""
     tab_to(opened, "Share of")
     opened.keyboard.press("Home")
-    truth = seen(opened)
+    ground_truth = screenshot(opened)
     opened.keyboard.press("End")
-    prediction = seen(opened)
-    assert np.abs(truth - prediction).mean() > 5
+    prediction = screenshot(opened)
+    assert np.abs(ground_truth - prediction).mean() > 5
     for _ in range(50):
         opened.keyboard.press("ArrowLeft")
-    half, middle = seen(opened), prediction.shape[1] // 2
+    half, middle = screenshot(opened), prediction.shape[1] // 2
     left, right = np.s_[:, : middle - 20], np.s_[:, middle + 20 :]
     assert np.abs(half[left] - prediction[left]).mean() < 1
-    assert np.abs(half[right] - truth[right]).mean() < 1
+    assert np.abs(half[right] - ground_truth[right]).mean() < 1
 
 
 def test_the_buttons_change_all_images(opened):
-    tab_to(opened, "Truth")  # the table's header
-    tab_to(opened, "Prediction")
+    tab_to(opened, "Half and half")
+    opened.keyboard.press("Shift+Tab")
     opened.keyboard.press("Enter")
     assert {wipe.input_value() for wipe in opened.locator(".wipe").all()} == {"100"}
-    prediction = seen(opened)
+    prediction = screenshot(opened)
     opened.keyboard.press("Tab")
     opened.keyboard.press("Tab")
     opened.keyboard.press("Space")
     assert {wipe.input_value() for wipe in opened.locator(".wipe").all()} == {"0"}
-    assert np.abs(seen(opened) - prediction).mean() > 5
+    assert np.abs(screenshot(opened) - prediction).mean() > 5
 
 
-def test_without_colors_the_photograph_is_left(opened):
+def test_zero_opacity_shows_the_photo(opened):
     tab_to(opened, "Opacity")
     opened.keyboard.press("Home")
-    opened.get_by_role("button", name="Truth", exact=True).last.click()
-    truth = seen(opened)
-    opened.get_by_role("button", name="Prediction").click()
-    edge = 20  # of the line's handle
-    assert np.abs(seen(opened) - truth)[:, edge:-edge].max() == 0
+    opened.get_by_role("button", name="Ground truth", exact=True).last.click()
+    ground_truth = screenshot(opened)
+    opened.get_by_role("button", name="Prediction", exact=True).last.click()
+    edge = 20  # the line's handle
+    assert np.abs(screenshot(opened) - ground_truth)[:, edge:-edge].max() == 0
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [320, 1280])
-def test_nothing_runs_over_the_edge(opened, width, scheme):
+def test_no_horizontal_overflow(opened, width, scheme):
     opened.emulate_media(color_scheme=scheme)
     opened.set_viewport_size({"width": width, "height": 800})
     assert opened.evaluate("document.documentElement.scrollWidth") <= width

@@ -1,4 +1,4 @@
-"""The page of ``tools/serve.py``, as it is used: by mouse, by keyboard, by fifty at once."""
+"""The page of ``tools/serve.py`` in a browser: mouse, keyboard, parallel uploads."""
 
 import re
 import signal
@@ -41,7 +41,7 @@ def model_path(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def found(model_path):
+def prediction(model_path):
     return Predictor(model_path, device="cpu")(IMAGE)
 
 
@@ -61,14 +61,14 @@ def address(model_path):
 
 @pytest.fixture
 def opened(page, address):
-    page.on("filechooser", lambda _: None)  # else the first key may be faster than who waits for it
+    page.on("filechooser", lambda _: None)  # the dialog may open before a test expects it
     page.goto(address)
     return page
 
 
 @pytest.fixture
 def tab(browser, address):
-    """A page that may have errors: of refusals the browser writes to its console."""
+    """A page without the check for errors: the browser logs HTTP errors to its console."""
     page = browser.new_page()
     page.goto(address)
     yield page
@@ -81,7 +81,7 @@ def choose(page, file):
 
 
 def transfer(page, file):
-    """A DataTransfer that holds a file."""
+    """A DataTransfer with a file."""
     make = """([numbers, name, type]) => {
       const transfer = new DataTransfer();
       transfer.items.add(new File([new Uint8Array(numbers)], name, {type}));
@@ -91,7 +91,7 @@ def transfer(page, file):
 
 
 def shown_colors(page):
-    """What lies over the photo: ``[H, W, 4]``."""
+    """The overlay: ``[H, W, 4]``."""
     read = """() => {
       const pen = sheet(colors.width, colors.height);
       pen.drawImage(colors, 0, 0);
@@ -100,9 +100,16 @@ def shown_colors(page):
     return np.array(page.evaluate(read), dtype="uint8").reshape(HEIGHT, WIDTH, 4)
 
 
-def assert_shown(page, found):
-    np.testing.assert_array_equal(shown_colors(page)[:, :, :3], found.palette[found.label_map])
-    shares = found.shares()
+def assert_colors(page, prediction):
+    expected = prediction.palette[prediction.label_map]
+    np.testing.assert_array_equal(shown_colors(page)[:, :, :3], expected)
+
+
+def assert_shown(page, prediction):
+    np.testing.assert_array_equal(
+        shown_colors(page)[:, :, :3], prediction.palette[prediction.label_map]
+    )
+    shares = prediction.shares()
     assert page.locator("#legend .name").all_inner_texts() == list(shares)
     assert (
         page.locator("#status")
@@ -111,36 +118,38 @@ def assert_shown(page, found):
     )
 
 
-def test_a_file_is_chosen(opened, found):
+def test_a_file_is_chosen(opened, prediction):
     with opened.expect_file_chooser() as chooser:
         opened.get_by_text("Choose an image").click()
     chooser.value.set_files(upload())
     opened.wait_for_selector("#result", state="visible")
-    assert_shown(opened, found)
+    assert_shown(opened, prediction)
 
 
-def test_a_file_is_dropped(opened, found):
+def test_a_file_is_dropped(opened, prediction):
     dropped = transfer(opened, upload())
     opened.dispatch_event("#intake", "dragover", {"dataTransfer": dropped})
     assert "over" in opened.locator("body").get_attribute("class")
     opened.dispatch_event("#intake", "drop", {"dataTransfer": dropped})
     opened.wait_for_selector("#result", state="visible")
     assert "over" not in opened.locator("body").get_attribute("class")
-    assert_shown(opened, found)
+    assert_shown(opened, prediction)
 
 
-def test_an_image_is_pasted(opened, found):
-    """From the clipboard itself, where the browser calls every image image.png."""
+def test_an_image_is_pasted(opened, prediction):
+    """From the clipboard, where the browser names every image image.png."""
     opened.context.grant_permissions(["clipboard-read", "clipboard-write"])
     copy = """numbers => navigator.clipboard.write([new ClipboardItem(
       {"image/png": new Blob([new Uint8Array(numbers)], {type: "image/png"})})])"""
     opened.evaluate(copy, list(upload()["buffer"]))
     opened.keyboard.press("Control+V")
     opened.wait_for_selector("#result", state="visible")
-    np.testing.assert_array_equal(shown_colors(opened)[:, :, :3], found.palette[found.label_map])
+    np.testing.assert_array_equal(
+        shown_colors(opened)[:, :, :3], prediction.palette[prediction.label_map]
+    )
 
 
-def test_pointing_tells_the_class(opened, found):
+def test_pointing_shows_the_class(opened, prediction):
     choose(opened, upload())
     box = opened.locator("#stage").bounding_box()
     for x, y in ((5, 7), (80, 50)):
@@ -148,13 +157,13 @@ def test_pointing_tells_the_class(opened, found):
             box["x"] + (x + 0.5) / WIDTH * box["width"],
             box["y"] + (y + 0.5) / HEIGHT * box["height"],
         )
-        name = CLASSES[found.label_map[y, x]]
+        name = CLASSES[prediction.label_map[y, x]]
         assert opened.locator("#tag").inner_text() == name
         assert opened.locator("#where").inner_text() == f"{name}, at {x}, {y}"
         assert opened.locator("#legend .here .name").inner_text() == name
 
 
-def test_everything_by_keyboard(opened, found):
+def test_everything_by_keyboard(opened, prediction):
     opened.keyboard.press("Tab")
     with opened.expect_file_chooser() as chooser:
         opened.keyboard.press("Enter")
@@ -166,7 +175,7 @@ def test_everything_by_keyboard(opened, found):
     for key in ("ArrowRight", "Shift+ArrowRight", "ArrowDown"):  # from the middle
         opened.keyboard.press(key)
     where = WIDTH // 2 + 2 + 1, HEIGHT // 2 + 2
-    name = CLASSES[found.label_map[where[::-1]]]
+    name = CLASSES[prediction.label_map[where[::-1]]]
     assert opened.locator("#where").inner_text() == f"{name}, at {where[0]}, {where[1]}"
     for _ in range(60):
         opened.keyboard.press("ArrowLeft")
@@ -181,10 +190,10 @@ def test_everything_by_keyboard(opened, found):
     opened.keyboard.press("Tab")
     assert focused(opened) == "save"
     opened.keyboard.press("Tab")
-    first = CLASSES.index(next(iter(found.shares())))
+    first = CLASSES.index(next(iter(prediction.shares())))
     strong = shown_colors(opened)[:, :, 3] == 255
-    np.testing.assert_array_equal(strong, found.label_map == first)
-    opened.keyboard.press("Enter")  # and it stays
+    np.testing.assert_array_equal(strong, prediction.label_map == first)
+    opened.keyboard.press("Enter")  # keeps the class selected
     opened.keyboard.press("Shift+Tab")
     np.testing.assert_array_equal(shown_colors(opened)[:, :, 3] == 255, strong)
     opened.keyboard.press("Tab")
@@ -204,17 +213,17 @@ def download(page):
     return np.asarray(Image.open(waiting.value.path()).convert("RGB")).astype(int)
 
 
-def test_the_overlay_is_what_the_slider_says(opened, found):
+def test_the_downloaded_overlay_has_the_sliders_opacity(opened, prediction):
     choose(opened, upload())
     for percent in (0, 30, 100):
         opened.fill("#opacity", str(percent))
-        expected = np.asarray(found.overlay(percent / 100)).astype(int)
+        expected = np.asarray(prediction.overlay(percent / 100)).astype(int)
         assert abs(download(opened) - expected).max() <= 2
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WebP"])
-def test_photo_and_colors_are_turned_alike(kind, opened, model_path, tmp_path):
-    """A photo that says which way is up is shown as the model saw it."""
+def test_photo_and_overlay_have_the_same_orientation(kind, opened, model_path, tmp_path):
+    """With an EXIF orientation, the photo is shown as the model sees it."""
     exif = Image.Exif()
     exif[0x112] = 6
     lossless = {"lossless": True} if kind == "WebP" else {}
@@ -226,37 +235,39 @@ def test_photo_and_colors_are_turned_alike(kind, opened, model_path, tmp_path):
     assert abs(download(opened) - seen.image.astype(int)).mean() < 2
 
 
-def test_what_the_browser_cannot_show_is_labelled(tab, found):
+def test_images_that_the_browser_cannot_show_are_segmented(tab, prediction):
     choose(tab, upload("TIFF"))
-    np.testing.assert_array_equal(shown_colors(tab)[:, :, :3], found.palette[found.label_map])
+    np.testing.assert_array_equal(
+        shown_colors(tab)[:, :, :3], prediction.palette[prediction.label_map]
+    )
     assert "cannot show the image itself" in tab.locator("#status").inner_text()
     assert tab.locator("#photo").is_hidden() and tab.evaluate("colors.style.opacity") == "1"
 
 
-REFUSED = {
-    "no image": (b"Milk, bread, eggs", "The file is no image"),
+REJECTED = {
+    "no image": (b"Milk, bread, eggs", "The file is not an image"),
     "empty": (b"", "The file is empty."),
     "too large": (bytes(20_000_001), "The file is larger than 20 MB."),
     "damaged": (upload()["buffer"][:2000], "The image is damaged"),
 }
 
 
-@pytest.mark.parametrize("case", REFUSED)
-def test_refusals_are_told_and_pass(case, tab, found):
-    data, words = REFUSED[case]
+@pytest.mark.parametrize("case", REJECTED)
+def test_errors_are_shown_and_cleared(case, tab, prediction):
+    data, words = REJECTED[case]
     tab.set_input_files("#picker", {**upload(), "buffer": data})
     tab.wait_for_selector("#status.bad")
     assert tab.get_by_role("status").inner_text().startswith(words)
     choose(tab, upload())
     assert "bad" not in tab.locator("#status").get_attribute("class")
-    assert_shown(tab, found)
+    assert_shown(tab, prediction)
 
 
-def test_a_busy_server_is_asked_again(tab):
-    refusals = [{"status": 503, "headers": {"Retry-After": "1"}, "json": {"error": "Too busy."}}]
+def test_requests_to_a_busy_server_are_retried(tab):
+    errors = [{"status": 503, "headers": {"Retry-After": "1"}, "json": {"error": "Too busy."}}]
 
     def answer(route):
-        route.fulfill(**refusals.pop()) if refusals else route.continue_()
+        route.fulfill(**errors.pop()) if errors else route.continue_()
 
     tab.route("**/api/segment", answer)
     tab.set_input_files("#picker", upload())
@@ -264,7 +275,7 @@ def test_a_busy_server_is_asked_again(tab):
     tab.wait_for_selector("#result", state="visible")
 
 
-def test_the_last_of_two_images_counts(tab):
+def test_the_last_of_two_images_is_shown(tab):
     held = []
     tab.route("**/api/segment", lambda route: route.continue_() if held else held.append(route))
     tab.set_input_files("#picker", upload(name="first.png"))
@@ -277,7 +288,7 @@ def test_the_last_of_two_images_counts(tab):
     assert not tab.locator("body.busy").count()
 
 
-def test_a_server_that_is_gone_is_told(tab):
+def test_an_unreachable_server_is_reported(tab):
     tab.route("**/api/segment", lambda route: route.abort())
     tab.set_input_files("#picker", upload())
     tab.get_by_text("The server cannot be reached").wait_for()

@@ -1,4 +1,4 @@
-"""ADE20K: its layout read right, and each way in which a tree can be wrong named."""
+"""ADE20K: reading its layout, and an error for each invalid one."""
 
 import cv2
 import numpy as np
@@ -37,7 +37,7 @@ def annotate(tree, annotation):
 
 
 @pytest.mark.parametrize(
-    "spoil, culprit",
+    "corrupt, path",
     [
         (lambda t: (t / "annotations/training/b.png").unlink(), "images/training/b.jpg"),
         (lambda t: [f.unlink() for f in (t / "images/training").iterdir()], "images/training"),
@@ -47,13 +47,13 @@ def annotate(tree, annotation):
         (lambda t: annotate(t, np.zeros([5, 8])), "annotations/training/a.png"),
         (lambda t: annotate(t, np.zeros([6, 8, 3])), "annotations/training/a.png"),
     ],
-    ids=["lonely", "empty", "no folder", "unreadable", "out of range", "other size", "RGB"],
+    ids=["no annotation", "empty", "no folder", "unreadable", "out of range", "other size", "RGB"],
 )
-def test_bad_trees(tree, spoil, culprit):
-    spoil(tree)
+def test_invalid_layouts(tree, corrupt, path):
+    corrupt(tree)
     with pytest.raises(InputError) as caught:
         ADE20K([], tree, mode="train")[0]
-    assert str(tree / culprit) in str(caught.value)
+    assert str(tree / path) in str(caught.value)
 
 
 def test_split_and_root_are_checked(tree):

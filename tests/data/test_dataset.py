@@ -1,11 +1,15 @@
-"""Dataset: pairs of either number of channels, with labels and without, and what modes give."""
+"""Dataset: color and grayscale images, with and without labels, in each mode."""
+
+import random
 
 import cv2
 import numpy as np
 import pytest
+from paddleseg import datasets
+from paddleseg import transforms as paddleseg
 from paddleseg.transforms import Resize
 
-from paddleseg_segformer import Dataset, InputError, ResizeToFit
+from paddleseg_segformer import Dataset, InputError, Normalize, Padding, ResizeToFit
 
 MODES = ("train", "val", "test")
 LABEL = np.arange(40, dtype="uint8").reshape(5, 8) % 3
@@ -13,7 +17,7 @@ LABEL = np.arange(40, dtype="uint8").reshape(5, 8) % 3
 
 @pytest.fixture
 def root(tmp_path):
-    """A pair of 8x5, once, twice and thrice in the modes' lists; the image is gray."""
+    """An 8x5 grayscale image with its label map, listed once, twice and three times by mode."""
     cv2.imwrite(str(tmp_path / "image.png"), np.arange(40, dtype="uint8").reshape(5, 8))
     cv2.imwrite(str(tmp_path / "label.png"), LABEL)
     for number, mode in enumerate(MODES, 1):
@@ -28,7 +32,7 @@ def dataset(root, mode="train", transforms=(), **options):
 
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("transforms", [[], [ResizeToFit((8, 5))]], ids=["none", "8-bit"])
-def test_samples_are_of_floats(channels, transforms, root):
+def test_samples_are_float32(channels, transforms, root):
     sample = dataset(root, transforms=transforms, img_channels=channels)[0]
     assert sample["img"].shape == (channels, 5, 8) and sample["img"].dtype == np.float32
     for channel in sample["img"]:
@@ -36,11 +40,11 @@ def test_samples_are_of_floats(channels, transforms, root):
     np.testing.assert_array_equal(sample["label"], LABEL)
 
 
-def test_each_mode_has_its_list(root):
+def test_each_mode_reads_its_list(root):
     assert [len(dataset(root, mode)) for mode in (*MODES, "TRAIN")] == [1, 2, 3, 1]
 
 
-def test_only_validation_keeps_the_label_at_its_size(root):
+def test_only_validation_keeps_the_label_size(root):
     shapes = [dataset(root, mode, [Resize((16, 10))])[0]["label"].shape for mode in MODES]
     assert shapes == [(10, 16), (1, 5, 8), (10, 16)]
 
@@ -58,7 +62,7 @@ def test_images_without_labels(channels, root):
     "name, content, match",
     [
         ("label.png", np.zeros([4, 8]), "label.png: is 8x4, but its image .*image.png is 8x5"),
-        ("label.png", np.zeros([5, 8, 3]), "label.png: must be an 8-bit image of one channel"),
+        ("label.png", np.zeros([5, 8, 3]), "label.png: must be a single-channel 8-bit image"),
         ("image.png", None, "image.png: cannot be read as an image"),
     ],
     ids=["other size", "colors", "damaged"],
@@ -70,3 +74,32 @@ def test_bad_pairs(channels, name, content, match, root):
         cv2.imwrite(str(root / name), content)
     with pytest.raises(InputError, match=match):
         dataset(root, img_channels=channels)[0]
+
+
+@pytest.mark.parametrize("mode", ["train", "val"])
+@pytest.mark.parametrize(
+    "transforms",
+    [
+        [paddleseg.Resize((23, 17)), paddleseg.Normalize()],  # float32 interpolation
+        [paddleseg.Resize((23, 17), interp="CUBIC"), Normalize()],
+        [paddleseg.Padding((12, 9)), Normalize()],  # by 127.5
+        [Padding((12, 9)), paddleseg.Normalize()],
+        [paddleseg.RandomHorizontalFlip(1), paddleseg.RandomVerticalFlip(1), Normalize()],
+        [paddleseg.RandomCenterCrop(), paddleseg.RandomDistort(), Normalize([0.4], [0.2])],
+        [Normalize([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])],
+    ],
+)
+def test_samples_are_bit_identical_to_paddlesegs(mode, transforms, root):
+    cv2.imwrite(
+        str(root / "image.png"), np.random.default_rng(0).integers(0, 256, [5, 8, 3], "uint8")
+    )
+    samples = []
+    for kind in (Dataset, datasets.Dataset):
+        lists = {f"{mode}_path": str(root / f"{mode}.txt")}
+        random.seed(0)
+        np.random.seed(0)
+        samples.append(kind(mode, str(root), list(transforms), num_classes=3, **lists)[0])
+    ours, theirs = samples
+    assert ours["img"].dtype == np.float32 and ours["trans_info"] == theirs["trans_info"]
+    np.testing.assert_array_equal(ours["img"], theirs["img"])
+    np.testing.assert_array_equal(ours["label"], theirs["label"])

@@ -1,4 +1,4 @@
-"""Each transform against its definition, given the same draws, and the draws' distributions."""
+"""Each transform against its definition for given random numbers, and their distributions."""
 
 import cv2
 import numpy as np
@@ -19,19 +19,19 @@ def sample(image=IMAGE, label=LABEL):
 
 
 def draws(monkeypatch, **queues):
-    """Make NumPy's generator hand out these numbers, and no others; returns what was asked for."""
-    asked = []
+    """Mock NumPy's generator to return these numbers; returns the list of the calls' arguments."""
+    calls = []
 
-    def hand_out(queue):
+    def mock(queue):
         def draw(*arguments):
-            asked.append(arguments)
+            calls.append(arguments)
             return next(queue)
 
         return draw
 
     for name, queue in queues.items():
-        monkeypatch.setattr(np.random, name, hand_out(iter(queue)))
-    return asked
+        monkeypatch.setattr(np.random, name, mock(iter(queue)))
+    return calls
 
 
 @pytest.mark.parametrize(
@@ -39,27 +39,27 @@ def draws(monkeypatch, **queues):
     [
         ((683, 512), (2048, 512), (683, 512)),
         ((512, 683), (2048, 512), (512, 683)),
-        ((1000, 100), (2048, 512), (2048, 205)),  # the longer side binds: 204.8 is rounded
+        ((1000, 100), (2048, 512), (2048, 205)),  # bounded by the longer side: 204.8 is rounded
         ((256, 341), (2048, 512), (512, 682)),
         ((1, 1000), (100, 50), (1, 100)),  # 0.1 pixels are one
         ((1000, 1), (100, 50), (100, 1)),
     ],
 )
 def test_fit(size, target, expected):
-    """Sizes worked out by hand, (height, width)."""
+    """Sizes (height, width) computed by hand."""
     out = T.ResizeToFit(target)(sample(np.zeros([*size, 3], "uint8"), np.zeros(size, "uint8")))
     assert out["img"].shape[:2] == out["label"].shape == expected
     assert out["trans_info"] == [("resize", size)]
 
 
 @pytest.mark.parametrize("size", [(1, 1000), (1000, 1)])
-def test_no_side_is_rescaled_to_nothing(size):
+def test_rescale_keeps_at_least_one_pixel(size):
     out = T.Rescale(0.1)({"img": np.zeros([*size, 3], "uint8")})
     assert sorted(out["img"].shape[:2]) == [1, 100]
 
 
-def test_fit_resizes_the_8_bit_image_once_straight_to_aligned_sides():
-    image = IMAGE.astype("float32")  # as PaddleSeg hands it over
+def test_fit_resizes_the_8_bit_image_once_to_the_rounded_size():
+    image = IMAGE.astype("float32")  # as in PaddleSeg's data sets
     out = T.ResizeToFit((400, 100), size_divisor=32)({"img": image, "trans_info": []})
     factor = min(400 / 140, 100 / 90)
     width, height = (int(side * factor + 0.5) for side in (140, 90))
@@ -67,7 +67,7 @@ def test_fit_resizes_the_8_bit_image_once_straight_to_aligned_sides():
     np.testing.assert_array_equal(out["img"], cv2.resize(IMAGE, (160, 128)))
 
 
-def test_fit_at_a_drawn_ratio(monkeypatch):
+def test_fit_with_a_random_ratio(monkeypatch):
     draws(monkeypatch, uniform=[0.7])
     out = T.ResizeToFit((200, 80), ratio_range=(0.5, 2.0))(sample())
     factor = 0.7 * min(200 / 140, 80 / 90)
@@ -87,8 +87,8 @@ def test_ratios_are_uniform():
     np.testing.assert_allclose(quartiles, [875, 1250, 1625], atol=150)  # 3.5 standard errors
 
 
-def test_crop_takes_the_first_mixed_window(monkeypatch):
-    """Windows of 40x30 at (top, left); the share of the largest class by counting, with loops."""
+def test_crop_takes_the_first_window_within_the_limit(monkeypatch):
+    """Windows of 40x30 at (top, left), with the largest class counted in a loop."""
     label = np.zeros([90, 140], "uint8")
     label[:, 70:] = 1
     label[80:] = 255
@@ -106,7 +106,7 @@ def test_crop_takes_the_first_mixed_window(monkeypatch):
 
 
 @pytest.mark.parametrize("dtype, ignored", [("uint8", 9), ("int64", 9), ("int64", -1)])
-def test_a_class_may_fill_three_quarters_of_what_is_valid(monkeypatch, dtype, ignored):
+def test_a_class_may_cover_three_quarters_of_the_valid_pixels(monkeypatch, dtype, ignored):
     """Windows of 8 pixels: 4 of 5 are one class, then 3 of 4."""
     label = np.array([[1, 1, 1, 1, 2, 9, 9, 9], [1, 1, 1, 2, 9, 9, 9, 9]])
     label = np.where(label == 9, ignored, label).astype(dtype)
@@ -116,7 +116,7 @@ def test_a_class_may_fill_three_quarters_of_what_is_valid(monkeypatch, dtype, ig
     np.testing.assert_array_equal(out["label"], label[1:])
 
 
-def test_crop_gives_up_after_ten_tries(monkeypatch):
+def test_crop_uses_the_last_of_ten_tries(monkeypatch):
     windows = [(i, 2 * i) for i in range(20)]
     draws(monkeypatch, randint=[n for window in windows for n in window])
     out = T.RandomCategoryCrop((40, 30))(sample(label=np.zeros([90, 140], "uint8")))
@@ -124,7 +124,7 @@ def test_crop_gives_up_after_ten_tries(monkeypatch):
 
 
 @pytest.mark.parametrize("dtype", ["uint8", "int64"])
-def test_crop_of_ignored_pixels_is_not_taken(monkeypatch, dtype):
+def test_crop_of_ignored_pixels_only_is_drawn_again(monkeypatch, dtype):
     draws(monkeypatch, randint=[0, 0, 40, 40])
     label = LABEL.astype(dtype)
     label[:40] = 255
@@ -132,12 +132,12 @@ def test_crop_of_ignored_pixels_is_not_taken(monkeypatch, dtype):
     np.testing.assert_array_equal(out["label"], label[40:70, 40:80])
 
 
-def test_crop_of_a_small_image_takes_it_whole():
+def test_crop_larger_than_the_image():
     out = T.RandomCategoryCrop((200, 50))(sample())
     assert out["img"].shape == (50, 140, 3) and out["label"].shape == (50, 140)
 
 
-def test_crops_reach_every_corner_evenly():
+def test_crop_positions_are_uniform():
     np.random.seed(0)
     ramp = np.stack([np.arange(64).reshape(8, 8)] * 3, -1).astype("uint8")
     crop = T.RandomCategoryCrop((7, 7), category_max_ratio=1.0)
@@ -147,8 +147,8 @@ def test_crops_reach_every_corner_evenly():
     np.testing.assert_allclose(counts, 500, atol=80)  # 4 standard deviations
 
 
-def rendered(image, shift=None, contrast=None, first=True, saturation=None, hue=None):
-    """The distortion by its definition: float arithmetic on pixels, rounded after each change."""
+def distorted(image, shift=None, contrast=None, first=True, saturation=None, hue=None):
+    """Reference distortion: float arithmetic on pixels, rounded after each change."""
 
     def scale(values, factor, offset=0.0):
         return np.clip(np.floor(values.astype("float64") * factor + offset + 0.5), 0, 255)
@@ -183,27 +183,27 @@ def rendered(image, shift=None, contrast=None, first=True, saturation=None, hue=
     ],
 )
 def test_distortion(monkeypatch, changes):
-    asked = {k: k in changes for k in ("shift", "contrast", "saturation", "hue")}
-    first = changes.get("first", True)
-    coins = [asked["shift"], asked["contrast"], first, asked["saturation"], asked["hue"]]
-    integers = [*map(int, coins), *([changes["hue"]] if asked["hue"] else [])]
+    is_changed = {k: k in changes for k in ("shift", "contrast", "saturation", "hue")}
+    shift, contrast, saturation, hue = is_changed.values()
+    coins = [shift, contrast, changes.get("first", True), saturation, hue]
+    integers = [*map(int, coins), *([changes["hue"]] if hue else [])]
     numbers = [changes[k] for k in ("shift", "contrast", "saturation") if k in changes]
     draws(monkeypatch, randint=integers, uniform=numbers)
     out = T.PhotometricDistortion()(sample())["img"]
-    np.testing.assert_array_equal(out, rendered(IMAGE, **changes))
+    np.testing.assert_array_equal(out, distorted(IMAGE, **changes))
 
 
-def test_distortion_draws_from_the_papers_ranges(monkeypatch):
-    """Coins, brightness, contrast, saturation, hue, in this order; randint's upper end is open."""
-    asked = draws(monkeypatch, randint=[1, 1, 1, 1, 1, 0], uniform=[0.0, 1.0, 1.0])
+def test_distortion_uses_the_papers_ranges(monkeypatch):
+    """Coins, brightness, contrast, saturation, hue in this order; randint excludes its end."""
+    calls = draws(monkeypatch, randint=[1, 1, 1, 1, 1, 0], uniform=[0.0, 1.0, 1.0])
     T.PhotometricDistortion()(sample())
     coin, contrast, saturation = (2,), (0.5, 1.5), (0.5, 1.5)
     brightness, hue = (-32, 32), (-18, 19)
-    assert asked == [coin, brightness, coin, contrast, coin, coin, saturation, coin, hue]
+    assert calls == [coin, brightness, coin, contrast, coin, coin, saturation, coin, hue]
 
 
-def test_color_changes_with_probability_a_half():
-    """A colored pixel's hue and saturation, brightness and contrast left alone."""
+def test_hue_and_saturation_change_with_probability_half():
+    """On a colored pixel, without changes of brightness and contrast."""
     np.random.seed(0)
     distort = T.PhotometricDistortion(brightness=0, contrast=(1, 1))
     pixel = np.full([1, 1, 3], (200, 80, 120), "uint8")
@@ -212,15 +212,15 @@ def test_color_changes_with_probability_a_half():
     ]
     hue, saturation, _ = np.array(hsv, dtype=int).T
     before = cv2.cvtColor(pixel, cv2.COLOR_RGB2HSV)[0, 0].astype(int)
-    turn = (hue - before[0] + 90) % 180 - 90
-    assert abs(turn).max() in (18, 19) and (abs(turn) > 1).mean() == pytest.approx(0.46, abs=0.05)
+    shift = (hue - before[0] + 90) % 180 - 90
+    assert abs(shift).max() in (18, 19) and (abs(shift) > 1).mean() == pytest.approx(0.46, abs=0.05)
     factor = saturation / before[1]
     assert 0.48 < factor.min() < 0.53 and 1.45 < factor.max() < 1.52
     assert (abs(factor - 1) > 0.02).mean() == pytest.approx(0.48, abs=0.05)
 
 
-def test_distortions_bounds_and_probabilities():
-    """What is drawn, seen through a gray ramp, which only brightness and contrast can change."""
+def test_brightness_and_contrast_ranges_and_probabilities():
+    """On a gray pixel, which only brightness and contrast can change."""
     np.random.seed(0)
     distort = T.PhotometricDistortion()
     gray = np.full([1, 1, 3], 100, "uint8")
@@ -235,20 +235,20 @@ AFTER_NORMALIZE = (IMAGE / 255 - 0.5) / 0.25
 
 @pytest.mark.parametrize("transform", [T.ResizeToFit((200, 80)), T.PhotometricDistortion()])
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-def test_what_works_on_8_bits_comes_before_normalize(transform, dtype):
+def test_8_bit_transforms_reject_normalized_images(transform, dtype):
     name = type(transform).__name__
     with pytest.raises(InputError, match=f"^{name} must come before Normalize"):
         transform(sample(AFTER_NORMALIZE.astype(dtype)))
 
 
-def test_what_a_cubic_resize_adds_is_cut_off(monkeypatch):
+def test_overshoots_of_cubic_interpolation_are_clipped(monkeypatch):
     draws(monkeypatch, randint=[0] * 5)
     image = np.array([[[-20, 0, 255], [275, 128, 3]]], "float32")
     out = T.PhotometricDistortion()(sample(image))["img"]
     np.testing.assert_array_equal(out, [[[0, 0, 255], [255, 128, 3]]])
 
 
-def test_a_grey_image_has_no_colors_to_change():
+def test_distortion_rejects_grayscale_images():
     with pytest.raises(InputError, match=r"^PhotometricDistortion needs images of 3 channels"):
         T.PhotometricDistortion()(sample(IMAGE[:, :, 0]))
 
@@ -283,19 +283,19 @@ def test_a_grey_image_has_no_colors_to_change():
         ),
     ],
 )
-def test_arguments_that_make_no_transform(kind, options, match):
+def test_invalid_arguments(kind, options, match):
     sizes = {T.ResizeToFit: {"target_size": (64, 64)}, T.RandomCategoryCrop: {"crop_size": (9, 9)}}
     with pytest.raises(ValueError, match=f"^{match}"):
         kind(**{**sizes.get(kind, {}), **options})
 
 
 @pytest.mark.parametrize("name", ["mean", "std"])
-def test_normalize_wants_numbers_of_0_to_1(name):
+def test_normalize_rejects_values_of_0_to_255(name):
     with pytest.raises(ValueError, match=f"^{name} .* 0 to 1, .*123.675"):
         T.Normalize(**{name: [123.675, 116.28, 103.53]})
 
 
-def test_one_number_normalizes_all_channels():
+def test_normalize_with_one_number_for_all_channels():
     actual = T.Normalize(0.5, 0.25)({"img": IMAGE})["img"]
     np.testing.assert_allclose(actual, AFTER_NORMALIZE, atol=1e-6)
 
@@ -310,7 +310,7 @@ def test_normalize_is_paddlesegs(mean, std):
     for kind in ("uint8", "float32"):
         actual = T.Normalize(mean, std)({"img": image.astype(kind)})["img"]
         assert actual.dtype == np.float32
-        np.testing.assert_allclose(actual, expected, atol=1e-6)
+        np.testing.assert_array_equal(actual, expected)
 
 
 @pytest.mark.parametrize("target", [[6, 4], (6, 4), [6, 6], (9, 4)])
@@ -327,21 +327,38 @@ def test_padding_is_paddlesegs(target):
         np.testing.assert_array_equal(actual[key], expected[key])
 
 
-@pytest.mark.parametrize("turned", [False, True])
+@pytest.mark.parametrize("transposed", [False, True])
 @pytest.mark.parametrize("short, before, after", [(1, 1, 2), (2, 1, 1), (3, 0, 1), (4, 0, 0)])
-def test_scale_padding_keeps_a_label_in_the_middle(short, before, after, turned):
-    """To a square of 4x4, of which each label is then seen twice: 8x8."""
+def test_scale_padding_centers_the_label(short, before, after, transposed):
+    """Padded to 4x4, then resized to 8x8, where each label is repeated."""
     label = np.arange(4 * short, dtype="uint8").reshape(short, 4)
     square = np.concatenate([np.full([before, 4], 77), label, np.full([after, 4], 77)])
-    label, square = (label.T, square.T) if turned else (label, square)
+    label, square = (label.T, square.T) if transposed else (label, square)
     padding = T.ScalePadding((8, 8), im_padding_value=0, label_padding_value=77)
     out = padding(sample(np.full([*label.shape, 3], 200, "uint8"), label))
     np.testing.assert_array_equal(out["label"], square.repeat(2, 0).repeat(2, 1))
-    in_the_square = out["img"][1::2, 1::2, 0] > 100  # of the image, resized as the label is
+    in_the_square = out["img"][1::2, 1::2, 0] > 100  # the image's pixels, at the label's scale
     np.testing.assert_array_equal(in_the_square, square != 77)
 
 
 @pytest.mark.parametrize("fields", [{}, {"gt_fields": []}], ids=["prediction", "validation"])
-def test_scale_padding_of_an_image_alone_cannot_be_undone(fields):
-    with pytest.raises(InputError, match=r"^ScalePadding is for training alone"):
+def test_scale_padding_is_for_training_only(fields):
+    with pytest.raises(InputError, match=r"^ScalePadding is for training only"):
         T.ScalePadding((8, 8))({"img": IMAGE, "trans_info": [], **fields})
+
+
+def test_compose_keeps_8_bit_images_until_a_transform_needs_floats():
+    dtypes = []
+
+    class Spy:
+        def __call__(self, sample):
+            dtypes.append(sample["img"].dtype.name)
+            return sample
+
+    exact = [T.ResizeToFit((32, 32)), paddleseg.RandomHorizontalFlip(1)]
+    out = T.Compose(exact)({"img": IMAGE})
+    assert out["img"].dtype == np.uint8 and out["img"].shape == (3, 21, 32)
+    assert out["trans_info"] == [("resize", (90, 140))]
+    out = T.Compose([*exact, Spy(), T.PhotometricDistortion(), Spy()])({"img": IMAGE})
+    assert dtypes == ["float32"] * 2 and out["img"].dtype == np.float32
+    assert T.Compose([])({"img": IMAGE[:, :, 0]})["img"].shape == (1, 90, 140)

@@ -1,4 +1,4 @@
-"""Exported graphs give the model's answer, at any size, in any runtime."""
+"""Exported graphs return the model's label map, at any size, with any backend."""
 
 import contextlib
 import ctypes
@@ -47,7 +47,7 @@ def images(folder):
 
 @pytest.mark.parametrize("align_corners", [False, True])
 @pytest.mark.parametrize("stage_projection", ["linear", "conv_bn_relu"])
-def test_the_folded_head_is_the_same_function(stage_projection, align_corners):
+def test_the_folded_head_is_equivalent(stage_projection, align_corners):
     model = small_model(stage_projection=stage_projection)
     model.align_corners = align_corners
     folded = FoldedSegFormer(model)
@@ -58,7 +58,7 @@ def test_the_folded_head_is_the_same_function(stage_projection, align_corners):
     np.testing.assert_allclose(actual.numpy(), expected.numpy(), atol=1e-4)
 
 
-def runtimes(form):
+def backends(form):
     return ["paddle"] if form == "paddle" else ["onnxruntime", "openvino"]
 
 
@@ -72,19 +72,19 @@ def test_graphs_of_any_size(form, output_op, folder, tmp_path):
     assert export(weights, tmp_path, images(folder)[0], **options) >= 0.999
     expected = Predictor(weights, device="cpu")
     source = tmp_path if form == "paddle" else tmp_path / "model.onnx"
-    for runtime in runtimes(form):
-        pytest.importorskip(runtime)
-        predictor = Predictor(source, backend=runtime)
+    for backend in backends(form):
+        pytest.importorskip(backend)
+        predictor = Predictor(source, backend=backend)
         assert predictor.classes == expected.classes
         for image in images(folder):
             found = predictor(image).label_map
-            assert (found == expected(image).label_map).mean() >= 0.999, (runtime, image)
+            assert (found == expected(image).label_map).mean() >= 0.999, (backend, image)
 
 
 @pytest.mark.parametrize("output_op", ["argmax", "softmax", "none"])
 @pytest.mark.parametrize("form", ["paddle", "onnx"])
-def test_graphs_of_one_size_take_images_of_any(form, output_op, folder, tmp_path):
-    """At that size the model's answer; of another size, that of the resized image, resized back."""
+def test_graphs_of_a_fixed_size_resize_other_images(form, output_op, folder, tmp_path):
+    """The label map of the resized image, resized back."""
     if form == "onnx":
         pytest.importorskip("paddle2onnx")
     weights, shape = folder / "model.pdparams", (1, 3, *SIZES[0])
@@ -92,17 +92,17 @@ def test_graphs_of_one_size_take_images_of_any(form, output_op, folder, tmp_path
     export(weights, tmp_path, images(folder)[1], **options)
     model = Predictor(weights, device="cpu")
     source = tmp_path if form == "paddle" else tmp_path / "model.onnx"
-    predictor = Predictor(source, backend=runtimes(form)[0])
+    predictor = Predictor(source, backend=backends(form)[0])
     found = predictor(images(folder)[0]).label_map
     assert (found == model(images(folder)[0]).label_map).mean() >= 0.999
     image = cv2.imread(images(folder)[1])[:, :, ::-1]
     resized = np.ascontiguousarray(cv2.resize(image, SIZES[0][::-1]))
     expected = model(resized).label_map
     expected = cv2.resize(expected, SIZES[1][::-1], interpolation=cv2.INTER_NEAREST)
-    assert (predictor(image).label_map == expected).mean() > 0.93  # the others lie on borders
+    assert (predictor(image).label_map == expected).mean() > 0.93  # all but class borders
 
 
-def test_logits_allow_scales_and_windows(folder, tmp_path):
+def test_logits_support_multi_scale_and_windows(folder, tmp_path):
     weights, image = folder / "model.pdparams", images(folder)[0]
     test_config = {"aug_eval": True, "scales": [0.75, 1.0], "flip_horizontal": True}
     test_config |= {"is_slide": True, "crop_size": (64, 64), "stride": (48, 48)}
@@ -115,15 +115,15 @@ def test_logits_allow_scales_and_windows(folder, tmp_path):
         Predictor(tmp_path / "labels", **test_config)
 
 
-@pytest.mark.parametrize("runtime", ["paddle", "onnxruntime", "openvino"])
-def test_threads_share_a_graph(runtime, folder, tmp_path):
-    """Each gets the label map of its own image."""
-    pytest.importorskip(runtime)
-    form = "paddle" if runtime == "paddle" else "onnx"
+@pytest.mark.parametrize("backend", ["paddle", "onnxruntime", "openvino"])
+def test_threads_share_a_graph(backend, folder, tmp_path):
+    """Each call returns the label map of its image."""
+    pytest.importorskip(backend)
+    form = "paddle" if backend == "paddle" else "onnx"
     if form == "onnx":
         pytest.importorskip("paddle2onnx")
     export(folder / "model.pdparams", tmp_path, images(folder)[0], format=form)
-    predictor = Predictor(tmp_path, backend=runtime)
+    predictor = Predictor(tmp_path, backend=backend)
     expected = [predictor(image).label_map for image in images(folder)]
     with ThreadPoolExecutor(4) as threads:
         found = list(threads.map(predictor, images(folder) * 8))
@@ -131,8 +131,8 @@ def test_threads_share_a_graph(runtime, folder, tmp_path):
         np.testing.assert_array_equal(prediction.label_map, expected[i % 3])
 
 
-def test_paddle_inference_leaves_paddle_its_threads(folder, tmp_path):
-    """Its run ends on one, which would make all that follows slow, and sum in another order."""
+def test_paddle_inference_keeps_paddles_number_of_threads(folder, tmp_path):
+    """Its run sets it to one, which would slow down all later calls and change rounding."""
     mkl = Path(paddle.__file__).parent / "libs" / "libmklml_intel.so"
     if not mkl.exists():
         pytest.skip("this Paddle computes without MKL")
@@ -144,20 +144,20 @@ def test_paddle_inference_leaves_paddle_its_threads(folder, tmp_path):
     assert threads() == before
 
 
-def test_a_graph_that_returns_nothing_does_not_take_the_image():
+def test_an_empty_output_means_an_unsupported_size():
     graph = LockedBackend(lambda images: np.zeros([0, 8, 8]))
-    with pytest.raises(InputError, match="does not take an image of 3x2 "):
+    with pytest.raises(InputError, match="does not support images of 3x2 "):
         graph(np.zeros([1, 3, 2, 3], "float32"))
 
 
 @pytest.mark.parametrize("shape", [(1, 3, 0, 0), (1, 3, -1, 64), (1, 1, 64, 64), (4, 3, 64, 64)])
-def test_nonsensical_shapes_are_refused(shape, folder, tmp_path):
+def test_invalid_shapes_are_rejected(shape, folder, tmp_path):
     with pytest.raises(InputError, match=f"--input_shape {' '.join(map(str, shape))}: must be"):
         export(folder / "model.pdparams", tmp_path / "a", images(folder)[0], input_shape=shape)
     assert not (tmp_path / "a").exists()
 
 
-def test_half_a_graph_is_no_graph(folder, tmp_path):
+def test_a_graph_without_weights_is_rejected(folder, tmp_path):
     export(folder / "model.pdparams", tmp_path, images(folder)[0])
     (tmp_path / "model.pdiparams").unlink()
     with pytest.raises(InputError, match=r"model\.pdiparams: does not exist"):
@@ -165,8 +165,8 @@ def test_half_a_graph_is_no_graph(folder, tmp_path):
 
 
 @pytest.mark.parametrize("forms", [("paddle", "onnx"), ("onnx", "paddle")])
-def test_a_folder_holds_the_last_export_alone(forms, folder, tmp_path):
-    """Of whichever format; what is no export stays."""
+def test_an_export_replaces_earlier_ones(forms, folder, tmp_path):
+    """Of either format; other files are kept."""
     pytest.importorskip("paddle2onnx")
     pytest.importorskip("onnxruntime")
     (tmp_path / "notes.txt").touch()
@@ -179,7 +179,7 @@ def test_a_folder_holds_the_last_export_alone(forms, folder, tmp_path):
     assert found == {"notes.txt", "other.pdparams"} | written[forms[1]]
 
 
-def test_any_file_of_an_export_stands_for_it(folder, tmp_path):
+def test_any_file_of_an_export_is_a_model_path(folder, tmp_path):
     image = images(folder)[0]
     export(folder / "model.pdparams", tmp_path, image)
     expected = Predictor(tmp_path)(image).label_map
@@ -188,7 +188,7 @@ def test_any_file_of_an_export_stands_for_it(folder, tmp_path):
 
 
 def test_a_kill_leaves_no_mixture_of_two_exports(folder, tmp_path, monkeypatch):
-    """As the graph of one with the weights or classes of the other."""
+    """Such as the graph of one with the weights or classes of the other."""
     sources = {3: save(small_model(classes=3), tmp_path / "o.pdparams")}
     sources[5] = folder / "model.pdparams"
     image, found, replace = images(folder)[0], [], os.replace
@@ -216,7 +216,7 @@ def test_a_kill_leaves_no_mixture_of_two_exports(folder, tmp_path, monkeypatch):
     assert found == [0, 0, 5]
 
 
-def test_the_description_is_paddlesegs(folder, tmp_path):
+def test_deploy_yaml_is_paddlesegs(folder, tmp_path):
     export(folder / "model.pdparams", tmp_path, images(folder)[0], input_shape=(1, 3, 64, 96))
     deploy = yaml.safe_load((tmp_path / "deploy.yaml").read_text())["Deploy"]
     mean, std = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
@@ -241,11 +241,11 @@ def test_half_precision(folder, tmp_path):
     assert (found == Predictor(weights, device="cpu")(image).label_map).mean() > 0.99
 
 
-def test_the_graph_has_the_folds_arithmetic(tmp_path):
-    """B0's published 8.4 GMACs at 512 x 512, less what the fold saves: worked out from shapes.
+def test_the_graph_has_the_arithmetic_of_the_folded_head(tmp_path):
+    """B0's published 8.4 GMACs at 512 x 512, minus the savings of the fold, computed from shapes.
 
     The fuse convolution, 4 * 256 * 256 * 128^2, and the four projections to 256 channels become
-    four products of the stages' channels with 256, each at its stage's size.
+    four 1x1 convolutions of the stages' channels to 256, each at its stage's resolution.
     """
     onnx = pytest.importorskip("onnx")
     pytest.importorskip("paddle2onnx")
@@ -255,7 +255,7 @@ def test_the_graph_has_the_folds_arithmetic(tmp_path):
     cv2.imwrite(str(tmp_path / "image.png"), np.zeros([512, 512, 3], "uint8"))
     shape = (1, 3, 512, 512)
     export(weights, tmp_path, tmp_path / "image.png", format="onnx", input_shape=shape)
-    options = onnxruntime.SessionOptions()  # without folded constants, shapes are not known
+    options = onnxruntime.SessionOptions()  # shapes are known only after constant folding
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
     options.optimized_model_filepath = str(tmp_path / "folded.onnx")
     onnxruntime.InferenceSession(str(tmp_path / "model.onnx"), options)
@@ -280,24 +280,23 @@ def multiply_accumulates(graph):
     return int(total)
 
 
-def test_a_model_is_exported_on_the_tuned_cpu(folder, tmp_path, monkeypatch):
-    """Wherever the caller works, and goes on to work."""
-    module, device, seen = sys.modules["paddleseg_segformer.deploy.export"], ["gpu:0"], []
+def test_export_uses_the_tuned_cpu_and_restores_the_device(folder, tmp_path, monkeypatch):
+    module, device, calls = sys.modules["paddleseg_segformer.deploy.export"], ["gpu:0"], []
     monkeypatch.setattr(paddle, "get_device", lambda: device[-1])
     monkeypatch.setattr(paddle, "set_device", device.append)
-    monkeypatch.setattr(module, "tune_cpu", lambda: seen.append("tuned"))
+    monkeypatch.setattr(module, "tune_cpu", lambda: calls.append("tuned"))
     load = module.load_model
-    monkeypatch.setattr(module, "load_model", lambda *a: seen.append(device[-1]) or load(*a))
+    monkeypatch.setattr(module, "load_model", lambda *a: calls.append(device[-1]) or load(*a))
     export(folder / "model.pdparams", tmp_path, images(folder)[0])
-    assert seen == ["tuned", "cpu"] and device[-1] == "gpu:0"
+    assert calls == ["tuned", "cpu"] and device[-1] == "gpu:0"
     with pytest.raises(InputError, match="absent"):
         export(tmp_path / "absent.pdparams", tmp_path, images(folder)[0])
     assert device[-1] == "gpu:0"
 
 
-def test_wrong_input_is_named_and_leaves_nothing(folder, tmp_path):
+def test_invalid_input_is_named_and_writes_nothing(folder, tmp_path):
     weights, image = folder / "model.pdparams", images(folder)[0]
-    with pytest.raises(InputError, match="--half: is for --format onnx"):
+    with pytest.raises(InputError, match="--half: needs --format onnx"):
         export(weights, tmp_path / "a", image, half=True)
     export(weights, tmp_path / "b", image)
     with pytest.raises(InputError, match="is an exported graph already"):
@@ -314,7 +313,7 @@ def test_wrong_input_is_named_and_leaves_nothing(folder, tmp_path):
 
 @needs_shared
 def test_the_tools_on_a_real_model(tmp_path):
-    """Export and predict from the command line, and Hugging Face's own label map."""
+    """Export and predict from the command line, against Hugging Face's label map."""
     weights = SHARED / "weights/segformer_b0_cityscapes_hf"
     image = SHARED / "reference/cityscapes_demo.png"
     run("export", "--model_path", weights, "--image_path", image, "--save_dir", tmp_path / "graph")

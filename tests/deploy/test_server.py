@@ -1,4 +1,4 @@
-"""The server, by Flask's test client, by Waitress in a thread, and as its tool starts it."""
+"""The server with Flask's test client, with Waitress in a thread, and as ``tools/serve.py``."""
 
 import base64
 import http.client
@@ -45,7 +45,7 @@ def encoded(kind="PNG", image=NOISE, **options):
 
 
 def bomb(side):
-    """A PNG of a few kilobytes that unfolds to ``side`` squared pixels."""
+    """A decompression bomb: a PNG of a few kilobytes with ``side`` squared pixels."""
 
     def chunk(kind, data):
         check = struct.pack(">I", zlib.crc32(kind + data))
@@ -59,20 +59,20 @@ def bomb(side):
 
 
 def form(data, disposition="name=image; filename=a.png"):
-    """A form's body with one field."""
+    """The body of a form with one field."""
     edge = b"--edge\r\nContent-Disposition: form-data; "
     return edge + disposition.encode() + b"\r\n\r\n" + data + b"\r\n--edge--\r\n"
 
 
-def kind_of(body):
+def content_type(body):
     is_form = body.startswith(b"--edge")
     return "multipart/form-data; boundary=edge" if is_form else "image/png"
 
 
 def label_map(answer):
-    picture = Image.open(BytesIO(base64.b64decode(answer["label_map"])))
-    assert picture.mode == "L"
-    return np.asarray(picture)
+    image = Image.open(BytesIO(base64.b64decode(answer["label_map"])))
+    assert image.mode == "L"
+    return np.asarray(image)
 
 
 @pytest.fixture(scope="module")
@@ -91,65 +91,71 @@ def client(predictor):
     return server.create_app(predictor, limits, {"localhost"}).test_client()
 
 
-class StandIn:
-    """What is called like ``Predictor``, and does what a test wants."""
+class FakePredictor:
+    """A ``Predictor`` that calls ``hook`` and returns ``segment(image)``."""
 
     classes, palette = CLASSES, np.array(PALETTE, dtype="uint8")
 
-    def __init__(self, act=lambda: None, label=lambda image: 0 * image[:, :, 0]):
-        self.act, self.label, self.calls = act, label, 0
+    def __init__(self, hook=lambda: None, segment=lambda image: 0 * image[:, :, 0]):
+        self.hook, self.segment, self.calls = hook, segment, 0
 
     def __call__(self, image):
         self.calls += 1
-        self.act()
-        return Prediction(self.label(image), image, self.classes, self.palette)
+        self.hook()
+        return Prediction(self.segment(image), image, self.classes, self.palette)
 
 
-def test_answer_is_the_predictors(client, predictor):
+def test_response_is_the_predictors(client, predictor):
     expected = predictor(NOISE)
     answer = client.post(ENDPOINT, data=encoded()).get_json()
     np.testing.assert_array_equal(label_map(answer), expected.label_map)
     assert (answer["width"], answer["height"]) == (64, 48) and answer["seconds"] > 0
-    assert {found["name"]: found["share"] for found in answer["classes"]} == expected.shares()
-    for found in answer["classes"]:
-        assert found["name"] == CLASSES[found["index"]]
-        assert found["colour"] == "#" + bytes(PALETTE[found["index"]]).hex()
+    assert {entry["name"]: entry["share"] for entry in answer["classes"]} == expected.shares()
+    for entry in answer["classes"]:
+        assert entry["name"] == CLASSES[entry["index"]]
+        assert entry["colour"] == "#" + bytes(PALETTE[entry["index"]]).hex()
 
 
 @pytest.mark.parametrize("kind", server.FORMATS)
-def test_each_format_is_seen_as_training_sees_it(kind, client, predictor, tmp_path):
+def test_each_format_is_read_as_in_training(kind, client, predictor, tmp_path):
     exif = Image.Exif()
-    exif[0x112] = 6  # to be turned right
+    exif[0x112] = 6  # rotate by 90 degrees
     data = encoded(kind, **({"exif": exif} if kind in ("JPEG", "PNG") else {}))
     (tmp_path / "image").write_bytes(data)
     answer = client.post(ENDPOINT, data=data).get_json()
     np.testing.assert_array_equal(label_map(answer), predictor(tmp_path / "image").label_map)
 
 
-def test_form_is_answered_like_the_bytes(client):
+def test_form_and_raw_body_have_the_same_response(client):
     bodies = encoded(), form(encoded())
     answers = [
-        client.post(ENDPOINT, data=body, content_type=kind_of(body)).get_json() for body in bodies
+        client.post(ENDPOINT, data=body, content_type=content_type(body)).get_json()
+        for body in bodies
     ]
     assert answers[0].pop("seconds") and answers[1].pop("seconds")
     assert answers[0] == answers[1]
 
 
+TEXT = b"Milk, bread, eggs"
 SVG = b'<svg xmlns="http://www.w3.org/2000/svg" width="64" height="64"/>'
-REFUSED = {
+REJECTED = {
     "empty": (b"", 400, "empty"),
-    "form without it": (form(encoded(), "name=photo; filename=a.png"), 400, "called image"),
+    "form without the field": (form(encoded(), "name=photo; filename=a.png"), 400, "called image"),
     "form with text": (form(b"hello", "name=image"), 400, "called image"),
     "empty in a form": (form(b""), 400, "empty"),
-    "text": (b"Milk, bread, eggs", 415, "no image"),
-    "text named .jpg": (form(b"Milk, bread, eggs", "name=image; filename=a.jpg"), 415, "no image"),
-    "SVG": (SVG, 415, "no image"),
-    "another format": (encoded("PPM"), 415, "no image"),
-    "half a header": (encoded()[:20], 415, "no image"),
+    "text": (TEXT, 415, "not an image"),
+    "text named .jpg": (
+        form(TEXT, "name=image; filename=a.jpg"),
+        415,
+        "not an image",
+    ),
+    "SVG": (SVG, 415, "not an image"),
+    "another format": (encoded("PPM"), 415, "not an image"),
+    "half a header": (encoded()[:20], 415, "not an image"),
     "half a PNG": (encoded()[:3000], 422, "damaged"),
     "half a JPEG": (encoded("JPEG")[:1500], 422, "damaged"),
     "half a TIFF": (encoded("TIFF")[:3000], 422, "damaged"),
-    "numbers": (encoded("TIFF", Image.new("F", (64, 48))), 422, "16-bit"),
+    "floats": (encoded("TIFF", Image.new("F", (64, 48))), 422, "16-bit"),
     "tiny": (encoded(image=NOISE[:31]), 422, "smaller than 32"),
     "bomb": (bomb(20000), 413, "more than 25 megapixels"),
     "smaller bomb": (bomb(5001), 413, "more than 25 megapixels"),
@@ -158,10 +164,10 @@ REFUSED = {
 }
 
 
-@pytest.mark.parametrize("case", REFUSED)
-def test_refusals_are_sentences(case, client):
-    data, status, words = REFUSED[case]
-    answer = client.post(ENDPOINT, data=data, content_type=kind_of(data))
+@pytest.mark.parametrize("case", REJECTED)
+def test_errors_are_sentences(case, client):
+    data, status, words = REJECTED[case]
+    answer = client.post(ENDPOINT, data=data, content_type=content_type(data))
     assert answer.status_code == status, answer.text
     assert list(answer.get_json()) == ["error"] and words in answer.get_json()["error"]
     assert "Traceback" not in answer.text and answer.get_json()["error"].endswith(".")
@@ -182,13 +188,13 @@ def test_refusals_are_sentences(case, client):
         ({"Origin": "null"}, 403),
     ],
 )
-def test_foreign_pages_are_refused(headers, status, client):
+def test_cross_origin_requests_are_rejected(headers, status, client):
     answer = client.post(ENDPOINT, data=encoded(), headers=headers)
     assert answer.status_code == status, answer.text
     assert "Access-Control-Allow-Origin" not in answer.headers
 
 
-def test_page_runs_its_own_script_alone(client):
+def test_page_allows_only_its_own_script(client):
     answers = [client.get("/") for _ in range(2)]
     policies = [answer.headers["Content-Security-Policy"] for answer in answers]
     nonces = [re.search(r"script-src 'nonce-([\w-]+)'", policy)[1] for policy in policies]
@@ -197,7 +203,7 @@ def test_page_runs_its_own_script_alone(client):
         assert "default-src 'none'" in policy and "unsafe" not in policy
         assert f'<script nonce="{nonce}">' in answer.text
         assert not re.search(r"https?://(?!www\.w3\.org/2000/svg)| on\w+=| style=", answer.text)
-        assert "knows 5 classes" in answer.text and "up to 1 MB" in answer.text
+        assert "has 5 classes" in answer.text and "up to 1 MB" in answer.text
     for path in ("/", "/nowhere", ENDPOINT):
         assert client.get(path).headers["X-Content-Type-Options"] == "nosniff"
     assert (
@@ -205,97 +211,97 @@ def test_page_runs_its_own_script_alone(client):
     )
 
 
-def test_failures_of_the_model_are_told_without_a_trace():
+def test_errors_of_the_model_hide_the_traceback():
     errors = iter([RuntimeError("secret"), MemoryError("secret")])
 
     def fail():
         raise next(errors)
 
-    client = server.create_app(StandIn(fail)).test_client()
+    client = server.create_app(FakePredictor(fail)).test_client()
     for status in (500, 413):
         answer = client.post(ENDPOINT, data=encoded())
         assert answer.status_code == status and "secret" not in answer.text
         assert answer.get_json()["error"].endswith(".")
-    client.application.extensions["model"]._predictor.act = lambda: None
+    client.application.extensions["model"]._predictor.hook = lambda: None
     assert client.post(ENDPOINT, data=encoded()).status_code == 200
 
 
 class Held:
-    """An application whose first image is being segmented until ``release`` is set."""
+    """An application that segments its first image until ``release`` is set."""
 
     def __init__(self, **limits):
-        self.begun, self.release = threading.Event(), threading.Event()
-        self.predictor = StandIn(self._hold)
+        self.started, self.release = threading.Event(), threading.Event()
+        self.predictor = FakePredictor(self._hold)
         self.app = server.create_app(self.predictor, server.Limits(**limits))
         self.model = self.app.extensions["model"]
         self._pool = ThreadPoolExecutor(8)
         self.first = self.send()
-        assert self.begun.wait(60)
+        assert self.started.wait(60)
 
     def _hold(self):
-        self.begun.set()
+        self.started.set()
         assert self.release.wait(300)
 
     def send(self, **environ):
-        """Send an image from a thread of its own; returns the answer's future."""
+        """Send an image from another thread; returns a future of the response."""
         client = self.app.test_client()
         return self._pool.submit(client.post, ENDPOINT, data=encoded(), environ_base=environ)
 
-    def wait_for_places(self, count):
-        """Wait until this many images may still come."""
+    def wait_for_slots(self, count):
+        """Wait until the queue has this many free slots."""
         deadline = time.monotonic() + 60
-        while self.model._places._value != count and time.monotonic() < deadline:
+        while self.model._slots._value != count and time.monotonic() < deadline:
             time.sleep(0.01)
-        assert self.model._places._value == count
+        assert self.model._slots._value == count
 
 
-def assert_refused(answer, words):
+def assert_busy(answer, words):
     assert answer.status_code == 503 and words in answer.get_json()["error"]
     assert int(answer.headers["Retry-After"]) >= 1
 
 
-def test_a_full_queue_refuses_at_once():
+def test_a_full_queue_rejects_immediately():
     held = Held(waiting=2)
     waiting = [held.send() for _ in range(2)]
-    held.wait_for_places(0)
+    held.wait_for_slots(0)
     for _ in range(3):
-        assert_refused(held.send().result(60), "as many images as it can take")
+        assert_busy(held.send().result(60), "queue is full")
     held.release.set()
     assert [sent.result(60).status_code for sent in (held.first, *waiting)] == [200] * 3
-    held.wait_for_places(3)
+    held.wait_for_slots(3)
     assert held.send().result(60).status_code == 200
 
 
-def test_waiting_has_an_end_and_being_segmented_has_not():
+def test_the_time_limit_is_for_queued_images_only():
     held = Held(seconds=2)
-    assert_refused(held.send().result(60), "busy with other images")
+    assert_busy(held.send().result(60), "busy with other images")
     held.release.set()
     assert held.first.result(60).status_code == 200
     assert held.predictor.calls == 1
 
 
-def test_who_has_left_costs_nothing():
+def test_images_of_disconnected_clients_are_skipped():
     held = Held()
     gone = held.send(**{"waitress.client_disconnected": lambda: True})
-    held.wait_for_places(7)
+    held.wait_for_slots(7)
     held.release.set()
     assert gone.result(60).status_code == 503 and held.predictor.calls == 1
 
 
-def test_stopping_answers_all():
+def test_stopping_responds_to_all_requests():
     held = Held()
     waiting = held.send()
-    held.wait_for_places(7)
+    held.wait_for_slots(7)
     held.model.close()
-    assert_refused(waiting.result(60), "stopping")
-    assert_refused(held.send().result(60), "stopping")
+    assert_busy(waiting.result(60), "stopping")
+    assert_busy(held.send().result(60), "stopping")
     held.release.set()
     assert held.first.result(60).status_code == 200
 
 
 @contextmanager
 def serving(predictor):
-    """A real server, in this process; its port."""
+    """Run a server in a thread; yields its port."""
     limits = server.Limits(megabytes=4)
     app = server.create_app(predictor, limits, {"localhost"})
     sockets = {}
@@ -312,7 +318,7 @@ def serving(predictor):
 
 def post(port, data):
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
-    headers = {"Host": "localhost", "Content-Type": kind_of(data)}
+    headers = {"Host": "localhost", "Content-Type": content_type(data)}
     connection.request("POST", ENDPOINT, data, headers)
     answer = connection.getresponse()
     body = json.loads(answer.read())
@@ -321,7 +327,7 @@ def post(port, data):
 
 
 def test_nothing_is_written_to_disk(monkeypatch):
-    """Uploads and answers above the sizes from which Werkzeug and Waitress use files."""
+    """Uploads and responses above the sizes where Werkzeug and Waitress use temporary files."""
     opened = []
     for name in ("TemporaryFile", "NamedTemporaryFile", "mkstemp"):
         open_file = getattr(tempfile, name)
@@ -331,7 +337,7 @@ def test_nothing_is_written_to_disk(monkeypatch):
     image = np.random.default_rng(0).integers(0, 255, [1700, 2000], "uint8")
     data = encoded(image=image)
     assert 3e6 < len(data) < 4e6
-    with serving(StandIn(label=lambda image: image[:, :, 0] % 5)) as port:
+    with serving(FakePredictor(segment=lambda image: image[:, :, 0] % 5)) as port:
         for body in (data, form(data)):
             status, answer = post(port, body)
             assert status == 200 and len(answer["label_map"]) > 1.1e6
@@ -339,12 +345,12 @@ def test_nothing_is_written_to_disk(monkeypatch):
     assert not opened
 
 
-def test_a_large_upload_hears_why_it_is_refused():
-    with serving(StandIn()) as port:
+def test_a_large_upload_gets_the_error():
+    with serving(FakePredictor()) as port:
         assert post(port, bytes(6_000_000)) == (413, {"error": "The file is larger than 4 MB."})
 
 
-def test_fifty_at_once_are_answered_or_refused(predictor):
+def test_fifty_parallel_requests_succeed_or_are_rejected(predictor):
     with serving(predictor) as port, ThreadPoolExecutor(50) as pool:
         answers = list(pool.map(lambda _: post(port, encoded()), range(50)))
         expected = post(port, encoded())[1]["label_map"]
@@ -366,7 +372,7 @@ def tool(model_path, *arguments, **environment):
     )
 
 
-def test_tool_serves_until_it_is_terminated(model_path):
+def test_tool_serves_until_sigterm(model_path):
     process = tool(model_path, "--port", 0, "--max_megapixels", 0.01)
     port = int(re.search(r"http://127\.0\.0\.1:(\d+)/", process.stdout.readline())[1])
     assert post(port, encoded())[0] == 200
@@ -384,31 +390,31 @@ from types import SimpleNamespace
 from paddleseg_segformer.deploy import server
 from paddleseg_segformer.log import setup_logging
 setup_logging()
-server._answer = lambda *_: {"label_map": 12_000_000 * "x"}
+server._response = lambda *_: {"label_map": 12_000_000 * "x"}
 def predict(image):
-    print("begun", flush=True)
+    print("started", flush=True)
     return SimpleNamespace(label_map=None)
 predict.classes = []
 server.serve(predict, port=0)
 """
 
 
-def test_stopping_sends_what_an_answer_has_left():
-    """More than the sockets hold: the rest is sent when the client reads."""
+def test_stopping_sends_pending_responses():
+    """One that exceeds the socket buffers, so that the rest is sent while the client reads."""
     process = subprocess.Popen(
         [sys.executable, "-c", LARGE], stdout=subprocess.PIPE, text=True, cwd=ROOT
     )
     port = int(re.search(r":(\d+)/", process.stdout.readline())[1])
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
     connection.request("POST", ENDPOINT, encoded(), {"Content-Type": "image/png"})
-    assert process.stdout.readline() == "begun\n"
+    assert process.stdout.readline() == "started\n"
     process.send_signal(signal.SIGTERM)
     assert len(json.loads(connection.getresponse().read())["label_map"]) == 12_000_000
     connection.close()
     assert process.wait(60) == 0
 
 
-def test_tool_names_what_is_not_installed(model_path, tmp_path):
+def test_tool_names_a_missing_package(model_path, tmp_path):
     (tmp_path / "waitress.py").write_text("raise ModuleNotFoundError(name='waitress')")
     process = tool(model_path, PYTHONPATH=str(tmp_path))
     assert process.wait(60) == 2

@@ -1,4 +1,4 @@
-"""The page that ``tools/val.py --report`` writes, read as text; tests/browser looks at it."""
+"""The page of ``tools/val.py --report``, parsed as HTML; tests/browser runs it in a browser."""
 
 import base64
 import json
@@ -20,7 +20,6 @@ from paddleseg_segformer.config import build, load_config
 from paddleseg_segformer.data.scenes import write_scenes
 from paddleseg_segformer.engine.report import (
     EvaluatedImage,
-    describe_test_config,
     shrink,
     top_confusions,
     write_report,
@@ -43,7 +42,7 @@ WHOLE = {
 
 
 class Page(HTMLParser):
-    """What a page says: the texts of its tables' rows and of some elements, its addresses."""
+    """A parsed page: the cells of its tables, its number of scripts, its addresses."""
 
     def __init__(self, path):
         super().__init__()
@@ -76,8 +75,8 @@ class Page(HTMLParser):
         return dict(re.findall(r"<dt>([\w ]+)</dt><dd>([^<]*?) ?<", self.text))
 
     @property
-    def pictures(self):
-        """The bytes of the embedded pictures."""
+    def images(self):
+        """The bytes of the embedded images."""
         return [
             base64.b64decode(address.split(",")[1])
             for address in self.addresses
@@ -86,8 +85,8 @@ class Page(HTMLParser):
 
 
 @pytest.fixture
-def drawn(tmp_path):
-    """A report of four classes, one of which has a harmful name, and of two images."""
+def report(tmp_path):
+    """A report of four classes, one with markup in its name, and two images."""
     names = [HARMFUL, "sky", "tree", "a&b"]
     iou, accuracy = (0.5, 0.25, None, 0.75), (0.125, 1.0, None, 0.5)
     figures = {
@@ -101,32 +100,32 @@ def drawn(tmp_path):
         ],
         "confusion": CONFUSION,
     }
-    truth = np.repeat(np.array([[0, 1, 255, 3]]), 6, axis=0)
-    image = str(tmp_path / "photo.png")
-    cv2.imwrite(image, np.full([6, 4, 3], 128, dtype="uint8"))
-    examples = [
+    ground_truth = np.repeat(np.array([[0, 1, 255, 3]]), 6, axis=0)
+    path = str(tmp_path / "photo.png")
+    cv2.imwrite(path, np.full([6, 4, 3], 128, dtype="uint8"))
+    images = [
         EvaluatedImage(
-            *(0.25 * n, n, image, f'"><img src=x onerror={n}>', np.array([0.5, 0.25, np.nan, 0.0])),
-            *(shrink(truth), shrink(np.full([6, 4], 2 * n))),
+            *(0.25 * n, n, path, f'"><img src=x onerror={n}>', np.array([0.5, 0.25, np.nan, 0.0])),
+            *(shrink(ground_truth), shrink(np.full([6, 4], 2 * n))),
         )
         for n in range(2)
     ]
     about = dict.fromkeys(("model", "data", "weights", "device", "config"), f"& {HARMFUL}")
-    return write_report(tmp_path, figures, examples[:1], examples[1:], PALETTE, about)
+    return write_report(tmp_path, figures, images[:1], images[1:], PALETTE, about)
 
 
-def test_the_costliest_confusions():
-    """By hand; of equals, the first in the matrix is first."""
+def test_top_confusions():
+    """Counted by hand; ties are in the order of the matrix."""
     pairs = [(1, 0, 9), (3, 0, 4), (0, 1, 3), (3, 1, 3), (3, 2, 2), (0, 3, 1)]
     assert top_confusions(CONFUSION) == pairs
     assert top_confusions(CONFUSION, 2) == pairs[:2]
     assert top_confusions(np.diag([1, 2])) == []
 
 
-def test_tables(drawn):
-    page = Page(drawn)
+def test_tables(report):
+    page = Page(report)
     classes, confusions = page.tables
-    assert classes[1:] == [  # the worst first; what does not occur is left out
+    assert classes[1:] == [  # in ascending order of IoU, without the class that does not occur
         ["1", "sky", "0.2500", "1.0000", "24.50%"],
         ["0", HARMFUL, "0.5000", "0.1250", "42.00%"],
         ["3", "a&b", "0.7500", "0.5000", "33.50%"],
@@ -134,32 +133,34 @@ def test_tables(drawn):
     assert confusions[1] == ["sky", HARMFUL, "18.37%", "4.50%"]  # 9 of 49, 9 of 200
     assert confusions[5] == ["a&b", "tree", "2.99%", "1.00%"]
     assert len(confusions) == 7
-    assert "the 6 pairs with the most pixels, 100.00% of all" in page.text
+    assert (
+        "The 6 pairs of true and predicted class with the most pixels: 100.00% of all" in page.text
+    )
     headline = {"mIoU": "0.5000", "Accuracy": "0.8900", "Mean accuracy": "n/a", "Images": "2"}
     assert headline.items() <= page.headline.items()
 
 
-def test_no_text_is_taken_for_markup(drawn):
-    page = Page(drawn)
+def test_text_is_escaped(report):
+    page = Page(report)
     assert page.scripts == 1 and "alert(1)<" not in page.text
     assert page.text.count("&lt;script&gt;alert(1)&lt;/script&gt;") > 5
     assert all(address.startswith(("#", "data:")) for address in page.addresses)
 
 
-def test_pictures(drawn):
-    """Classes in their colors, what is not labeled see-through, and the same bytes as files."""
-    page = Page(drawn)
+def test_images(report):
+    """Label maps in the classes' colors, transparent if unlabeled, the same in the files."""
+    page = Page(report)
     files = [f"{k}_1_{n}" for k in ("worst", "best") for n in FILES]
-    assert page.pictures == [(drawn.parent / name).read_bytes() for name in files]
-    truth = np.asarray(Image.open(BytesIO(page.pictures[2])).convert("RGBA"))
+    assert page.images == [(report.parent / name).read_bytes() for name in files]
+    truth = np.asarray(Image.open(BytesIO(page.images[2])).convert("RGBA"))
     assert truth.shape == (6, 4, 4)
     assert truth[0].tolist() == [[200, 0, 0, 255], [0, 200, 0, 255], [0] * 4, [90, 90, 90, 255]]
-    prediction = np.asarray(Image.open(BytesIO(page.pictures[4])).convert("RGBA"))
+    prediction = np.asarray(Image.open(BytesIO(page.images[4])).convert("RGBA"))
     assert (prediction == [0, 0, 200, 255]).all()
-    assert page.text.count("not there") == 1  # the tree of this prediction
+    assert page.text.count("not in the ground truth</span>") == 1  # the class predicted by mistake
 
 
-def test_large_maps_are_shrunk():
+def test_large_label_maps_are_downsized():
     labels = np.arange(1000)[:, None] // 250 + np.zeros([1, 2000], dtype="int64")
     small = shrink(labels)
     assert small.shape == (320, 640) and small.dtype == np.uint8
@@ -173,17 +174,17 @@ def write_empty_report(folder):
     write_report(folder, figures, [], [], PALETTE, about)
 
 
-def test_the_pictures_of_an_earlier_page_go_and_nothing_else(tmp_path):
-    """It may have shown more images."""
-    own = [f"{k}_{n}_{name}" for k in ("worst", "best") for n in (1, 12) for name in FILES]
+def test_only_images_of_an_earlier_report_are_removed(tmp_path):
+    """It may have had more images."""
+    old = [f"{k}_{n}_{name}" for k in ("worst", "best") for n in (1, 12) for name in FILES]
     others = ["best_3_models.xlsx", "worst_1_photo.jpg.orig", "best_2024_run_photo.jpg", "a.png"]
-    for name in (*own, *others):
+    for name in (*old, *others):
         (tmp_path / name).touch()
     write_empty_report(tmp_path)
     assert {path.name for path in tmp_path.iterdir()} == {"report.html", *others}
 
 
-def test_a_report_that_cannot_be_written_leaves_the_old_one(tmp_path):
+def test_a_write_error_keeps_the_old_report(tmp_path):
     (tmp_path / "report.html").write_text("old")
     (tmp_path / f".report.{os.getpid()}.partial.html").mkdir()
     with pytest.raises(RunError, match="--report"):
@@ -191,27 +192,11 @@ def test_a_report_that_cannot_be_written_leaves_the_old_one(tmp_path):
     assert (tmp_path / "report.html").read_text() == "old"
 
 
-PROTOCOLS = {
-    "Each image is seen whole, at scale 1, not mirrored.": {},
-    "Each image is seen in windows of 64 by 32 pixels, 48 by 16 apart, at scale 1, not mirrored.": {
-        "crop_size": [64, 32],
-        "stride": [48, 16],
-    },
-    "Each image is seen whole, at scale 0.5, 1, as it is and mirrored left to right; "
-    "the mean softmax of 4 views decides.": {"scales": [0.5, 1.0], "flip_horizontal": True},
-}
-
-
-@pytest.mark.parametrize("words", PROTOCOLS)
-def test_protocol_in_words(words):
-    assert describe_test_config({**WHOLE, **PROTOCOLS[words]}) == words
-
-
-def evaluate(scenes, *more, launcher=()):
-    """Run tools/val.py to its end."""
+def evaluate(scenes, *flags, launcher=()):
+    """Run tools/val.py."""
     arguments = [
         *(sys.executable, *launcher, "tools/val.py", "--config", CONFIG, "--device", "cpu"),
-        *("--model_path", scenes / "model.pdparams", *more),
+        *("--model_path", scenes / "model.pdparams", *flags),
         *("--opts", f"val_dataset.dataset_root={scenes}", f"train_dataset.dataset_root={scenes}"),
     ]
     environment = {**os.environ, "PADDLE_LOG_DIR": str(scenes / "log")}
@@ -222,7 +207,7 @@ def evaluate(scenes, *more, launcher=()):
 
 @pytest.fixture(scope="module")
 def scenes(tmp_path_factory):
-    """Three images and a model that has learned nothing."""
+    """Three images and an untrained model."""
     root = tmp_path_factory.mktemp("scenes")
     write_scenes(root, train=1, val=3, size=(96, 96))
     paddle.seed(0)
@@ -233,14 +218,14 @@ def scenes(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def evaluated(scenes):
-    """The report's page, the --json file's figures, and the log."""
+    """The report, the figures of --json, and the log."""
     done = evaluate(scenes, "--report", scenes / "new/report", "--json", scenes / "figures.json")
     assert done.returncode == 0, done.stderr
     page = Page(scenes / "new/report/report.html")
     return page, json.loads((scenes / "figures.json").read_text()), done.stdout
 
 
-def test_the_page_says_what_the_log_says(evaluated):
+def test_the_report_has_the_figures_of_the_log(evaluated):
     page, figures, log = evaluated
     names = {"miou": "mIoU", "accuracy": "Accuracy", "mean_accuracy": "Mean accuracy"}
     assert {key: page.headline[name] for key, name in names.items()} == {
@@ -252,18 +237,20 @@ def test_the_page_says_what_the_log_says(evaluated):
     rows = [row[1:] for row in sorted(page.tables[0][1:], key=lambda row: int(row[0]))]
     assert rows == logged and 3 < len(rows) < 10
     assert "new/report/report.html" in log
+    description = "single scale, no flip, whole image"
+    assert f"[EVAL] {description}" in log and f"Test configuration: {description}." in page.text
 
 
-def test_the_page_needs_nothing_else(evaluated):
+def test_the_page_is_self_contained(evaluated):
     page = evaluated[0]
-    assert len(page.pictures) == 9
+    assert len(page.images) == 9
     assert all(address.startswith(("#", "data:")) for address in page.addresses)
     without_config = re.sub(r"<pre.*?</pre>", "", page.text, flags=re.DOTALL)
     assert not re.search(r"https?://|@import|url\(", without_config)
     assert "default-src 'none'" in page.text
 
 
-def test_two_processes_report_like_one(evaluated, scenes):
+def test_two_processes_write_the_report_of_one(evaluated, scenes):
     launcher = ("-m", "paddle.distributed.launch", "--nproc_per_node", "2")
     done = evaluate(scenes, "--report", scenes / "two", launcher=launcher)
     assert done.returncode == 0, done.stderr
@@ -274,7 +261,7 @@ def test_two_processes_report_like_one(evaluated, scenes):
     assert one == two
 
 
-def test_a_folder_that_cannot_be_written_is_refused_at_once(scenes, tmp_path):
+def test_an_unwritable_folder_is_rejected_before_evaluation(scenes, tmp_path):
     (tmp_path / "file").touch()
     done = evaluate(scenes, "--report", tmp_path / "file")
     assert done.returncode == 2

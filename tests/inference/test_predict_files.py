@@ -1,4 +1,4 @@
-"""Files to files: folders, patterns, lists, videos; a broken one does not stop the others."""
+"""Prediction of files: folders, patterns, lists, videos; errors do not stop the others."""
 
 import resource
 
@@ -17,7 +17,7 @@ from paddleseg_segformer.inference.predict_files import find_images
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """A checkpoint, and images in two folders; two differ in their endings alone."""
+    """A checkpoint, and images in two folders; two differ only in their extensions."""
     folder = tmp_path_factory.mktemp("files")
     save(small_model(), folder / "model.pdparams")
     rng = np.random.default_rng(0)
@@ -49,7 +49,7 @@ def test_a_folder_keeps_names_and_subfolders(folder, tmp_path):
 
 
 def test_probabilities(folder, tmp_path, monkeypatch):
-    """Of the image's one run through the model."""
+    """The model runs once per image."""
     decode, runs = SegFormer.decode, []
     monkeypatch.setattr(SegFormer, "decode", lambda *a: runs.append(a) or decode(*a))
     image = folder / "photos/b.png"
@@ -60,7 +60,7 @@ def test_probabilities(folder, tmp_path, monkeypatch):
     assert found.shape == (5, 64, 96) and (found.argmax(axis=0) == labels).mean() > 0.99
 
 
-def test_a_broken_file_is_named_and_the_rest_goes_on(folder, tmp_path):
+def test_a_broken_file_does_not_stop_the_others(folder, tmp_path):
     photos = tmp_path / "photos"
     photos.mkdir()
     (photos / "broken.jpg").write_bytes(b"\xff\xd8 cut short")
@@ -71,7 +71,7 @@ def test_a_broken_file_is_named_and_the_rest_goes_on(folder, tmp_path):
     assert len(written(out)) == 3
 
 
-def test_what_a_graph_does_not_take_is_named_and_the_rest_goes_on(folder, tmp_path):
+def test_an_unsupported_size_does_not_stop_the_others(folder, tmp_path):
     pytest.importorskip("paddle2onnx")
     weights = folder / "model.pdparams"
     export(weights, tmp_path, folder / "photos/b.png", format="onnx")
@@ -82,34 +82,34 @@ def test_what_a_graph_does_not_take_is_named_and_the_rest_goes_on(folder, tmp_pa
     with pytest.raises(InputError, match=r"--probabilities: .* --output_op none"):
         predict(tmp_path / "model.onnx", photos, tmp_path / "out", probabilities=True)
     count, problems = predict(tmp_path / "model.onnx", photos, tmp_path / "out")
-    assert count == 1 and "tiny.png: The graph does not take an image of 3x3" in problems[0]
+    assert count == 1 and "tiny.png: The graph does not support images of 3x3" in problems[0]
     assert (tmp_path / "out/label_map/whole.png").is_file()
 
 
 @pytest.mark.parametrize("save_dir", ["result", "."])
-def test_pictures_of_an_earlier_time_are_no_input(save_dir, folder, tmp_path):
+def test_outputs_of_an_earlier_call_are_not_segmented(save_dir, folder, tmp_path):
     (tmp_path / "b.png").write_bytes((folder / "photos/b.png").read_bytes())
     save_dir = tmp_path / save_dir
     for _ in range(2):
         assert predict(folder / "model.pdparams", tmp_path, save_dir, device="cpu") == (1, [])
-    picture = save_dir / "label_map/b.png"
-    for nothing_else in (picture, picture.parent):
-        with pytest.raises(InputError, match=r"only pictures that .* wrote to --save_dir"):
-            predict(folder / "model.pdparams", nothing_else, save_dir, device="cpu")
+    output = save_dir / "label_map/b.png"
+    for path in (output, output.parent):
+        with pytest.raises(InputError, match=r"contains only outputs of predict in --save_dir"):
+            predict(folder / "model.pdparams", path, save_dir, device="cpu")
 
 
-def test_no_picture_is_written_over_another(folder, tmp_path):
+def test_outputs_do_not_overwrite_each_other(folder, tmp_path):
     for name in ("a.png", "a.jpg", "a.png.webp", "deep/a.png"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes((folder / "photos/b.png").read_bytes())
     predict(folder / "model.pdparams", tmp_path, tmp_path / "out", device="cpu")
     assert len(list((tmp_path / "out/label_map").rglob("*.png"))) == 4
     (tmp_path / "deep/list.txt").write_text("a.png\n../a.png\n")
-    with pytest.raises(InputError, match="would have the same names"):
+    with pytest.raises(InputError, match="would have the same output files"):
         predict(folder / "model.pdparams", tmp_path / "deep/list.txt", tmp_path / "o", device="cpu")
 
 
-def test_wrong_destinations_are_told_first(folder, tmp_path):
+def test_an_unwritable_save_dir_is_rejected_first(folder, tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(InputError, match=r"--save_dir .*file: cannot be written"):
         predict(folder / "model.pdparams", folder / "photos", tmp_path / "file", device="cpu")
@@ -124,9 +124,9 @@ def test_patterns_and_lists(folder, tmp_path):
     (tmp_path / "my photo.jpg").touch()
     (tmp_path / "list.txt").write_text("my photo.jpg\n")
     assert list(map(str, find_images(tmp_path / "list.txt")[1])) == ["my photo.jpg"]
-    for nothing in (f"{folder}/*.jpeg", folder / "absent.png", tmp_path / "list.txt/x"):
+    for absent in (f"{folder}/*.jpeg", folder / "absent.png", tmp_path / "list.txt/x"):
         with pytest.raises(InputError):
-            find_images(nothing)
+            find_images(absent)
 
 
 def write_video(path, frames):
@@ -138,7 +138,7 @@ def write_video(path, frames):
 
 
 def test_a_video(folder, tmp_path):
-    """As many frames, each the overlay of its own prediction, but for what the codec loses."""
+    """The same number of frames, each the overlay of its prediction, up to compression loss."""
     path = tmp_path / "video.mp4"
     frames = [np.full([64, 96, 3], 40 * i, "uint8") for i in range(1, 6)]
     write_video(path, frames)
@@ -161,8 +161,8 @@ def test_a_video(folder, tmp_path):
 
 
 @pytest.fixture
-def remade(folder, tmp_path):
-    """A function that segments a video anew, and the two files as an earlier time left them."""
+def repeated(folder, tmp_path):
+    """A function that segments a video again, and the two output files of an earlier call."""
     rng = np.random.default_rng(0)
     write_video(tmp_path / "v.mp4", list(rng.integers(0, 255, [20, 64, 96, 3], dtype="uint8")))
     kinds = ("added_prediction", "pseudo_color_prediction")
@@ -174,9 +174,9 @@ def remade(folder, tmp_path):
     return lambda: predict(folder / "model.pdparams", **options), earlier
 
 
-def test_a_video_that_does_not_fit_on_the_disk(remade, tmp_path):
-    """For which a limit of the size of files stands in."""
-    segment, earlier = remade
+def test_a_video_on_a_full_disk(repeated, tmp_path):
+    """Simulated by a limit of the file size."""
+    segment, earlier = repeated
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, limits[1]))
     try:
@@ -188,9 +188,9 @@ def test_a_video_that_does_not_fit_on_the_disk(remade, tmp_path):
     assert len(written(tmp_path / "out")) == 2
 
 
-def test_a_video_that_is_not_finished_is_not_there(remade, tmp_path, monkeypatch):
-    segment, earlier = remade
-    calls = iter(range(3))  # of which there is one for each frame
+def test_an_interrupted_video_keeps_the_earlier_one(repeated, tmp_path, monkeypatch):
+    segment, earlier = repeated
+    calls = iter(range(3))  # one call per frame
 
     def fail(prediction):
         if next(calls) == 2:

@@ -1,4 +1,4 @@
-"""Images to label maps in Python: from any checkpoint, whatever kind the image is."""
+"""``Predictor``: any kind of checkpoint, any kind of image."""
 
 import json
 
@@ -38,90 +38,90 @@ def expected_labels(model, image):
     return logits.numpy()[0].argmax(axis=0)
 
 
-def test_weights_alone_tell_the_model(checkpoint, image):
-    """An array, a Pillow image and a file of it: the same, and what the model itself says."""
+def test_architecture_is_inferred_from_weights(checkpoint, image):
+    """The same label map for an array, a Pillow image and a file, equal to the model's output."""
     predictor = Predictor(checkpoint, device="cpu")
-    found = predictor(image)
+    prediction = predictor(image)
     expected = expected_labels(small_model(), image)
     assert len(np.unique(expected)) > 2
-    assert (found.label_map == expected).mean() > 0.999
+    assert (prediction.label_map == expected).mean() > 0.999
     file = checkpoint.with_name("image.png")
     Image.fromarray(image).save(file)
     for same in (Image.fromarray(image), file, str(file)):
-        np.testing.assert_array_equal(predictor(same).label_map, found.label_map)
+        np.testing.assert_array_equal(predictor(same).label_map, prediction.label_map)
     assert predictor.classes == list("01234")
 
 
-def test_pictures(checkpoint, image):
-    found = Predictor(checkpoint, device="cpu")(image)
-    colors = found.palette[found.label_map]
-    np.testing.assert_array_equal(np.asarray(found.color_map()), colors)
-    np.testing.assert_array_equal(np.asarray(found.label_image()), found.label_map)
-    np.testing.assert_array_equal(np.asarray(found.label_image().convert("RGB")), colors)
-    np.testing.assert_allclose(found.overlay(0.25), 0.75 * image + 0.25 * colors, atol=1)
-    shares = found.shares()
+def test_images_of_a_prediction(checkpoint, image):
+    prediction = Predictor(checkpoint, device="cpu")(image)
+    colors = prediction.palette[prediction.label_map]
+    np.testing.assert_array_equal(np.asarray(prediction.color_map()), colors)
+    np.testing.assert_array_equal(np.asarray(prediction.label_image()), prediction.label_map)
+    np.testing.assert_array_equal(np.asarray(prediction.label_image().convert("RGB")), colors)
+    np.testing.assert_allclose(prediction.overlay(0.25), 0.75 * image + 0.25 * colors, atol=1)
+    shares = prediction.shares()
     assert list(shares.values()) == sorted(shares.values(), reverse=True)
-    assert shares["2"] == (found.label_map == 2).mean()
+    assert shares["2"] == (prediction.label_map == 2).mean()
 
 
 @pytest.mark.parametrize("windows", [False, True])
 def test_probabilities(windows, checkpoint, image):
     options = {"is_slide": True, "crop_size": (64, 64), "stride": (48, 48)} if windows else {}
     predictor = Predictor(checkpoint, device="cpu", aug_eval=True, scales=[0.5, 1.0], **options)
-    found, alone = predictor(image, probabilities=True), predictor(image)
-    np.testing.assert_array_equal(found.label_map, alone.label_map)
-    assert found.probabilities.shape == (5, 96, 128) and alone.probabilities is None
-    np.testing.assert_allclose(found.probabilities.astype("float32").sum(axis=0), 1, atol=2e-3)
-    best = found.probabilities.argmax(axis=0)
-    assert (best == found.label_map).mean() > 0.99  # but for float16's ties
+    prediction, alone = predictor(image, probabilities=True), predictor(image)
+    np.testing.assert_array_equal(prediction.label_map, alone.label_map)
+    assert prediction.probabilities.shape == (5, 96, 128) and alone.probabilities is None
+    np.testing.assert_allclose(prediction.probabilities.astype("float32").sum(axis=0), 1, atol=2e-3)
+    best = prediction.probabilities.argmax(axis=0)
+    assert (best == prediction.label_map).mean() > 0.99  # all but float16 ties
 
 
-def test_a_grey_array(checkpoint, image):
+def test_a_grayscale_array(checkpoint, image):
     predictor = Predictor(checkpoint, device="cpu")
     gray = image[:, :, 0]
     expected = predictor(np.repeat(gray[:, :, None], 3, axis=2)).label_map
     np.testing.assert_array_equal(predictor(gray).label_map, expected)
     for wrong in (image.astype("float32"), image[None], image[:, :, :2]):
-        with pytest.raises(InputError, match=r"is no image"):
+        with pytest.raises(InputError, match=r"is not an image"):
             predictor(wrong)
 
 
 def test_a_pillow_image_is_read_as_its_file(checkpoint, image, tmp_path):
-    """A camera on its side, and 16 bits."""
+    """With an EXIF orientation, and with 16 bits."""
     predictor = Predictor(checkpoint, device="cpu")
     exif = Image.Exif()
     exif[274] = 6
-    Image.fromarray(image).save(tmp_path / "turned.jpg", exif=exif)
-    cv2.imwrite(str(tmp_path / "deep.png"), image[:, :, 0].astype("uint16") * 257)
-    for name in ("turned.jpg", "deep.png"):
+    Image.fromarray(image).save(tmp_path / "rotated.jpg", exif=exif)
+    cv2.imwrite(str(tmp_path / "16_bit.png"), image[:, :, 0].astype("uint16") * 257)
+    for name in ("rotated.jpg", "16_bit.png"):
         by_path = predictor(tmp_path / name)
         by_pillow = predictor(Image.open(tmp_path / name))
         np.testing.assert_allclose(by_pillow.image, by_path.image.astype(int), atol=2)
         assert by_pillow.label_map.shape == by_path.label_map.shape
 
 
-def test_classes_of_one_name_share_their_share(checkpoint, image):
-    found = Predictor(checkpoint, device="cpu")(image)
-    counts = np.bincount(found.label_map.ravel(), minlength=5) / found.label_map.size
-    object.__setattr__(found, "classes", ["a", "b", "a", "c", "d"])
-    np.testing.assert_allclose(found.shares().get("a", 0), counts[0] + counts[2])
-    np.testing.assert_allclose(sum(found.shares().values()), 1)
+def test_classes_of_the_same_name_have_one_share(checkpoint, image):
+    prediction = Predictor(checkpoint, device="cpu")(image)
+    counts = np.bincount(prediction.label_map.ravel(), minlength=5) / prediction.label_map.size
+    object.__setattr__(prediction, "classes", ["a", "b", "a", "c", "d"])
+    np.testing.assert_allclose(prediction.shares().get("a", 0), counts[0] + counts[2])
+    np.testing.assert_allclose(sum(prediction.shares().values()), 1)
 
 
-def test_more_classes_than_a_label_map_holds(tmp_path):
+def test_too_many_classes_for_a_label_map(tmp_path):
     path = save(small_model(classes=300), tmp_path / "model.pdparams")
     with pytest.raises(InputError, match="has 300 classes; label maps hold 255"):
         Predictor(path, device="cpu")
 
 
-def test_options_that_cannot_apply(checkpoint):
-    with pytest.raises(InputError, match="is no exported graph"):
+def test_options_that_do_not_apply(checkpoint):
+    with pytest.raises(InputError, match="is not an exported graph"):
         Predictor(checkpoint, device="cpu", backend="paddle")
     with pytest.raises(InputError, match="--device gpu"):
         Predictor(checkpoint, device="gpu")
 
 
-def test_a_runs_checkpoint_needs_no_config(tmp_path):
+def test_a_training_checkpoint_needs_no_config(tmp_path):
     """Architecture, transforms, class names and palette come from its manifest."""
     write_scenes(tmp_path, train=2, val=1, size=(96, 96))
     roots = [f"{split}_dataset.dataset_root={tmp_path}" for split in ("train", "val")]
@@ -132,27 +132,27 @@ def test_a_runs_checkpoint_needs_no_config(tmp_path):
     weights = tmp_path / "run/best_model/model.pdparams"
     expected = Predictor(weights, config=config, device="cpu")(photo)
     for source in (tmp_path / "run/best_model", weights, tmp_path / "run/iter_1"):
-        found = Predictor(source, device="cpu")(photo)
-        np.testing.assert_array_equal(found.label_map, expected.label_map)
-        assert found.classes == list(ADE20K.CLASS_NAMES)
-        np.testing.assert_array_equal(found.palette, ADE20K.PALETTE)
+        prediction = Predictor(source, device="cpu")(photo)
+        np.testing.assert_array_equal(prediction.label_map, expected.label_map)
+        assert prediction.classes == list(ADE20K.CLASS_NAMES)
+        np.testing.assert_array_equal(prediction.palette, ADE20K.PALETTE)
     manifest = tmp_path / "run/best_model/manifest.json"
     manifest.write_text(json.dumps({"config": 3}))
     with pytest.raises(InputError, match=r"manifest\.json: cannot be read"):
         Predictor(weights, device="cpu")
 
 
-def test_weights_of_a_backbone_are_no_model(tmp_path):
+def test_weights_of_a_backbone_are_rejected(tmp_path):
     path = save(small_model().backbone, tmp_path / "backbone.pdparams")
-    with pytest.raises(InputError, match="no whole SegFormer"):
+    with pytest.raises(InputError, match="has no complete SegFormer"):
         Predictor(path, device="cpu")
 
 
 @needs_shared
-def test_a_hugging_face_folder_is_enough():
-    """Hugging Face's own label map of its own image, and its names of classes."""
+def test_a_hugging_face_folder():
+    """The label map of Hugging Face's implementation, and its class names."""
     predictor = Predictor(SHARED / "weights/segformer_b0_cityscapes_hf", device="cpu")
-    found = predictor(SHARED / "reference/cityscapes_demo.png")
+    prediction = predictor(SHARED / "reference/cityscapes_demo.png")
     expected = np.load(SHARED / "reference/cityscapes_demo_logits.npz")["argmax_full"]
-    assert (found.label_map == expected).mean() > 0.9999
-    assert next(iter(found.shares())) == "road" and "traffic light" in predictor.classes
+    assert (prediction.label_map == expected).mean() > 0.9999
+    assert next(iter(prediction.shares())) == "road" and "traffic light" in predictor.classes

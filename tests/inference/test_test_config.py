@@ -1,4 +1,4 @@
-"""What a configuration and its options say about how images are looked at."""
+"""Test-time options from a config and from flags."""
 
 import pytest
 
@@ -18,8 +18,8 @@ def test_options_are_paddlesegs():
     assert TestConfig.from_config(Config(aug_eval=True)) == paper
     assert TestConfig.from_config(Config(scales=[0.5, 2], flip_horizontal=True)) == TestConfig()
     assert TestConfig.from_config(Config(), aug_eval=True, scales=2) == TestConfig(scales=(2,))
-    mirrored = {"aug_eval": True, "flip_horizontal": True}  # which to PaddleSeg is one scale
-    assert TestConfig.from_config(Config(), **mirrored) == TestConfig(flip_horizontal=True)
+    flip_only = {"aug_eval": True, "flip_horizontal": True}  # a single scale, as in PaddleSeg
+    assert TestConfig.from_config(Config(), **flip_only) == TestConfig(flip_horizontal=True)
     config = Config(is_slide=True, crop_size=[64, 32], stride=[48, 24])
     assert TestConfig.from_config(config) == TestConfig(crop_size=(64, 32), stride=(48, 24))
     assert TestConfig(flip_horizontal=True, flip_vertical=True).flips == [[], [3], [2], [3, 2]]
@@ -40,3 +40,22 @@ def test_options_are_paddlesegs():
 def test_bad_options_are_named(options, message):
     with pytest.raises(ps.InputError, match=message):
         TestConfig.from_config(Config(), **options)
+
+
+DESCRIPTIONS = {
+    "single scale, no flip, whole image": TestConfig(),
+    "single scale, no flip, sliding window 64x32, stride 48x16": TestConfig(
+        crop_size=(64, 32), stride=(48, 16)
+    ),
+    "2 scales (0.5, 1) + horizontal flip, mean softmax of 4 views, whole image": TestConfig(
+        scales=(0.5, 1.0), flip_horizontal=True
+    ),
+    "scale 2 + horizontal and vertical flip, mean softmax of 4 views, whole image": TestConfig(
+        scales=(2.0,), flip_horizontal=True, flip_vertical=True
+    ),
+}
+
+
+@pytest.mark.parametrize("text", DESCRIPTIONS)
+def test_description(text):
+    assert DESCRIPTIONS[text].describe() == text

@@ -8,6 +8,7 @@ from paddleseg.transforms import Compose, Normalize, Resize
 from shared import SHARED, needs_shared
 
 import paddleseg_segformer as ps
+from paddleseg_segformer.data.image_io import read_image
 from paddleseg_segformer.engine.metrics import Scores, confusion_matrix
 from paddleseg_segformer.inference import Segmenter, TestConfig
 
@@ -65,12 +66,12 @@ def test_camvid(model):
     root = SHARED / "data/camvid_small"
     names = [name.strip() for name in (root / "labels.txt").read_text().split("\n") if name.strip()]
     to_camvid = np.array([names.index(name) for name in CAMVID.values()])
-    transforms = Compose([Resize((960, 720)), NORMALIZE])
-    segmenter = Segmenter(model, transforms, TestConfig())
+    segmenter = Segmenter(model, [Resize((960, 720)), NORMALIZE], TestConfig())
     confusion = 0
     for line in (root / "val.txt").read_text().splitlines():
         image, label = (str(root / part) for part in line.split())
-        predictions = to_camvid[segmenter([segmenter.views(cv2.imread(image))])[0].numpy()]
+        inputs = segmenter.augmented_inputs(read_image(image))
+        predictions = to_camvid[segmenter([inputs])[0].numpy()]
         labels = cv2.imread(label, cv2.IMREAD_UNCHANGED)
         confusion = confusion + confusion_matrix(labels, predictions, 11, 255)
     scores = Scores(confusion, names)
