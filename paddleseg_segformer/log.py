@@ -45,18 +45,22 @@ def progress(iterable, total, description):
 
 @contextmanager
 def training_bar(iters, done):
-    """Context manager of a ``tqdm`` bar below the log; only on a terminal, in the first process.
-
-    Args:
-        iters: Last iteration.
-        done: Iterations done so far.
-    """
+    """Context manager of a ``tqdm`` bar below the log; only on a terminal, in the first process."""
     streams = (sys.stdout, sys.stderr)
     visible = all(_is_terminal(s) and os.get_terminal_size(s.fileno()).columns for s in streams)
     disable = get_rank() != 0 or not visible
     bar = tqdm(desc="train", total=iters, initial=done, disable=disable, dynamic_ncols=True)
     with logging_redirect_tqdm([logger]), bar:
         yield bar
+
+
+@contextmanager
+def log_write_error(name):
+    """Log an OSError, such as a full disk, instead of ending the run."""
+    try:
+        yield
+    except OSError as error:
+        logger.warning("%s cannot be written (%s)", name, error.strerror)
 
 
 def _is_terminal(stream):

@@ -29,15 +29,12 @@ class DamagedError(Exception):
 
 
 def save(folder, states, metadata):
-    """Write a checkpoint atomically.
+    """Write a checkpoint atomically, and return its manifest.
 
     Args:
         folder: Path, such as ``save_dir/iter_1000``.
         states: State dicts by file name.
         metadata: The manifest's entries besides the files, as plain JSON.
-
-    Returns:
-        The manifest.
 
     Raises:
         RunError: It cannot be written; an earlier checkpoint of this name is kept.
@@ -79,12 +76,10 @@ def read_manifest(folder):
     """
     try:
         manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-        checksum = manifest.pop("checksum")
-    except FileNotFoundError:
-        raise DamagedError(f"{MANIFEST} is missing") from None
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise DamagedError(f"{MANIFEST} cannot be read") from error
-    if checksum != _checksum(manifest):
+        intact = manifest.pop("checksum") == _checksum(manifest)
+    except (FileNotFoundError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise DamagedError(f"{MANIFEST} is missing or unreadable") from error
+    if not intact:
         raise DamagedError(f"{MANIFEST} does not match its checksum")
     return manifest
 
@@ -98,25 +93,28 @@ def verify(folder):
     manifest = read_manifest(folder)
     for name, entry in manifest["files"].items():
         path = folder / name
-        if not path.is_file():
-            raise DamagedError(f"{name} is missing")
-        if _file_entry(path) != entry:
-            raise DamagedError(f"{name} does not match its checksum")
+        if not path.is_file() or _file_entry(path) != entry:
+            raise DamagedError(f"{name} is missing or does not match its checksum")
     return manifest
 
 
-def load(folder, manifest, model, optimizer, ema_model=None):
-    """Load a checkpoint's states.
+def verify_or_warn(folder):
+    """``verify``, but a damaged checkpoint is logged, and None is returned."""
+    try:
+        return verify(folder)
+    except DamagedError as error:
+        logger.warning("%s is damaged (%s): it is ignored", folder, error)
+        return None
 
-    Args:
-        folder, manifest: A verified checkpoint ``save_dir/iter_N``, and its manifest.
-        model, optimizer: Newly built, of the types that the checkpoint was saved from.
-        ema_model: The EMA model, or None. It gets the model's weights if none were saved for it.
+
+def load(folder, manifest, model, optimizer, ema_model=None):
+    """Load the states of a verified checkpoint into newly built components.
+
+    The EMA model, if any, gets the model's weights if none were saved for it.
 
     Raises:
         InputError: The checkpoint is of another model or optimizer.
     """
-    folder = Path(folder)
     optimizer_type = type(optimizer).__name__
     if manifest["optimizer"] != optimizer_type:
         raise InputError(
@@ -125,8 +123,7 @@ def load(folder, manifest, model, optimizer, ema_model=None):
         )
     _load_model(model, folder / MODEL)
     if ema_model is not None:
-        ema = folder / EMA
-        _load_model(ema_model, ema if ema.exists() else folder / MODEL)
+        _load_model(ema_model, folder / (EMA if (folder / EMA).exists() else MODEL))
     state = read_saved_dict(folder / OPTIMIZER)
     optimizer.set_state_dict(_rename_parameters(state, manifest["parameters"], model))
 
@@ -134,8 +131,8 @@ def load(folder, manifest, model, optimizer, ema_model=None):
 def parameter_names(model):
     """Paddle's own name of each parameter, by its name in the model.
 
-    Optimizer states use Paddle's own names, which contain a counter of the layers built in this
-    process, so they differ between two instances of one model.
+    Optimizer states use Paddle's names, which differ between two instances of a model because they
+    contain a counter of the layers built in this process.
     """
     return {name: parameter.name for name, parameter in model.named_parameters()}
 
@@ -154,7 +151,6 @@ def remove(folder):
 
 
 def _replace(partial, folder):
-    """Rename a folder to a name that may be taken."""
     replaced = folder.with_name(folder.name + REPLACED)
     shutil.rmtree(replaced, ignore_errors=True)
     if folder.exists():

@@ -1,7 +1,7 @@
 """Saving the checkpoints and best models of a run."""
 
 from ..errors import RunError
-from ..log import logger
+from ..log import log_write_error, logger
 from . import checkpoint, distributed
 from .run_dir import prune_checkpoints
 
@@ -17,15 +17,12 @@ class CheckpointSaver:
         step: ``TrainStep``, which has the model, the optimizer and the EMA model.
         state: The run's ``TrainerState``; ``save_best`` updates its ``best``.
         metadata: Constant entries of the manifests.
-
-    Attributes:
-        newest: Folder and manifest of the newest ``iter_N``, or None.
     """
 
     def __init__(self, save_dir, keep, step, state, metadata):
         self.save_dir, self.keep, self.step = save_dir, keep, step
         self.state, self.metadata = state, metadata
-        self.newest = None
+        self.newest = None  # folder and manifest of the newest iter_N
         self._errors = {}  # "iter", "best" or "ema": why the last attempt to save it failed
 
     def save(self):
@@ -38,9 +35,8 @@ class CheckpointSaver:
             states[checkpoint.EMA] = self.step.ema_model.state_dict()
         self.newest = self._write(f"iter_{self.state.iteration}", states)
         if self.newest is not None:
-            folder, manifest = self.newest
-            prune_checkpoints(self.save_dir, self.keep, manifest)
-            logger.info("Saved %s", folder)
+            prune_checkpoints(self.save_dir, self.keep, self.newest[1])
+            logger.info("Saved %s", self.newest[0])
 
     def save_best(self, prefix, model, miou):
         """Write ``best_model`` (``prefix`` "") or ``ema_best_model`` ("ema_") if mIoU improved."""
@@ -49,9 +45,9 @@ class CheckpointSaver:
             return
         new = {f"{prefix}miou": miou, f"{prefix}iteration": self.state.iteration}
         self.state.best = {**best, **new}
-        states = {f"{prefix}model.pdparams": model.state_dict()}
-        saved = self._write(f"{prefix}best_model", states) is not None
-        if not distributed.broadcast_object(saved):
+        states = {f"{prefix}{checkpoint.MODEL}": model.state_dict()}
+        written = self._write(f"{prefix}best_model", states)
+        if not distributed.broadcast_object(written is not None):
             self.state.best = best
 
     def update_manifest(self):
@@ -59,10 +55,8 @@ class CheckpointSaver:
         if self.newest is None or distributed.rank() != 0:
             return
         folder, manifest = self.newest
-        try:
+        with log_write_error(folder):
             checkpoint.write_manifest(folder, {**manifest, **self._progress()})
-        except OSError as error:
-            logger.warning("%s cannot be written (%s)", folder, error.strerror)
 
     def raise_errors(self):
         """Raise the ``RunError`` of the last checkpoint or best model if it could not be saved."""
@@ -76,13 +70,11 @@ class CheckpointSaver:
         """Write a checkpoint in the first process; returns folder and manifest, or None."""
         if distributed.rank() != 0:
             return None
-        kind = name.split("_")[0]  # a later iter_N makes up for an earlier one
-        folder = self.save_dir / name
+        kind, folder = name.split("_")[0], self.save_dir / name
+        self._errors.pop(kind, None)  # a later iter_N makes up for an earlier one
         try:
-            manifest = checkpoint.save(folder, states, {**self.metadata, **self._progress()})
+            return folder, checkpoint.save(folder, states, {**self.metadata, **self._progress()})
         except RunError as error:
             logger.error(error)
             self._errors[kind] = error
             return None
-        self._errors.pop(kind, None)
-        return folder, manifest

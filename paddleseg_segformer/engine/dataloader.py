@@ -10,8 +10,9 @@ import threading
 import time
 from collections import deque
 from concurrent import futures
+from dataclasses import dataclass
 from itertools import chain, islice
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -21,15 +22,14 @@ from ..data.validate import read_sample
 from ..errors import InputError, RunError
 from . import distributed
 
-# Seconds without an answer, after which a data-loading worker counts as stalled.
-WORKER_TIMEOUT = 50
+WORKER_TIMEOUT = 50  # seconds without an answer, after which a data-loading worker is stalled
 # Size of a shared-memory slot, which holds one batch. Memory is used only where it is written to.
 # A larger batch is sent through a pipe, which takes several times as long.
 SHM_BYTES = 1 << 28
-# Attempts to read a sample or a replacement of it.
-MAX_REPLACEMENTS = 10
+MAX_REPLACEMENTS = 10  # attempts to read a sample or a replacement of it
 
 
+@dataclass
 class TrainSampler:
     """Shuffled epochs as one endless stream of samples, cut into batches.
 
@@ -37,19 +37,14 @@ class TrainSampler:
     ``permutation(seed, e)[p % size]`` of the data set. The order depends on the seed alone, so that
     a run resumes anywhere, several processes share one stream, and a data set may be smaller than
     a batch.
-
-    Args:
-        size: Number of samples in the data set.
-        batch_size: Number of samples in a micro-batch.
-        grad_accum_steps: Micro-batches of one process in an optimizer step.
-        first: Number of the first sample, over all processes.
-        steps: Number of optimizer steps.
-        seed: Integer.
     """
 
-    def __init__(self, size, batch_size, grad_accum_steps, first, steps, seed):
-        self.size, self.batch_size, self.grad_accum_steps = size, batch_size, grad_accum_steps
-        self.first, self.steps, self.seed = first, steps, seed
+    size: int  # of the data set
+    batch_size: int  # of a micro-batch
+    grad_accum_steps: int  # micro-batches of one process in an optimizer step
+    first: int  # number of the first sample, over all processes
+    steps: int  # number of optimizer steps
+    seed: int
 
     def __iter__(self):
         """Yield this process's micro-batches: lists of (sample number, index in the data set)."""
@@ -68,35 +63,24 @@ class TrainSampler:
 
 
 class Batch(NamedTuple):
-    """A micro-batch of one process.
+    """A micro-batch of one process."""
 
-    Attributes:
-        arrays: The samples' arrays by name, stacked.
-        files: The images' paths, in the same order.
-        problems: Error messages of the samples that were replaced because they cannot be read.
-    """
-
-    arrays: dict
-    files: list
-    problems: list
+    arrays: dict  # the samples' arrays by name, stacked
+    files: list  # the images' paths, in the same order
+    problems: list  # error messages of the samples that were replaced
 
 
+@dataclass
 class BatchReader:
     """Reads batches; random transforms depend on the seed and the samples' numbers alone.
 
-    PaddleSeg's transforms use the global generators of ``random`` and NumPy. Both are seeded for
-    each sample, so that augmentation is the same for any number of workers and differs in every
-    epoch.
-
-    Args:
-        dataset: A PaddleSeg data set in training mode.
-        seed: Integer.
-        replace_bad: Whether to replace a sample that cannot be read by a random other one, which
-            depends on the seed and the sample's number as well.
+    The global generators of ``random`` and NumPy, which PaddleSeg's transforms use, are seeded for
+    each sample, so that augmentation is the same for any number of workers.
     """
 
-    def __init__(self, dataset, seed, replace_bad):
-        self.dataset, self.seed, self.replace_bad = dataset, seed, replace_bad
+    dataset: Any  # a PaddleSeg data set in training mode
+    seed: int
+    replace_bad: bool  # whether to replace a sample that cannot be read by a random other one
 
     def __call__(self, numbered):
         """Read the ``Batch`` of a list of (sample number, index in the data set).
@@ -107,9 +91,9 @@ class BatchReader:
         """
         samples, files, problems = [], [], []
         for number, index in numbered:
-            sample, index = self._read(number, index, problems)
+            sample, file = self._read(number, index, problems)
             samples.append(sample)
-            files.append(str(self.dataset.file_list[index][0]))
+            files.append(file)
         return Batch(_stack(samples, files), files, problems)
 
     def _read(self, number, index, problems):
@@ -118,10 +102,9 @@ class BatchReader:
             state = int(np.random.SeedSequence(entropy).generate_state(1)[0])
             random.seed(state)
             np.random.seed(state)
-            if attempt > 0:
-                index = random.randrange(len(self.dataset))
+            index = random.randrange(len(self.dataset)) if attempt > 0 else index
             try:
-                return read_sample(self.dataset, index), index
+                return read_sample(self.dataset, index), str(self.dataset.file_list[index][0])
             except InputError as error:
                 if not self.replace_bad:
                     raise
@@ -145,12 +128,9 @@ def _stack(samples, files):
 
 
 def train_batches(read, sampler, num_workers):
-    """Yield each ``Batch`` of a sampler, with arrays as tensors.
+    """Yield each ``Batch`` of a ``TrainSampler`` that a ``BatchReader`` reads, as tensors.
 
-    Args:
-        read: ``BatchReader``.
-        sampler: ``TrainSampler``.
-        num_workers: Number of data-loading workers; 0 reads in this process, when needed.
+    Without data-loading workers, this process reads a batch when it is needed.
 
     Raises:
         InputError: A sample cannot be read.
@@ -162,15 +142,12 @@ def train_batches(read, sampler, num_workers):
 
 
 def synchronized_steps(batches, grad_accum_steps, stop):
-    """Yield the data of each optimizer step, until all processes end or one fails or is stopped.
+    """Yield each optimizer step's micro-batches, and the ``problems`` in those of all processes.
 
     Args:
         batches: Generator of this process's ``Batch`` objects, as from ``train_batches``.
         grad_accum_steps: Micro-batches of one process in an optimizer step.
         stop: ``StopSignal``; all processes end before the same step.
-
-    Yields:
-        The list of this process's micro-batches, and the ``problems`` in those of all processes.
 
     Raises:
         InputError, RunError: This or another process cannot read its data.
@@ -189,7 +166,7 @@ def synchronized_steps(batches, grad_accum_steps, stop):
             if stopped or not micro_batches:
                 return
             if replaced:
-                problems = list(chain.from_iterable(distributed.all_gather(problems)))
+                problems = list(chain(*distributed.all_gather(problems)))
             yield micro_batches, problems
 
 
@@ -197,9 +174,8 @@ def _prefetch(read, sampler, num_workers):
     context = multiprocessing.get_context("fork" if hasattr(os, "fork") else None)
     max_pending = 2 * num_workers + 1  # batches, including the one in use
     slots = _allocate_slots(max_pending)
-    pool = futures.ProcessPoolExecutor(
-        num_workers, context, _init_worker, (read, os.getpid(), slots)
-    )
+    arguments = (read, os.getpid(), slots)
+    pool = futures.ProcessPoolExecutor(num_workers, context, _init_worker, arguments)
     pending = deque()
     try:
         for i, numbered in enumerate(sampler):
@@ -236,12 +212,9 @@ def _result(future):
 def _allocate_slots(count):
     """Shared-memory slots that forked workers inherit; none if they cannot be allocated."""
     # Unlike multiprocessing.shared_memory, not in /dev/shm, which is small in containers.
-    if not hasattr(os, "fork"):
-        return []
-    try:
-        return [mmap.mmap(-1, SHM_BYTES) for _ in range(count)]
-    except OSError:  # address space is limited
-        return []
+    with contextlib.suppress(OSError):  # address space is limited
+        return [mmap.mmap(-1, SHM_BYTES) for _ in range(count)] if hasattr(os, "fork") else []
+    return []
 
 
 _worker = None  # (BatchReader, slots) in a worker process; stays None in the training process

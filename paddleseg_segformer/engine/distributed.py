@@ -6,6 +6,8 @@ import numpy as np
 import paddle
 from paddle import distributed
 
+rank, world_size = distributed.get_rank, distributed.get_world_size
+
 
 def start():
     """Initialize the process group if ``paddle.distributed.launch`` started several processes."""
@@ -13,16 +15,6 @@ def start():
         if paddle.get_device() == "cpu":  # without it, a GPU build of Paddle would use its GPUs
             os.environ.setdefault("PADDLE_DISTRI_BACKEND", "gloo")
         distributed.init_parallel_env()
-
-
-def rank():
-    """This process's rank, from 0."""
-    return distributed.get_rank()
-
-
-def world_size():
-    """The number of processes."""
-    return distributed.get_world_size()
 
 
 def broadcast_object(value):

@@ -48,24 +48,21 @@ def validate(
         report_dir: Folder to write an HTML report to; see ``write_report``.
         options: Override keys of the config's ``test_config``; see ``TestConfig``.
 
-    Returns:
-        ``Scores``.
-
     Raises:
-        InputError: The config, weights, data or options are invalid, or figures and report are not
-            writable.
+        InputError: The config, weights, data or options are invalid, or an output is not writable.
         RunError: Writing figures or report fails.
     """
     if "val_dataset" not in config.dic:
         raise InputError("val_dataset: is missing in the config; evaluation needs it.")
-    if json_path is not None and distributed.rank() == 0:
+    writes_json = json_path is not None and distributed.rank() == 0
+    if writes_json:
         check_file_writable(json_path, "--json")
     if report_dir is not None:
         check_dir_writable(report_dir, "--report")
     distributed.start()
     test_config = TestConfig.from_config(config, **options)
     logger.info("[EVAL] %s", test_config.describe())
-    about = _describe(config, model_path)
+    about = _describe(config, model_path)  # before building, which changes the config
     (dataset,) = build(config, "val_dataset")
     worst_best = WorstBestImages(dataset) if report_dir is not None else None
     model = load_model(config, model_path)
@@ -73,7 +70,7 @@ def validate(
     log_scores(scores, len(dataset))
     logger.info("[EVAL] Classes that occur:\n%s", scores.table())
     figures = {"images": len(dataset), "protocol": asdict(test_config), **scores.figures()}
-    if json_path is not None and distributed.rank() == 0:
+    if writes_json:
         write_figures(Path(json_path), figures)
     if report_dir is not None:
         images = worst_best.gather()
@@ -84,12 +81,12 @@ def validate(
 
 
 def _describe(config, model_path):
-    """The report's facts about a run; called before ``build``, which changes the config."""
+    """The report's facts about an evaluation."""
     tree = settings(config)
     model, data = tree["model"], tree["val_dataset"]
-    names = [model["type"], model.get("backbone", {}).get("type")]
+    backbone = model.get("backbone", {}).get("type")
     return {
-        "model": " · ".join(filter(None, names)),
+        "model": f"{model['type']} · {backbone}" if backbone else model["type"],
         "weights": str(model_path),
         "data": str(data.get("dataset_root") or data["type"]),
         "device": paddle.get_device(),
@@ -98,11 +95,7 @@ def _describe(config, model_path):
 
 
 def write_figures(path, figures):
-    """Write the file of ``--json``; it is replaced atomically.
-
-    Args:
-        path: ``Path``, checked by ``check_file_writable``.
-        figures: A dictionary of plain JSON.
+    """Write the file of ``--json``, a ``Path``, from plain JSON; it is replaced atomically.
 
     Raises:
         RunError: Writing fails.
@@ -124,38 +117,36 @@ def evaluate(
     num_workers: int = 2,
     observe: Callable[[int, np.ndarray, np.ndarray, np.ndarray], object] | None = None,
 ) -> Scores:
-    """Evaluate a model on a validation set.
-
-    The processes of a distributed job share the images; all of them return the same scores.
+    """Evaluate a model on a validation set, whose images the processes of a distributed job share.
 
     Args:
         model: A PaddleSeg model; its training mode is restored afterwards.
         dataset: A PaddleSeg data set in validation mode.
-        test_config: ``TestConfig``.
         num_workers: Threads that read images; 0 means 1.
         observe: Callback for each image of this process, with its index in the data set, ground
             truth and prediction ``[H, W]``, and confusion matrix; or None.
 
     Returns:
-        ``Scores`` of one confusion matrix over the whole set, at the images' original sizes.
+        ``Scores`` of one confusion matrix over the whole set, at the images' original sizes; the
+        same in all processes.
 
     Raises:
         InputError: A label is out of range, or an image cannot be read.
     """
-    classes = dataset.num_classes
+    classes, ignore_index = dataset.num_classes, dataset.ignore_index
     confusion = np.zeros([classes, classes], dtype="int64")
     indices = range(distributed.rank(), len(dataset), distributed.world_size())
     segmenter = Segmenter(model, dataset.transforms.transforms, test_config)
     was_training = model.training
     model.eval()
     try:
-        samples = _prefetch(_without_transforms(dataset), indices, segmenter, num_workers)
+        samples = _prefetch(_without_transforms(dataset), indices, segmenter, num_workers or 1)
         for chunk in _chunks(progress(samples, len(indices), "evaluate")):
             predictions = segmenter([inputs for _, _, inputs in chunk])
             for (index, labels, _), prediction in zip(chunk, predictions):
                 prediction = prediction.numpy()
                 try:
-                    matrix = confusion_matrix(labels, prediction, classes, dataset.ignore_index)
+                    matrix = confusion_matrix(labels, prediction, classes, ignore_index)
                 except ValueError as error:
                     raise InputError(f"{dataset.file_list[index][1]}: {error}.") from error
                 confusion += matrix
@@ -177,15 +168,13 @@ def _without_transforms(dataset):
 
 def _prefetch(dataset, indices, segmenter, num_workers):
     """Yield (index, ground truth, augmented inputs) in order, read ahead by threads."""
-    num_workers = num_workers or 1
     with ThreadPoolExecutor(num_workers) as pool:
         pending = []
         for index in indices:
             pending.append(pool.submit(_read, dataset, index, segmenter))
             if len(pending) > num_workers:
                 yield pending.pop(0).result()
-        for sample in pending:
-            yield sample.result()
+        yield from (sample.result() for sample in pending)
 
 
 def _read(dataset, index, segmenter):
@@ -199,9 +188,9 @@ def _read(dataset, index, segmenter):
         inputs = segmenter.augmented_inputs(image)
     except InputError:
         raise
-    except Exception as error:  # PaddleSeg's transforms raise whatever OpenCV and NumPy do
-        path, reason = dataset.file_list[index][0], one_line(error)
-        raise InputError(f"{path}: cannot be transformed ({reason}).") from error
+    except Exception as error:  # PaddleSeg's transforms raise any exception of OpenCV and NumPy
+        path = dataset.file_list[index][0]
+        raise InputError(f"{path}: cannot be transformed ({one_line(error)}).") from error
     return index, np.asarray(sample["label"])[0], inputs
 
 
@@ -220,12 +209,7 @@ def _chunks(samples):
 def log_scores(scores, images, of=""):
     """Log the scores in one line in PaddleSeg's format; ``of`` names the model, such as EMA."""
     logger.info(
-        "[EVAL] %s#Images: %d mIoU: %.4f Acc: %.4f mAcc: %.4f (%d of %d classes occur)",
-        of,
-        images,
-        scores.miou,
-        scores.accuracy,
-        scores.mean_accuracy,
-        scores.present.sum(),
-        len(scores.names),
+        f"[EVAL] {of}#Images: {images} mIoU: {scores.miou:.4f} Acc: {scores.accuracy:.4f} "
+        f"mAcc: {scores.mean_accuracy:.4f} "
+        f"({scores.present.sum()} of {len(scores.names)} classes occur)"
     )

@@ -2,7 +2,8 @@
 
 import json
 import time
-from contextlib import contextmanager, suppress
+from collections import defaultdict
+from contextlib import suppress
 from pathlib import Path
 
 import cv2
@@ -11,8 +12,9 @@ import numpy as np
 from ..data import palette
 from ..fs import atomic_write
 from ..inference.visualize import overlay
-from ..log import eta_text, logger
+from ..log import eta_text, log_write_error, logger
 from . import distributed
+from .metrics import finite_or_none
 
 LINES, CURVES, EXAMPLES = "train.jsonl", "curves.png", "examples.jpg"
 MAX_EXAMPLES = 4
@@ -20,17 +22,13 @@ EXAMPLE_WIDTH = 480  # pixels of each of the three panels
 
 
 class AverageMeter:
-    """Running averages of losses, gradient norm and timing between two log lines.
-
-    Args:
-        batch_size: Images per optimizer step, over all processes.
-        iters: Last iteration of the run.
-    """
+    """Running averages of losses, gradient norm and timing between two log lines."""
 
     def __init__(self, batch_size, iters):
-        self.batch_size, self.iters = batch_size, iters
-        self._reset()
+        self.batch_size = batch_size  # images per optimizer step, over all processes
+        self.iters = iters  # last iteration of the run
         self.restart_clock()
+        self._reset()
 
     def _reset(self):
         self.steps, self.losses, self.norms = 0, [], []
@@ -84,8 +82,7 @@ class MetricWriter:
 
     Args:
         save_dir: The run's folder.
-        iteration: Where the run starts. Lines of later iterations, written by a run that was
-            killed, are removed from train.jsonl; 0 starts a new file.
+        iteration: Where the run starts; later lines, from a run that was killed, are removed.
         evaluated: Iteration of the last evaluation that is not repeated.
         use_vdl: Whether to write VisualDL scalars and images, too.
 
@@ -98,12 +95,10 @@ class MetricWriter:
         self._file = self._vdl = None
         if distributed.rank() != 0:
             return
-        lines = [
-            line
-            for line in read_lines(save_dir)
-            if line["iteration"] <= (evaluated if line["kind"].endswith("eval") else iteration)
-        ]
-        text = "".join(json.dumps(line) + "\n" for line in lines)
+        text = ""
+        for line in read_lines(save_dir):
+            last = evaluated if line["kind"].endswith("eval") else iteration
+            text += json.dumps(line) + "\n" if line["iteration"] <= last else ""
         atomic_write(self.save_dir / LINES, text.encode())
         self._file = open(self.save_dir / LINES, "a", encoding="utf-8")  # noqa: SIM115
         if use_vdl:
@@ -112,10 +107,7 @@ class MetricWriter:
             self._vdl = LogWriter(str(save_dir))
 
     def train(self, iteration, epoch, metrics, rates, bar):
-        """Write the metrics of ``AverageMeter`` and the learning rate of each parameter group.
-
-        Unless it is disabled, the bar shows them in place of a log line.
-        """
+        """Write the metrics of ``AverageMeter`` and the groups' learning rates to bar or log."""
         self._write_line("train", iteration, **metrics, lr=rates)
         self._write_scalars("Train", metrics, iteration)
         self._write_scalars("Train/lr", rates, iteration)
@@ -138,16 +130,15 @@ class MetricWriter:
     def evaluation(self, iteration, scores, prefix, examples):
         """Write an evaluation's ``Scores`` and example images; ``prefix`` is "" or "ema_"."""
         ious = {name: iou for name, iou in zip(scores.names, scores.iou) if np.isfinite(iou)}
-        totals = {f"{prefix}mIoU": scores.miou, f"{prefix}Acc": scores.accuracy}
-        self._write_line(
-            f"{prefix}eval", iteration, miou=scores.miou, accuracy=scores.accuracy, iou=ious
-        )
+        miou, accuracy = scores.miou, scores.accuracy
+        self._write_line(f"{prefix}eval", iteration, miou=miou, accuracy=accuracy, iou=ious)
+        totals = {f"{prefix}mIoU": miou, f"{prefix}Acc": accuracy}
         self._write_scalars("Evaluate", totals, iteration)
         self._write_scalars(f"Evaluate/{prefix}IoU", ious, iteration)
         if self._file is None or not examples:
             return
         sheet = np.concatenate(examples)
-        with _log_write_error(EXAMPLES):
+        with log_write_error(EXAMPLES):
             (self.save_dir / EXAMPLES).write_bytes(cv2.imencode(".jpg", sheet)[1])
         if self._vdl is not None:
             self._vdl.add_image("Evaluate/examples", sheet[..., ::-1], iteration)
@@ -156,19 +147,20 @@ class MetricWriter:
         """Close the files and draw the curves."""
         if self._file is None:
             return
-        with _log_write_error(LINES):
+        with log_write_error(LINES):
             self._file.close()
         if self._vdl is not None:
             self._vdl.close()
-        with _log_write_error(CURVES):
+        with log_write_error(CURVES):
             draw_curves(self.save_dir)
             logger.info("Curves: %s", self.save_dir / CURVES)
 
     def _write_line(self, kind, iteration, **metrics):
         if self._file is None:
             return
-        metrics = {name: _finite_or_none(value) for name, value in metrics.items()}
-        with _log_write_error(LINES):
+        for name, value in metrics.items():
+            metrics[name] = finite_or_none(value) if isinstance(value, float) else value
+        with log_write_error(LINES):
             self._file.write(json.dumps({"kind": kind, "iteration": iteration, **metrics}) + "\n")
             self._file.flush()
 
@@ -192,16 +184,15 @@ def draw_curves(save_dir):
     from matplotlib.backends.backend_agg import FigureCanvasAgg  # takes a second to import
     from matplotlib.figure import Figure
 
-    curves = {"loss": {}, "learning rate": {}, "mIoU": {}}
+    curves = {title: defaultdict(list) for title in ("loss", "learning rate", "mIoU")}
     for line in read_lines(save_dir):
         if line["kind"] == "train":
-            curves["loss"].setdefault("loss", []).append((line["iteration"], line["loss"]))
+            curves["loss"]["loss"].append((line["iteration"], line["loss"]))
             for group, rate in line["lr"].items():
-                points = curves["learning rate"].setdefault(group, [])
-                points.append((line["iteration"], rate))
+                curves["learning rate"][group].append((line["iteration"], rate))
         elif line["kind"].endswith("eval"):
             name = "EMA" if line["kind"].startswith("ema") else "model"
-            curves["mIoU"].setdefault(name, []).append((line["iteration"], line["miou"]))
+            curves["mIoU"][name].append((line["iteration"], line["miou"]))
     figure = Figure(figsize=(12, 3.5), layout="constrained")
     FigureCanvasAgg(figure)
     for axes, (title, named) in zip(figure.subplots(1, 3), curves.items()):
@@ -215,12 +206,10 @@ def draw_curves(save_dir):
 
 
 class ExampleImages:
-    """Collects the first images of an evaluation: image, ground truth and prediction in a row.
-
-    Passed to ``evaluate`` as ``observe``.
+    """Collects the first images of an evaluation as its ``observe`` callback.
 
     Attributes:
-        rows: uint8 arrays ``[h, 3 w, 3]``, BGR.
+        rows: Image, ground truth and prediction side by side: uint8 arrays ``[h, 3 w, 3]``, BGR.
     """
 
     def __init__(self, dataset):
@@ -234,22 +223,8 @@ class ExampleImages:
         if image is None or image.shape[:2] != labels.shape:
             return
         colors = palette(self.dataset)[:, ::-1]
-        label_maps = (labels.astype("uint8"), predicted.astype("uint8"))
-        panels = [image, *(overlay(image, label_map, colors) for label_map in label_maps)]
+        maps = (labels.astype("uint8"), predicted.astype("uint8"))
+        panels = [image, *(overlay(image, label_map, colors) for label_map in maps)]
         size = (EXAMPLE_WIDTH, round(image.shape[0] * EXAMPLE_WIDTH / image.shape[1]))
         panels = [cv2.resize(panel, size, interpolation=cv2.INTER_AREA) for panel in panels]
         self.rows.append(np.concatenate(panels, axis=1))
-
-
-@contextmanager
-def _log_write_error(name):
-    """Log an OSError, such as a full disk, instead of ending the run."""
-    try:
-        yield
-    except OSError as error:
-        logger.warning("%s cannot be written (%s)", name, error.strerror)
-
-
-def _finite_or_none(value):
-    """JSON has no NaN."""
-    return None if isinstance(value, float) and not np.isfinite(value) else value

@@ -14,8 +14,7 @@ def confusion_matrix(labels, predictions, num_classes, ignore_index):
     """Count the pixels of each pair of true and predicted class.
 
     Args:
-        labels: Ground truth, an integer array.
-        predictions: Predicted classes, an integer array of the same shape.
+        labels, predictions: Ground truth and predicted classes, integer arrays of one shape.
         num_classes: Number of classes.
         ignore_index: Label of pixels that are not counted.
 
@@ -89,17 +88,13 @@ class Scores:
 
     def figures(self) -> dict[str, Any]:
         """All scores as plain JSON, where NaN is null."""
-
-        def plain(value):
-            return None if np.isnan(value) else float(value)
-
         classes = zip(self.names, self.iou, self.class_accuracy)
         return {
-            "miou": plain(self.miou),
+            "miou": finite_or_none(self.miou),
             "accuracy": self.accuracy,
-            "mean_accuracy": plain(self.mean_accuracy),
+            "mean_accuracy": finite_or_none(self.mean_accuracy),
             "classes": [
-                {"name": name, "iou": plain(iou), "accuracy": plain(accuracy)}
+                {"name": name, "iou": finite_or_none(iou), "accuracy": finite_or_none(accuracy)}
                 for name, iou, accuracy in classes
             ],
             "confusion": self.confusion.tolist(),
@@ -107,15 +102,19 @@ class Scores:
 
     def table(self) -> str:
         """One line per class that occurs: name, IoU, accuracy, share of the ground-truth pixels."""
-        share = self.confusion.sum(axis=1) / max(self.confusion.sum(), 1)
-        width = max(len("class"), *(len(name) for name in self.names))
+        shares = self.confusion.sum(axis=1) / max(self.confusion.sum(), 1)
+        width = max(map(len, ["class", *self.names]))
         lines = [f"{'class':{width}}    IoU    Acc  share"]
-        for i in np.flatnonzero(self.present):
-            lines.append(
-                f"{self.names[i]:{width}} {self.iou[i]:6.4f} {self.class_accuracy[i]:6.4f} "
-                f"{share[i]:6.2%}"
-            )
+        rows = zip(self.names, self.iou, self.class_accuracy, shares, self.present)
+        for name, iou, accuracy, share, present in rows:
+            if present:
+                lines.append(f"{name:{width}} {iou:6.4f} {accuracy:6.4f} {share:6.2%}")
         return "\n".join(lines)
+
+
+def finite_or_none(value):
+    """A number as plain JSON, which has no NaN and no infinity."""
+    return float(value) if np.isfinite(value) else None
 
 
 def _mean(values):

@@ -48,7 +48,7 @@ def configure_parameters(config, model, freeze_backbone=False):
     decay = config.optimizer_cfg.get("weight_decay") or 0.0
     for group, parameters in zip(groups, members):
         trainable = [parameter for parameter in parameters if not parameter.stop_gradient]
-        millions = sum(math.prod(parameter.shape) for parameter in trainable) / 1e6
+        millions = sum(parameter.size for parameter in trainable) / 1e6
         logger.info(
             f"Parameters {group['name'] or 'all others':12} {len(trainable):4} tensors, "
             f"{millions:6.2f} M, lr x {group.get('lr_mult', 1.0):g}, "
@@ -64,7 +64,7 @@ def _freeze_backbone(config, model):
         )
     for parameter in backbone.parameters():
         parameter.stop_gradient = True
-    frozen = sum(math.prod(parameter.shape) for parameter in backbone.parameters())
+    frozen = sum(parameter.size for parameter in backbone.parameters())
     logger.info("Frozen: the backbone, %.2f M parameters", frozen / 1e6)
     options = config.model_cfg
     if not (options.get("pretrained") or options.get("backbone", {}).get("pretrained")):

@@ -23,15 +23,11 @@ class TrainOptions:
         resume_model: A checkpoint ``save_dir/iter_N`` to resume from.
         do_eval: Whether to evaluate at each save, and keep the best model.
         use_vdl: Whether to write VisualDL scalars and images to ``save_dir``.
-        freeze_backbone: Whether to freeze the backbone: no gradients, no stochastic depth, fixed
-            BatchNorm statistics.
-        use_ema: Whether to keep, save and evaluate an exponential moving average (EMA) of the
-            weights, too.
+        freeze_backbone: Whether to freeze weights, BatchNorm and stochastic depth of the backbone.
+        use_ema: Whether to keep, save and evaluate an exponential moving average of the weights.
         grad_accum_steps: Gradient accumulation: micro-batches per optimizer step.
-        num_workers: Data-loading workers; None is 0 on a CPU, where the model needs the cores, and
-            up to 8 per GPU.
-        on_bad_sample: ``"error"`` or ``"skip"``: on an unreadable training sample, stop or
-            substitute another.
+        num_workers: Data-loading workers; None is 0 on a CPU, and up to 8 per GPU.
+        on_bad_sample: ``"error"`` or ``"skip"``: stop at an unreadable sample, or replace it.
         save_interval: Iterations between saves; the last iteration is saved as well.
         log_iters: Iterations between log lines.
         keep_checkpoint_max: Number of checkpoints ``iter_N`` to keep; 0 keeps all.
@@ -41,8 +37,7 @@ class TrainOptions:
         amp_level: Mixed precision level, ``"O1"``.
 
     Raises:
-        InputError: An option is out of range, two exclude each other, or the device does not
-            support one.
+        InputError: An option is out of range or not supported, or two exclude each other.
     """
 
     save_dir: str = "output"
@@ -69,10 +64,8 @@ class TrainOptions:
         if not 0 <= (self.seed or 0) < 1 << 63:
             raise InputError(f"--seed {self.seed}: must be from 0 to 2^63 - 1.")
         for name, choices in CHOICES.items():
-            if getattr(self, name) not in choices:
-                raise InputError(
-                    f"--{name} {getattr(self, name)}: must be one of {', '.join(choices)}."
-                )
+            if (value := getattr(self, name)) not in choices:
+                raise InputError(f"--{name} {value}: must be one of {', '.join(choices)}.")
         if self.resume and self.resume_model is not None:
             raise InputError("--resume and --resume_model exclude each other; give one of them.")
         if self.amp_level != "O1":

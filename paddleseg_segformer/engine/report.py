@@ -21,36 +21,27 @@ from ..fs import atomic_write
 from ..inference import TestConfig
 from ..inference.visualize import color_table
 from . import distributed
-from .metrics import Scores
+from .metrics import Scores, finite_or_none
 
 PAGE = "report.html"
 IMAGE_FILE = re.compile(r"(worst|best)_[0-9]+_(photo\.jpg|prediction\.png|truth\.png)")
 MAX_WIDTH = 640  # of an image in the report, in pixels
 UNLABELED = 255
 MAX_CONFUSION_PAIRS = 15
-# Minimum share of an image for a class to be in its legend if it is predicted only.
-MIN_LEGEND_SHARE = 0.005
+MAX_IMAGES = 8  # worst and best images each
+MIN_LEGEND_SHARE = 0.005  # of an image, for a class to be in its legend if it is predicted only
 JPEG_QUALITY = (cv2.IMWRITE_JPEG_QUALITY, 85)
 
 
 class EvaluatedImage(NamedTuple):
-    """An image with its ground truth, prediction and scores; sorts by ascending mIoU.
+    """An image with its ground truth, prediction and scores; sorts by ascending mIoU."""
 
-    Attributes:
-        miou: Mean IoU over the classes in its ground truth.
-        index: Its index in the data set.
-        path: The image file.
-        name: Its name in the report.
-        iou: float64 array ``[classes]``; NaN for classes not in the ground truth.
-        ground_truth, prediction: uint8 label maps ``[h, w]``, downsized by ``shrink``.
-    """
-
-    miou: float
-    index: int
+    miou: float  # over the classes in the ground truth
+    index: int  # in the data set
     path: str
-    name: str
-    iou: np.ndarray
-    ground_truth: np.ndarray
+    name: str  # in the report
+    iou: np.ndarray  # float64 [classes]; NaN for classes not in the ground truth
+    ground_truth: np.ndarray  # uint8 [h, w], downsized by ``shrink``, as is the prediction
     prediction: np.ndarray
 
 
@@ -62,7 +53,7 @@ def shrink(labels):
 
 
 def write_report(folder, figures, worst, best, palette, about):
-    """Write ``report.html``, a self-contained page, and its images as files beside it.
+    """Write ``report.html``, a self-contained page, and its images beside it; returns its path.
 
     Args:
         folder: An existing folder.
@@ -70,9 +61,6 @@ def write_report(folder, figures, worst, best, palette, about):
         worst, best: Lists of ``EvaluatedImage``, in the order of display.
         palette: uint8 array ``[classes, 3]``, RGB.
         about: Texts ``model``, ``data``, ``weights``, ``device`` and ``config``.
-
-    Returns:
-        Path of the page.
 
     Raises:
         InputError: An image cannot be read.
@@ -108,19 +96,16 @@ def write_report(folder, figures, worst, best, palette, about):
 
 
 def top_confusions(confusion, max_pairs=MAX_CONFUSION_PAIRS):
-    """The pairs of a true class and another predicted class with the most pixels.
+    """The most frequent confusions: (true class, predicted class, pixels), most pixels first.
 
     Args:
         confusion: Pixels, ``[classes, classes]``; rows are true classes.
-        max_pairs: Maximum number of pairs.
-
-    Returns:
-        A list of (true class, predicted class, pixels), in descending order of pixels.
+        max_pairs: Maximum number of confusions.
     """
     errors = np.array(confusion)
     np.fill_diagonal(errors, 0)
     order = np.argsort(-errors, axis=None, kind="stable")[:max_pairs]
-    pairs = zip(*(axis.tolist() for axis in np.unravel_index(order, errors.shape)))
+    pairs = [divmod(i, len(errors)) for i in order.tolist()]
     return [(true, other, int(errors[true, other])) for true, other in pairs if errors[true, other]]
 
 
@@ -138,31 +123,22 @@ def _confusions(confusion, classes):
     """The template's values for the top confusions."""
     confusion = np.array(confusion)
     pixels, errors = confusion.sum(), confusion.sum() - np.trace(confusion)
-    pairs = [
-        {
-            "true": classes[true],
-            "predicted": classes[other],
-            "pixels": count,
-            "share": count / pixels,
-            "of_class": count / confusion[true].sum(),
-        }
-        for true, other, count in top_confusions(confusion)
-    ]
-    return {"pairs": pairs, "share": sum(pair["pixels"] for pair in pairs) / max(errors, 1)}
+    top, pairs = top_confusions(confusion), []
+    for true, other, count in top:
+        pair = {"true": classes[true], "predicted": classes[other], "pixels": count}
+        pairs.append({**pair, "share": count / pixels, "of_class": count / confusion[true].sum()})
+    return {"pairs": pairs, "share": sum(count for _, _, count in top) / max(errors, 1)}
 
 
 def _card(image, files, classes):
     """The template's values for an image."""
     height, width = image.ground_truth.shape
-    return {
-        "name": image.name,
-        "path": image.path,
-        "miou": image.miou,
-        "height": height,
-        "width": width,
-        "images": [_data_uri(name, content) for name, content in files.items()],
-        "legend": _legend(image, classes),
-    }
+    images = []
+    for name, content in files.items():
+        kind = "jpeg" if name.endswith(".jpg") else "png"
+        images.append(f"data:image/{kind};base64,{base64.b64encode(content).decode()}")
+    size = {"height": height, "width": width}
+    return {**image._asdict(), **size, "images": images, "legend": _legend(image, classes)}
 
 
 def _legend(image, classes):
@@ -173,8 +149,7 @@ def _legend(image, classes):
     )
     shown = ~np.isnan(image.iou) | (predicted > MIN_LEGEND_SHARE * image.prediction.size)
     order = sorted(np.flatnonzero(shown), key=lambda i: (-true[i], -predicted[i]))
-    scores = [None if np.isnan(iou) else float(iou) for iou in image.iou]
-    return [{**classes[i], "iou": scores[i]} for i in order]
+    return [{**classes[i], "iou": finite_or_none(image.iou[i])} for i in order]
 
 
 def _image_files(image, palette):
@@ -198,11 +173,6 @@ def _png(labels, palette):
     return file.getvalue()
 
 
-def _data_uri(name, content):
-    kind = "jpeg" if name.endswith(".jpg") else "png"
-    return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
-
-
 def _render(**values):
     """Render the page, with all text escaped, to bytes."""
     import jinja2  # slow to import, and needed for reports only
@@ -214,54 +184,35 @@ def _render(**values):
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    # The log's formats.
     environment.filters["score"] = lambda value: "n/a" if value is None else f"{value:.4f}"
     environment.filters["percent"] = lambda value: f"{value:.2%}"
     return environment.get_template(PAGE).render(**values).encode()
 
 
-MAX_IMAGES = 8  # worst and best images each
-
-
 class WorstBestImages:
-    """Collects the images with the lowest and the highest mIoU; a callback of ``evaluate``.
-
-    Args:
-        dataset: The PaddleSeg data set that is evaluated.
-    """
+    """Collects a data set's images with the lowest and highest mIoU; a callback of ``evaluate``."""
 
     def __init__(self, dataset):
         self._dataset, self._images = dataset, []
 
     def __call__(self, index, labels, prediction, confusion):
-        """Add an image; see ``evaluate``. Images without labeled pixels have no mIoU: skipped."""
+        """Add an image, unless it has no labeled pixels and so no mIoU; see ``evaluate``."""
         scores = Scores(confusion, [])
         if not scores.present.any():
             return
         path = str(self._dataset.file_list[index][0])
         ground_truth = np.where(labels == self._dataset.ignore_index, UNLABELED, labels)
         maps = shrink(ground_truth), shrink(prediction)
-        image = EvaluatedImage(scores.miou, index, path, self._name(path), scores.iou, *maps)
+        root = getattr(self._dataset, "dataset_root", None) or os.path.dirname(path)
+        inside = Path(path).is_relative_to(root)
+        name = Path(path).relative_to(root).as_posix() if inside else Path(path).name
+        image = EvaluatedImage(scores.miou, index, path, name, scores.iou, *maps)
         insort(self._images, image)
-        _drop_middle(self._images)
+        del self._images[MAX_IMAGES:-MAX_IMAGES]
 
     def gather(self):
-        """The worst and the best images of all processes: two lists, the most extreme first.
-
-        Each image is in one list only, also where there are few.
-        """
-        images = sorted(chain.from_iterable(distributed.all_gather(self._images)))
-        _drop_middle(images)
+        """The worst and the best images of all processes: two disjoint lists, extremes first."""
+        images = sorted(chain(*distributed.all_gather(self._images)))
+        del images[MAX_IMAGES:-MAX_IMAGES]
         half = (len(images) + 1) // 2
         return images[:half], images[half:][::-1]
-
-    def _name(self, path):
-        """The path of a file relative to the data set's folder."""
-        root = getattr(self._dataset, "dataset_root", None) or os.path.dirname(path)
-        path = Path(path)
-        return path.relative_to(root).as_posix() if path.is_relative_to(root) else path.name
-
-
-def _drop_middle(images):
-    """Keep the first and the last ``MAX_IMAGES`` of a sorted list."""
-    del images[MAX_IMAGES:-MAX_IMAGES]

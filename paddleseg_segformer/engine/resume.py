@@ -10,13 +10,7 @@ from .run_dir import clean_up, list_checkpoints, read_run
 
 
 def find_resume_checkpoint(options):
-    """The checkpoint that ``--resume`` or ``--resume_model`` selects.
-
-    Args:
-        options: ``TrainOptions``.
-
-    Returns:
-        Folder and manifest of an intact checkpoint, or None to start from scratch.
+    """Folder and manifest of the intact checkpoint that ``TrainOptions`` select, or None.
 
     Raises:
         InputError: The given checkpoint cannot be resumed, all checkpoints are damaged, or a new
@@ -41,11 +35,9 @@ def find_resume_checkpoint(options):
 
 
 def newest_checkpoint(save_dir):
-    """The newest intact checkpoint of a folder's run; each damaged one is logged.
+    """Folder and manifest of the newest intact checkpoint of a folder's run, or None.
 
-    Returns:
-        Folder and manifest. A run that started from another checkpoint and has not saved yet
-        resumes from that one. None if there is no checkpoint.
+    A run that started from another checkpoint and has not saved yet resumes from that one.
 
     Raises:
         InputError: There are checkpoints, but all are damaged.
@@ -57,13 +49,10 @@ def newest_checkpoint(save_dir):
     run, origin = read_run(save_dir)
     damaged = None
     for folder in reversed(list_checkpoints(save_dir)):
-        try:
-            manifest = checkpoint.verify(folder)
-        except DamagedError as error:
-            logger.warning("%s is damaged (%s): trying the previous checkpoint", folder, error)
+        manifest = checkpoint.verify_or_warn(folder)
+        if manifest is None:
             damaged = damaged or folder
-            continue
-        if run in (None, manifest["run"]):
+        elif run in (None, manifest["run"]):
             return folder, manifest
     if origin is not None and origin.is_dir():
         return origin, open_checkpoint(origin)
@@ -94,8 +83,8 @@ def open_checkpoint(folder):
         manifest = checkpoint.verify(folder)
     except DamagedError as error:
         raise InputError(
-            f"--resume_model {folder}: is damaged ({error}); "
-            "use --resume to continue from the newest intact checkpoint."
+            f"--resume_model {folder}: is damaged ({error}); use --resume to continue from the "
+            "newest intact checkpoint."
         ) from error
     if OPTIMIZER not in manifest["files"]:
         raise InputError(
@@ -106,11 +95,7 @@ def open_checkpoint(folder):
 
 
 def choose_seed(options, resume_from):
-    """The random seed: the checkpoint's when resuming, else ``--seed`` or 0.
-
-    Raises:
-        InputError: ``--seed`` differs from the checkpoint's.
-    """
+    """The random seed: the checkpoint's, which ``--seed`` must not contradict, ``--seed`` or 0."""
     if resume_from is None:
         return options.seed or 0
     folder, manifest = resume_from
@@ -123,12 +108,11 @@ def choose_seed(options, resume_from):
 
 
 def restore(folder, manifest, step, state, metadata):
-    """Restore a training run from a checkpoint, and log which settings have changed since.
+    """Restore ``TrainStep`` and ``TrainerState``, and log which settings have changed since.
 
     Args:
         folder, manifest: The checkpoint, as returned by ``find_resume_checkpoint``.
-        step: ``TrainStep``, whose model, optimizer, EMA model and loss scaler are restored.
-        state: ``TrainerState`` to restore.
+        step, state: Their states are replaced.
         metadata: The new run's ``config`` and ``arrangement``, as in a manifest.
     """
     checkpoint.load(folder, manifest, step.model, step.optimizer, step.ema_model)
@@ -138,9 +122,8 @@ def restore(folder, manifest, step, state, metadata):
     old, new = (_flatten({**m["config"], **m["arrangement"]}) for m in (manifest, metadata))
     changed = [key for key in sorted({*old, *new}) if old.get(key) != new.get(key)]
     for key in changed:
-        logger.warning(
-            "Config changed since the checkpoint: %s: %s -> %s", key, old.get(key), new.get(key)
-        )
+        change = f"{key}: {old.get(key)} -> {new.get(key)}"
+        logger.warning("Config changed since the checkpoint: %s", change)
     if any(key.startswith("lr_scheduler.") or key == "iters" for key in changed):
         step.refresh_rate()
 
@@ -149,8 +132,7 @@ def _flatten(tree, prefix=""):
     """Nested dictionaries and lists as one dictionary with dotted keys."""
     if not isinstance(tree, (dict, list)):
         return {prefix[:-1]: tree}
-    items = tree.items() if isinstance(tree, dict) else enumerate(tree)
     flat = {}
-    for key, value in items:
+    for key, value in tree.items() if isinstance(tree, dict) else enumerate(tree):
         flat.update(_flatten(value, f"{prefix}{key}."))
     return flat

@@ -11,7 +11,6 @@ from pathlib import Path
 
 from ..errors import InputError
 from ..fs import atomic_write
-from ..log import logger
 from . import checkpoint
 from .checkpoint import PARTIAL, REMOVED, REPLACED, DamagedError
 
@@ -19,14 +18,9 @@ RUN = "run.json"
 
 
 def start_run(save_dir, origin=None):
-    """Register a new run in a folder; checkpoints of earlier runs in it are ignored from now on.
+    """Register a new run in a folder and return its id; earlier runs' checkpoints are ignored.
 
-    Args:
-        save_dir: The folder.
-        origin: The checkpoint that the run starts from, or None.
-
-    Returns:
-        The run's id.
+    ``origin`` is the checkpoint that the run starts from, or None.
 
     Raises:
         OSError: The folder cannot be written to.
@@ -51,53 +45,38 @@ def read_run(save_dir):
 
 def list_checkpoints(save_dir):
     """The folders ``iter_N``, sorted by N; they are not verified."""
-    numbered = {}
-    for path in Path(save_dir).iterdir():
-        match = re.fullmatch(r"iter_(\d+)", path.name)
-        if match and path.is_dir():
-            numbered[int(match[1])] = path
-    return [numbered[number] for number in sorted(numbered)]
+    folders = [path for path in Path(save_dir).iterdir() if path.is_dir()]
+    folders = [path for path in folders if re.fullmatch(r"iter_\d+", path.name)]
+    return sorted(folders, key=lambda path: int(path.name[5:]))
 
 
 def count_checkpoints(save_dir):
     """The number of ``iter_N`` of the folder's run whose manifests can be read."""
     run, _ = read_run(save_dir)
-    count = 0
-    for folder in list_checkpoints(save_dir):
+    return sum(run in (None, manifest["run"]) for _, manifest in _read_manifests(save_dir))
+
+
+def _read_manifests(save_dir):
+    """Yield folder and manifest of each ``iter_N``, the newest first, if it can be read."""
+    for folder in reversed(list_checkpoints(save_dir)):
         with contextlib.suppress(DamagedError):
-            count += run in (None, checkpoint.read_manifest(folder)["run"])
-    return count
+            yield folder, checkpoint.read_manifest(folder)
 
 
 def prune_checkpoints(save_dir, keep, newest):
-    """Remove all but a run's ``keep`` newest intact checkpoints; those of other runs are kept.
+    """Remove all but a run's ``keep`` newest intact checkpoints, if ``keep`` is not 0.
 
-    Args:
-        save_dir: The run's folder.
-        keep: Number of checkpoints to keep; 0 keeps all.
-        newest: Manifest of the checkpoint just written, which need not be verified.
+    ``newest`` is the manifest of the checkpoint just written, which need not be verified.
     """
     intact = 0
-    for folder in reversed(list_checkpoints(save_dir)) if keep > 0 else ():
-        try:
-            manifest = checkpoint.read_manifest(folder)
-        except DamagedError:
-            continue
+    for folder, manifest in _read_manifests(save_dir) if keep > 0 else ():
         if manifest["run"] != newest["run"] or manifest["iteration"] > newest["iteration"]:
             continue
         if intact >= keep:
             checkpoint.remove(folder)
         else:
-            intact += manifest["iteration"] == newest["iteration"] or _is_intact(folder)
-
-
-def _is_intact(folder):
-    try:
-        checkpoint.verify(folder)
-    except DamagedError as error:
-        logger.warning("%s is damaged (%s) and does not count as kept", folder, error)
-        return False
-    return True
+            is_newest = manifest["iteration"] == newest["iteration"]
+            intact += is_newest or checkpoint.verify_or_warn(folder) is not None
 
 
 def clean_up(save_dir):
@@ -114,10 +93,7 @@ def clean_up(save_dir):
 def check_disk_space(options, iters, model):
     """Check that the checkpoints that a run will keep fit on the disk.
 
-    Args:
-        options: ``TrainOptions``.
-        iters: Number of iterations.
-        model: The model. The optimizer is assumed to keep two moments per weight, as Adam does.
+    The optimizer is assumed to keep two moments per weight, as Adam does.
 
     Raises:
         InputError: They do not fit.

@@ -20,19 +20,13 @@ from .optimizer import gradient_norm
 
 
 class StepResult(NamedTuple):
-    """Result of a step.
+    """Result of a step."""
 
-    Attributes:
-        losses: The weighted losses, floats, averaged over the batch of all processes.
-        norm: Norm of the gradient, before any clipping.
-        skipped: None, or the reason why the weights were not updated.
-        bad_samples: Positions, in this process's batch, of the samples that may be the reason:
-            exactly those that are, if any process can identify them.
-    """
-
-    losses: list
-    norm: float
-    skipped: Optional[str]
+    losses: list  # weighted, floats, averaged over the batch of all processes
+    norm: float  # of the gradient, before any clipping
+    skipped: Optional[str]  # why the weights were not updated
+    # Positions, in this process's batch, of the samples that may be the reason: exactly those that
+    # are, if any process can identify them.
     bad_samples: list
 
 
@@ -40,14 +34,12 @@ class TrainStep:
     """Updates a model by one batch, with gradient accumulation, mixed precision and EMA.
 
     The micro-batches of all processes together give the loss and the gradient of the whole batch,
-    however it is split, because losses are averaged over the pixels of all of them. Exceptions:
-    BatchNorm's statistics are those of each micro-batch, and so are losses that are not a mean
-    over pixels, or only over the hardest.
+    because losses are averaged over the pixels of all of them. BatchNorm's statistics are those of
+    each micro-batch, and so are losses that are not a mean over pixels, or only over the hardest.
 
     Args:
-        model: A PaddleSeg model.
+        model, optimizer: A PaddleSeg model and its optimizer.
         losses: PaddleSeg's dictionary of ``types`` and ``coef``.
-        optimizer: The model's optimizer.
         options: ``TrainOptions``.
         ema_model: The copy of the model whose weights are averaged, or None.
     """
@@ -64,11 +56,10 @@ class TrainStep:
             if paddle.get_device() != "cpu":  # synchronized BatchNorm has no CPU kernel
                 self.model = paddle.nn.SyncBatchNorm.convert_sync_batchnorm(model)
             self.parallel_model = paddle.DataParallel(self.model)
-        self.amp = {"enable": options.precision != "fp32", "level": "O1"}
-        self.amp["dtype"] = "bfloat16" if options.precision == "bf16" else "float16"
-        schedule = optimizer._learning_rate
-        is_schedule = isinstance(schedule, paddle.optimizer.lr.LRScheduler)
-        self.schedule = schedule if is_schedule else None
+        dtype = "bfloat16" if options.precision == "bf16" else "float16"
+        self.amp = {"enable": options.precision != "fp32", "level": "O1", "dtype": dtype}
+        rate = optimizer._learning_rate
+        self.schedule = rate if isinstance(rate, paddle.optimizer.lr.LRScheduler) else None
         self.scaler = paddle.amp.GradScaler(enable=options.precision == "fp16")
         # State that a forward pass changes; BatchNorm's statistics are parameters in Paddle.
         named = self.model.named_parameters()
@@ -82,13 +73,12 @@ class TrainStep:
         micro_batches = options.grad_accum_steps * distributed.world_size()
         if micro_batches > 1 and len(exact) < len(types):
             logger.warning(
-                "A loss that is not a mean over pixels is averaged over the %d micro-batches of a "
-                "step, which is not the loss of the whole batch",
-                micro_batches,
+                f"A loss that is not a mean over pixels is averaged over the {micro_batches} "
+                "micro-batches of a step, which is not the loss of the whole batch"
             )
 
     def __call__(self, micro_batches, iteration):
-        """Do one optimizer step.
+        """Do one optimizer step and return its ``StepResult``.
 
         If an image, a loss or the gradient is not finite, only the learning rate schedule and, in
         fp16, the loss scale advance.
@@ -97,9 +87,6 @@ class TrainStep:
             micro_batches: List of dictionaries of tensors, with ``img`` ``[N, 3, H, W]`` and
                 ``label`` ``[N, H, W]``.
             iteration: Number of the step, from 1.
-
-        Returns:
-            ``StepResult``.
 
         Raises:
             InputError: The losses do not fit the model or the number of its outputs.
@@ -146,10 +133,9 @@ class TrainStep:
         return losses
 
     def _loss_scales(self, micro_batches):
-        """For each micro-batch, a dictionary of the scale of each cross-entropy.
+        """For each micro-batch, its normalizer over the mean one, by cross-entropy.
 
-        The scale is the normalizer of the micro-batch over the mean normalizer of all, so that the
-        mean of the losses is the loss of the whole batch.
+        With this scale, the mean of the losses is the loss of the whole batch.
         """
         scales = [{} for _ in micro_batches]
         count = len(micro_batches) * distributed.world_size()
@@ -171,7 +157,6 @@ class TrainStep:
         return [loss.detach() for loss in losses]
 
     def _compute_losses(self, outputs, batch, scales):
-        """The weighted losses of a model's outputs, as in PaddleSeg's training."""
         types = self.losses["types"]
         losses = {**self.losses, "types": [_bind_scale(loss, scales) for loss in types]}
         model_loss_computation = getattr(self.model, "loss_computation", None)
@@ -238,7 +223,7 @@ class TrainStep:
 
 
 def _bind_scale(loss, scales):
-    """A loss with its ``scale`` as of the dictionary ``scales``, also within a ``MixedLoss``."""
+    """A loss with its scale of ``_loss_scales``, also within a ``MixedLoss``."""
     if isinstance(loss, MixedLoss):
         mixed = copy.copy(loss)
         mixed.losses = [_bind_scale(inner, scales) for inner in loss.losses]
@@ -247,29 +232,21 @@ def _bind_scale(loss, scales):
 
 
 def seed_all(seed, iteration):
-    """Seed all random generators for a step of this process.
+    """Seed all random generators for a step, so that resuming need not restore their states.
 
-    Dropout and stochastic depth then depend only on seed, iteration and process, so that resuming
-    need not restore the generators' states.
+    Dropout and stochastic depth depend only on seed, iteration and process.
     """
     entropy = np.random.SeedSequence([seed, iteration, distributed.rank()])
     state = int(entropy.generate_state(1)[0])
-    paddle.seed(state)
-    np.random.seed(state)
-    random.seed(state)
+    for set_seed in (paddle.seed, np.random.seed, random.seed):
+        set_seed(state)
 
 
 @contextlib.contextmanager
 def out_of_memory_hint(shape, micro_batches, model):
     """Raise Paddle's out-of-memory errors as a MemoryError that suggests flags.
 
-    Args:
-        shape: Shape of a micro-batch of images, ``[N, 3, H, W]``.
-        micro_batches: Number of micro-batches per step.
-        model: The model.
-
-    Raises:
-        MemoryError: The device is out of memory.
+    ``shape`` ``[N, 3, H, W]`` is that of each of a step's ``micro_batches``.
     """
     try:
         yield
@@ -280,10 +257,9 @@ def out_of_memory_hint(shape, micro_batches, model):
         hints = ["smaller crops"]
         if getattr(getattr(model, "backbone", None), "recompute", None) is False:
             hints.insert(0, "--opts model.backbone.recompute=true")
-        smaller = max((n for n in range(1, images) if images % n == 0), default=None)
-        if smaller is not None:
-            steps = micro_batches * images // smaller
-            flags = f"--batch_size {smaller} --grad_accum_steps {steps}"
+        if images > 1:
+            smaller = max(n for n in range(1, images) if images % n == 0)
+            flags = f"--batch_size {smaller} --grad_accum_steps {micro_batches * images // smaller}"
             hints.insert(0, f"{flags}, which has the same gradients")
         raise MemoryError(
             f"The device is out of memory with {images} images of {width}x{height} per "

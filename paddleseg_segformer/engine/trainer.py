@@ -3,32 +3,38 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import signal
+import time
+from dataclasses import asdict, dataclass, field, fields
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import paddle
 from paddleseg.cvlibs import Config
+from paddleseg.utils import init_ema_params
 
+from ..config import build, settings
+from ..data import class_names, palette
+from ..data.validate import first_sample, quick_check
+from ..device import versions
 from ..errors import RunError
 from ..fs import check_dir_writable, lock_dir
 from ..inference import TestConfig
 from ..log import eta_text, logger, training_bar
-from . import distributed, resume, run_dir
+from ..models import MIN_IMAGE_SIZE
+from . import checkpoint, distributed, resume, run_dir
 from .checkpoint_saver import CheckpointSaver
-from .components import build_batches, build_components
-from .dataloader import synchronized_steps
+from .dataloader import BatchReader, TrainSampler, synchronized_steps, train_batches
 from .evaluator import evaluate, log_scores
 from .metric_writer import LINES, AverageMeter, ExampleImages, MetricWriter
-from .optimizer import group_learning_rates
+from .optimizer import configure_parameters, group_learning_rates
 from .options import TrainOptions
 from .signals import StopSignal
-from .train_step import out_of_memory_hint, seed_all
-from .trainer_state import TrainerState
+from .train_step import TrainStep, out_of_memory_hint, seed_all
 
-# Steps in a row without a finite loss and gradient, after which training fails.
-MAX_CONSECUTIVE_SKIPS = 10
+MAX_CONSECUTIVE_SKIPS = 10  # steps without a finite loss and gradient, after which training fails
 
 
 def train(config: Config, **options: Any) -> float | None:
@@ -50,23 +56,49 @@ def train(config: Config, **options: Any) -> float | None:
     options = TrainOptions(**options)
     check_dir_writable(options.save_dir)
     distributed.start()
-    writes = distributed.rank() == 0
-    with lock_dir(options.save_dir) if writes else contextlib.nullcontext():
+    with lock_dir(options.save_dir) if distributed.rank() == 0 else contextlib.nullcontext():
         trainer = Trainer(config, options, resume.find_resume_checkpoint(options))
         trainer.run()
     return trainer.state.best.get("miou") if options.do_eval else None
 
 
+@dataclass
+class TrainerState:
+    """Progress of a run, as stored in the checkpoints' manifests."""
+
+    iteration: int = 0  # optimizer steps so far, skipped ones included
+    samples: int = 0  # in these steps, over all processes: the sampler's position
+    best: dict = field(default_factory=dict)  # "miou", "iteration"; "ema_miou", "ema_iteration"
+    evaluated: int = 0  # iteration of the last evaluation
+    # Number of skipped steps, and of samples that were replaced.
+    skipped: dict = field(default_factory=lambda: {"steps": 0, "samples": 0})
+    skipped_in_a_row: int = 0  # steps since the last one that was not skipped
+    seconds: float = 0.0  # training time up to the checkpoint that was resumed from
+
+    def __post_init__(self):
+        self._start = time.monotonic()
+
+    def total_seconds(self):
+        """Training time so far, that before resuming included."""
+        return self.seconds + time.monotonic() - self._start
+
+    def to_manifest(self):
+        """The entries of a checkpoint's manifest."""
+        return {**asdict(self), "seconds": self.total_seconds()}
+
+    def restore(self, manifest):
+        """Set all attributes from a manifest."""
+        for attribute in fields(self):
+            setattr(self, attribute.name, manifest[attribute.name])
+
+
 class Trainer:
-    """A training run: builds its components, then runs the training loop.
+    """A training run, whose progress is in ``state``.
 
     Args:
         config: PaddleSeg's ``Config``.
         options: ``TrainOptions``.
         resume_from: Folder and manifest of the checkpoint to resume from, or None.
-
-    Attributes:
-        state: ``TrainerState``.
     """
 
     def __init__(self, config, options, resume_from):
@@ -78,8 +110,9 @@ class Trainer:
         self.test_config = TestConfig.from_config(config)
         self.batch_size = config.batch_size * options.grad_accum_steps * distributed.world_size()
         metadata["seed"] = self.seed
-        keep = options.keep_checkpoint_max
-        self.saver = CheckpointSaver(self.save_dir, keep, self.step, self.state, metadata)
+        self.saver = CheckpointSaver(
+            self.save_dir, options.keep_checkpoint_max, self.step, self.state, metadata
+        )
         if resume_from is not None:
             resume.restore(*resume_from, self.step, self.state, metadata)
             if resume_from[0].resolve().parent == self.save_dir.resolve():
@@ -114,13 +147,19 @@ class Trainer:
     def _train(self, stop, bar):
         """Run optimizer steps up to the last iteration, or until a signal requests to stop."""
         config, options, state = self.config, self.options, self.state
-        batches = build_batches(config, options, self.dataset, state, self.seed)
-        steps = synchronized_steps(batches, options.grad_accum_steps, stop)
+        size, accumulate = len(self.dataset), options.grad_accum_steps
+        steps = config.iters - state.iteration
+        sampler = TrainSampler(
+            size, config.batch_size, accumulate, first=state.samples, steps=steps, seed=self.seed
+        )
+        reader = BatchReader(self.dataset, self.seed, replace_bad=options.on_bad_sample == "skip")
+        batches = train_batches(reader, sampler, options.num_workers)
+        steps = synchronized_steps(batches, accumulate, stop)
         meter = AverageMeter(self.batch_size, config.iters)
         with contextlib.closing(steps):  # else a traceback that a notebook keeps keeps the workers
             for micro_batches, problems in steps:
+                state.skipped["samples"] += len(problems)
                 for problem in problems:
-                    state.skipped["samples"] += 1
                     text = f"Replaced a sample: {problem}"
                     self.writer.skip("replaced_sample", state.iteration, text)
                 meter.batch_ready()
@@ -160,9 +199,8 @@ class Trainer:
         state.skipped_in_a_row += 1
         state.skipped["steps"] += 1
         files = [file for batch in micro_batches for file in batch.files]
-        bad_samples = distributed.all_gather([files[i] for i in result.bad_samples])
-        bad_samples = ", ".join(chain.from_iterable(bad_samples))
-        text = f"Skipped step {iteration}: {result.skipped}, with {bad_samples}"
+        bad_files = chain(*distributed.all_gather([files[i] for i in result.bad_samples]))
+        text = f"Skipped step {iteration}: {result.skipped}, with {', '.join(bad_files)}"
         self.writer.skip("skipped_step", iteration, text)
 
     def _evaluate(self, stop):
@@ -170,11 +208,10 @@ class Trainer:
         if self.val_dataset is None:
             return
         state = self.state
-        models = {"": self.step.model}
-        if self.step.ema_model is not None:
-            models["ema_"] = self.step.ema_model
         try:
-            for prefix, model in models.items():
+            for prefix, model in (("", self.step.model), ("ema_", self.step.ema_model)):
+                if model is None:
+                    continue
                 distributed.broadcast_batch_norm_stats(model)
                 examples = ExampleImages(self.val_dataset)
                 with stop.exit_immediately():  # since the checkpoint is saved already
@@ -195,8 +232,8 @@ class Trainer:
 
     def _is_save_iteration(self):
         iteration = self.state.iteration
-        at_interval = iteration % self.options.save_interval == 0
-        return iteration > 0 and (at_interval or iteration == self.config.iters)
+        is_last = iteration == self.config.iters
+        return iteration > 0 and (is_last or iteration % self.options.save_interval == 0)
 
     def _save_progress(self):
         """Save a checkpoint, unless this iteration has one."""
@@ -216,23 +253,60 @@ class Trainer:
         raise SystemExit(stop.exit_code)
 
 
-def open_writer(options, state, metadata):
-    """Set the ``run`` of the checkpoints' manifests, and open the ``MetricWriter``.
+def build_components(config, options):
+    """Build what a PaddleSeg ``Config`` and ``TrainOptions`` describe.
+
+    Returns:
+        Training set, validation set (None without evaluation), ``TrainStep``, and the entries of
+        the checkpoints' manifests that describe them.
 
     Raises:
-        RunError: The run's folder cannot be written to.
+        InputError: A component cannot be built, a check of the data fails, or the disk is too small
+            for the checkpoints.
     """
-    save_dir = Path(options.save_dir)
+    config_settings = settings(config)  # before building, which changes the config
+    dataset, model, optimizer, losses = build(config, "train_dataset", "model", "optimizer", "loss")
+    configure_parameters(config, model, options.freeze_backbone)
+    val_dataset = build(config, "val_dataset")[0] if options.do_eval else None
+    # Fail now on what would fail after hours of training.
+    one_size, tolerant = config.batch_size > 1, options.on_bad_sample == "skip"
+    quick_check(dataset, val_dataset, one_size, tolerant, MIN_IMAGE_SIZE)
+    if val_dataset is not None:
+        evaluate(model, first_sample(val_dataset), TestConfig.from_config(config))
+    run_dir.check_disk_space(options, config.iters, model)
+    ema_model = None
+    if options.use_ema:
+        ema_model = copy.deepcopy(model)
+        init_ema_params(ema_model, model)
+        ema_model.eval()
+    step = TrainStep(model, losses, optimizer, options, ema_model)
+    # What changes the result besides the config.
+    arrangement = {"accumulate": options.grad_accum_steps, "processes": distributed.world_size()}
+    for name in ("freeze_backbone", "use_ema", "precision"):
+        arrangement[name] = getattr(options, name)
+    metadata = {
+        "optimizer": type(optimizer).__name__,
+        "parameters": checkpoint.parameter_names(step.model),
+        "config": config_settings,
+        "arrangement": arrangement,
+        "classes": class_names(dataset),
+        "palette": palette(dataset).tolist(),
+        "versions": versions(),
+    }
+    return dataset, val_dataset, step, metadata
+
+
+def open_writer(options, state, metadata):
+    """Set the ``run`` of the checkpoints' manifests, and open the ``MetricWriter``."""
+    folder = options.save_dir
     try:
         if distributed.rank() == 0:
             resumed = options.resume and state.iteration > 0
-            run = run_dir.read_run(save_dir)[0] if resumed else None
-            metadata["run"] = run or run_dir.start_run(save_dir, options.resume_model)
-        return MetricWriter(save_dir, state.iteration, state.evaluated, options.use_vdl)
+            run = run_dir.read_run(folder)[0] if resumed else None
+            metadata["run"] = run or run_dir.start_run(folder, options.resume_model)
+        return MetricWriter(folder, state.iteration, state.evaluated, options.use_vdl)
     except OSError as error:
-        raise RunError(
-            f"--save_dir {save_dir}: cannot be written to ({error.strerror})."
-        ) from error
+        raise RunError(f"--save_dir {folder}: cannot be written to ({error.strerror}).") from error
 
 
 def log_summary(state, save_dir):
