@@ -9,7 +9,6 @@ import hashlib
 import json
 import shutil
 import warnings
-from pathlib import Path
 
 import paddle
 
@@ -32,14 +31,13 @@ def save(folder, states, metadata):
     """Write a checkpoint atomically, and return its manifest.
 
     Args:
-        folder: Path, such as ``save_dir/iter_1000``.
+        folder: ``Path``, such as ``save_dir/iter_1000``.
         states: State dicts by file name.
         metadata: The manifest's entries besides the files, as plain JSON.
 
     Raises:
         RunError: It cannot be written; an earlier checkpoint of this name is kept.
     """
-    folder = Path(folder)
     partial = folder.with_name(folder.name + PARTIAL)
     shutil.rmtree(partial, ignore_errors=True)
     try:

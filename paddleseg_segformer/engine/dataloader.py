@@ -160,7 +160,9 @@ def synchronized_steps(batches, grad_accum_steps, stop):
             except (InputError, RunError) as caught:
                 error = caught
             problems = [problem for batch in micro_batches for problem in batch.problems]
-            failed, stopped, replaced = distributed.any_process([error, stop.requested, problems])
+            flags = [bool(error), bool(stop.requested), bool(problems)]
+            counts = distributed.all_reduce_sum(np.array(flags, dtype="int64"))
+            failed, stopped, replaced = counts > 0  # in any process
             if failed:
                 raise error or RunError("Another process has failed; see its log.")
             if stopped or not micro_batches:

@@ -2,7 +2,6 @@
 
 import os
 
-import numpy as np
 import paddle
 from paddle import distributed
 
@@ -19,11 +18,7 @@ def start():
 
 def broadcast_object(value):
     """The first process's value, a small Python object, in every process."""
-    if world_size() == 1:
-        return value
-    values = [value]
-    distributed.broadcast_object_list(values, src=0)
-    return values[0]
+    return all_gather(value)[0]
 
 
 def all_gather(value):
@@ -42,11 +37,6 @@ def all_reduce_sum(array):
     tensor = paddle.to_tensor(array)
     distributed.all_reduce(tensor)
     return tensor.numpy()
-
-
-def any_process(flags):
-    """For each of a list of values, whether it is true in any process: list of bool."""
-    return (all_reduce_sum(np.array([int(bool(flag)) for flag in flags])) > 0).tolist()
 
 
 def broadcast_batch_norm_stats(layer):

@@ -42,7 +42,6 @@ def newest_checkpoint(save_dir):
     Raises:
         InputError: There are checkpoints, but all are damaged.
     """
-    save_dir = Path(save_dir)
     if not save_dir.is_dir():
         return None
     clean_up(save_dir)

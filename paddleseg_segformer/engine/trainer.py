@@ -298,10 +298,9 @@ def build_components(config, options):
 
 def open_writer(options, state, metadata):
     """Set the ``run`` of the checkpoints' manifests, and open the ``MetricWriter``."""
-    folder = options.save_dir
+    folder, resumed = options.save_dir, options.resume and state.iteration > 0
     try:
         if distributed.rank() == 0:
-            resumed = options.resume and state.iteration > 0
             run = run_dir.read_run(folder)[0] if resumed else None
             metadata["run"] = run or run_dir.start_run(folder, options.resume_model)
         return MetricWriter(folder, state.iteration, state.evaluated, options.use_vdl)
