@@ -6,11 +6,13 @@ import os
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
+import paddleseg.transforms.functional as F
 from paddleseg import datasets
 
 from ..errors import InputError
 from ..fs import StrPath
-from .image_io import make_sample, read_pair
+from .image_io import read_pair
 from .transforms import Compose
 
 MODES = ("train", "val", "test")
@@ -19,26 +21,22 @@ MODES = ("train", "val", "test")
 class Dataset(datasets.Dataset):
     """PaddleSeg's ``Dataset``, with errors that name the offending file.
 
-    In the lists, blank lines, a byte order mark, Windows line ends and additional spaces between
-    columns are ignored.
-
     Args:
         mode: ``"train"``, ``"val"`` or ``"test"``: which of the lists is read.
         dataset_root: Folder that the paths in the lists are relative to.
-        transforms: As in ``ADE20K``.
+        transforms: PaddleSeg transforms, applied to image and label map in training, to the image
+            only in validation.
         num_classes: Number of classes.
         img_channels: 3, or 1 for grayscale images.
-        train_path: Training list, with an image and its label map per line.
-        val_path: Validation list, likewise.
-        test_path: Test list, where label maps are optional.
+        train_path, val_path: Lists with an image and its label map per line.
+        test_path: Likewise, but label maps are optional.
         separator: Separator of the two columns; a space stands for any white space.
         ignore_index: Label of the pixels that are excluded from loss and metrics.
-        edge: As in ``ADE20K``.
+        edge: Whether training samples include ``edge``, the binary map of class borders.
 
     Raises:
         InputError: The folder or the list is missing, or a line has the wrong number of columns.
-            Reading a sample raises it if a file is unreadable, or image and label map differ in
-            size.
+            Reading a sample raises it as ``read_pair`` does.
     """
 
     def __init__(
@@ -74,22 +72,38 @@ class Dataset(datasets.Dataset):
         ]
 
     def __getitem__(self, index):
-        """A sample; see ``make_sample``."""
-        image_path, label_path = self.file_list[index]
-        image, label = read_pair(image_path, label_path, self.img_channels)
-        return make_sample(self, image, label, training=self.mode != "val")
+        """Read and transform a sample, as PaddleSeg's data sets do.
+
+        Returns:
+            A dictionary: ``img``, float32 ``[3, H, W]``, or ``[1, H, W]`` if grayscale; ``label``
+            (if given), uint8, ``[H, W]`` in training and ``[1, H, W]`` at the original size in
+            validation; ``trans_info``, the image size before each resize or padding; in training
+            with ``edge``, the binary map of class borders.
+        """
+        image, label = self._read(index)
+        sample, training = {"img": image, "trans_info": [], "gt_fields": []}, self.mode != "val"
+        if label is not None:
+            sample["label"] = label
+            sample["gt_fields"] = ["label"] if training else []
+        sample = self.transforms(sample)
+        sample["img"] = sample["img"].astype("float32", copy=False)
+        if label is not None and not training:
+            sample["label"] = sample["label"][np.newaxis]
+        elif label is not None and self.edge:
+            sample["edge"] = F.mask_to_binary_edge(
+                sample["label"], radius=2, num_classes=self.num_classes
+            )
+        return sample
+
+    def _read(self, index):
+        return read_pair(*self.file_list[index], self.img_channels)
 
 
 def read_list(path, separator=" ", columns=(2,)):
-    """Read a file list.
+    """Read the columns of each line of a file list.
 
-    Args:
-        path: The file.
-        separator: Separator of the columns; a space stands for any white space.
-        columns: Allowed numbers of columns.
-
-    Returns:
-        A list with the list of columns of each line that is not blank.
+    Blank lines, a byte order mark and spaces around the columns are ignored. As a separator, a
+    space stands for any white space. ``columns`` are the allowed numbers of columns.
 
     Raises:
         InputError: The file cannot be read, or a line has a different number of columns.

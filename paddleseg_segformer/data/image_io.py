@@ -1,6 +1,6 @@
-"""Image files and label files to arrays, and arrays to samples of a data set.
+"""Image files and label files to arrays.
 
-Every function that reads a color image returns it once and for all as uint8 RGB.
+Color images are returned as uint8 RGB.
 """
 
 import contextlib
@@ -10,7 +10,6 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-import paddleseg.transforms.functional as F
 from PIL import Image, ImageOps
 
 from ..errors import InputError
@@ -19,8 +18,7 @@ from ..errors import InputError
 def read_image(path):
     """Read an image file: gray, with alpha, 16-bit, CMYK, rotated by EXIF, or animated.
 
-    OpenCV is tried first, as in training; what it cannot read is read by Pillow, of an animation
-    the first frame.
+    OpenCV is tried first, as in training, then Pillow, which reads an animation's first frame.
 
     Returns:
         uint8 array ``[H, W, 3]``, RGB.
@@ -38,18 +36,7 @@ def read_image(path):
 
 
 def decode_image(data, name="image"):
-    """Decode the bytes of an image file, as ``read_image`` does.
-
-    Args:
-        data: Bytes.
-        name: Name of the image in error messages.
-
-    Returns:
-        uint8 array ``[H, W, 3]``, RGB.
-
-    Raises:
-        InputError: The data is not an image, or truncated.
-    """
+    """Decode the bytes of an image file as ``read_image`` does; errors call the image ``name``."""
     if not data:
         raise InputError(f"{name}: cannot be read as an image (it is empty).")
     if is_cut_off(data):
@@ -95,16 +82,11 @@ def from_pillow(image):
 
 
 def read_pair(image_path, label_path, channels=3):
-    """Read an image and its ground truth.
-
-    Args:
-        image_path: Image file.
-        label_path: Label map file, or None.
-        channels: 3, or 1 to read the image as grayscale.
+    """Read an image and its ground truth, whose path may be None.
 
     Returns:
-        The image, uint8 ``[H, W, 3]``, RGB, or ``[H, W]`` if ``channels`` is 1; and the label map,
-        uint8 ``[H, W]`` (the indices of a palette image), or None.
+        The image, uint8 ``[H, W, 3]``, RGB, or grayscale ``[H, W]`` if ``channels`` is 1; and the
+        label map, uint8 ``[H, W]`` (the indices of a palette image), or None.
 
     Raises:
         InputError: A file is missing or unreadable, the label map has several channels or values
@@ -120,46 +102,12 @@ def read_pair(image_path, label_path, channels=3):
     if label.dtype.kind in "biu" and label.min() >= 0 and label.max() <= 255:
         label = label.astype("uint8", copy=False)  # from 1 or 16 bits
     if label.ndim != 2 or label.dtype != np.uint8:
-        raise InputError(
-            f"{label_path}: must be a single-channel 8-bit image; convert color masks with "
-            "tools/masks_from_colors.py."
-        )
+        hint = "convert color masks with tools/masks_from_colors.py"
+        raise InputError(f"{label_path}: must be a single-channel 8-bit image; {hint}.")
     if label.shape != image.shape[:2]:
         sizes = [f"{array.shape[1]}x{array.shape[0]}" for array in (label, image)]
         raise InputError(f"{label_path}: is {sizes[0]}, but its image {image_path} is {sizes[1]}.")
     return image, label
-
-
-def make_sample(dataset, image, label, training):
-    """Transform an image and its ground truth into a sample, as PaddleSeg's data sets do.
-
-    Args:
-        dataset: Data set with ``transforms`` (our ``Compose``), ``edge`` and ``num_classes``.
-        image: uint8 array ``[H, W, 3]``, RGB, or grayscale ``[H, W]``.
-        label: uint8 array ``[H, W]``, or None.
-        training: Whether the transforms apply to the label map, too.
-
-    Returns:
-        A dictionary: ``img``, float32 ``[3, H, W]``, or ``[1, H, W]`` if grayscale; ``label`` (if
-        given), uint8, ``[H, W]`` in training and ``[1, H, W]`` at the original size in validation;
-        ``trans_info``, the image size before each resize or padding; in training with ``edge``, the
-        binary map of class borders.
-    """
-    sample = {"img": image, "trans_info": [], "gt_fields": []}
-    if label is not None:
-        sample["label"] = label
-        sample["gt_fields"] = ["label"] if training else []
-    sample = dataset.transforms(sample)
-    sample["img"] = sample["img"].astype("float32", copy=False)
-    if label is None:
-        return sample
-    if not training:
-        sample["label"] = sample["label"][np.newaxis]
-    elif dataset.edge:
-        sample["edge"] = F.mask_to_binary_edge(
-            sample["label"], radius=2, num_classes=dataset.num_classes
-        )
-    return sample
 
 
 def _read(path, reader):

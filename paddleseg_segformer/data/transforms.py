@@ -63,11 +63,7 @@ class ResizeToFit:
 
 
 class Rescale:
-    """Resize by a factor.
-
-    Args:
-        factor: Positive number.
-    """
+    """Resize by a positive factor."""
 
     def __init__(self, factor):
         self.factor = factor
@@ -97,11 +93,9 @@ class RandomCategoryCrop:
         ignore_index: int = 255,
     ) -> None:
         self.crop_size = _pair("crop_size", crop_size, is_whole, "two whole numbers above 0")
-        if not (_is_positive(category_max_ratio) and category_max_ratio <= 1):
-            raise ValueError(
-                f"category_max_ratio must be above 0 and at most 1, not {category_max_ratio!r}"
-            )
-        self.category_max_ratio = category_max_ratio
+        ratio = self.category_max_ratio = category_max_ratio
+        if not (_is_positive(ratio) and ratio <= 1):
+            raise ValueError(f"category_max_ratio must be above 0 and at most 1, not {ratio!r}")
         self.tries, self.ignore_index = _whole("tries", tries), ignore_index
 
     def __call__(self, sample):
@@ -133,8 +127,7 @@ class PhotometricDistortion:
 
     Args:
         brightness: Maximum absolute value of the number added to all values.
-        contrast: ``[low, high]`` of the factor of all values.
-        saturation: ``[low, high]`` of the factor of the saturation.
+        contrast, saturation: ``[low, high]`` of the factor of all values, and of the saturation.
         hue: Maximum shift of the hue in either direction; 180 is the full circle.
     """
 
@@ -146,7 +139,7 @@ class PhotometricDistortion:
         hue: int = 18,
     ) -> None:
         self.brightness, self.hue = brightness, hue
-        factors = (_is_factor, "two numbers of at least 0")
+        factors = (lambda x: is_number(x) and x >= 0, "two numbers of at least 0")
         self.contrast = _pair("contrast", contrast, *factors)
         self.saturation = _pair("saturation", saturation, *factors)
 
@@ -157,8 +150,7 @@ class PhotometricDistortion:
             )
         image = np.ascontiguousarray(_to_uint8(self, sample["img"]))
         if _coin():
-            shift = np.random.uniform(-self.brightness, self.brightness)
-            image = cv2.LUT(image, _table(1, shift))
+            image = cv2.LUT(image, _table(1, np.random.uniform(-self.brightness, self.brightness)))
         contrast = _table(np.random.uniform(*self.contrast), 0) if _coin() else None
         contrast_first = _coin()
         if contrast is not None and contrast_first:
@@ -189,8 +181,7 @@ class Normalize(paddleseg.Normalize):
     Both ways give the same float32 values to the last bit.
 
     Args:
-        mean: One number, or one per channel, of values scaled to 0 to 1.
-        std: One number, or one per channel, likewise.
+        mean, std: One number, or one per channel, of values scaled to 0 to 1.
     """
 
     def __init__(self, mean: Sequence[float] = (0.5,), std: Sequence[float] = (0.5,)) -> None:
@@ -198,9 +189,7 @@ class Normalize(paddleseg.Normalize):
             if np.asarray(value).dtype.kind not in "iuf":
                 raise ValueError(f"{name} must be a number or one per channel, not {value!r}")
             if np.max(value) > 1:
-                raise ValueError(
-                    f"{name} must be for values from 0 to 1, not 0 to 255, but is {value!r}"
-                )
+                raise ValueError(f"{name} must be for values of 0 to 1, not 0 to 255: {value!r}")
         if not np.all(std):
             raise ValueError(f"std must not be 0, but is {std!r}")
         super().__init__(np.atleast_1d(mean).tolist(), np.atleast_1d(std).tolist())
@@ -219,19 +208,18 @@ class Padding(paddleseg.Padding):
     """PaddleSeg's ``Padding``, without copying an image that has the target size already."""
 
     def __call__(self, sample):
-        height, width = sample["img"].shape[:2]
-        if tuple(self.target_size) == (width, height):
-            sample["trans_info"].append(("padding", (height, width)))
-            return sample
-        return super().__call__(sample)
+        size = sample["img"].shape[:2]
+        if tuple(self.target_size) != size[::-1]:
+            return super().__call__(sample)
+        sample["trans_info"].append(("padding", size))
+        return sample
 
 
 class ScalePadding(paddleseg.ScalePadding):
     """PaddleSeg's ``ScalePadding`` with labels resized to the nearest pixel, not interpolated.
 
     Raises:
-        InputError: It is used in validation or prediction: it pads on all sides, which is not
-            undone there.
+        InputError: It is used in validation or prediction, which cannot undo its padding.
     """
 
     def __call__(self, sample):
@@ -255,16 +243,9 @@ class ScalePadding(paddleseg.ScalePadding):
 
 # Transforms with the same result on an 8-bit image whether uint8 or float32 holds it. Subclasses
 # are not included: they may do anything.
-_KEEP_8BIT = (
-    ResizeToFit,
-    Rescale,
-    RandomCategoryCrop,
-    PhotometricDistortion,
-    Normalize,
-    paddleseg.RandomHorizontalFlip,
-    paddleseg.RandomVerticalFlip,
-    paddleseg.RandomCenterCrop,
-)
+_KEEP_8BIT = (ResizeToFit, Rescale, RandomCategoryCrop, PhotometricDistortion, Normalize)
+_KEEP_8BIT += (paddleseg.RandomHorizontalFlip, paddleseg.RandomVerticalFlip)
+_KEEP_8BIT += (paddleseg.RandomCenterCrop,)
 
 
 class Compose:
@@ -273,23 +254,17 @@ class Compose:
     The image stays uint8 up to the first transform that may give another result on float32, such as
     an interpolation or padding by 127.5. That one, and each such one after it, gets float32, as all
     do from PaddleSeg's ``Compose``; so the results are PaddleSeg's.
-
-    Args:
-        transforms: Sequence of transforms.
     """
 
     def __init__(self, transforms):
         self.transforms = list(transforms)
 
     def __call__(self, sample):
-        """Transform a sample.
-
-        Args:
-            sample: Dictionary whose ``img`` is a uint8 array ``[H, W, 3]`` or ``[H, W]``.
+        """Transform a sample, whose ``img`` is a uint8 array ``[H, W, 3]`` or ``[H, W]``.
 
         Returns:
-            The sample with ``img`` as an array ``[C, h, w]``, uint8 or float32, and
-            ``trans_info``, a list of ``("resize" or "padding", (H, W) before it)``.
+            The sample with ``img`` as ``[C, h, w]``, uint8 or float32, and ``trans_info``, a list
+            of ``("resize" or "padding", (H, W) before it)``.
         """
         sample.setdefault("trans_info", [])
         for transform in self.transforms:
@@ -337,11 +312,7 @@ def _resize(sample, size):
 
 
 def _to_uint8(transform, image):
-    """Convert to uint8, clipping what cubic interpolation overshoots.
-
-    Raises:
-        InputError: The image is normalized.
-    """
+    """Convert to uint8, clipping what cubic interpolation overshoots."""
     if image.dtype == np.uint8:
         return image
     lowest, highest = image.min(), image.max()
@@ -354,10 +325,6 @@ def _to_uint8(transform, image):
 
 def _is_positive(value):
     return is_number(value) and value > 0
-
-
-def _is_factor(value):
-    return is_number(value) and value >= 0
 
 
 def _whole(name, value):

@@ -93,15 +93,10 @@ def export(
         raise InputError("--half: needs --format onnx.")
     shape = list(input_shape or (-1, 3, -1, -1))
     any_size = shape[2:] == [-1, -1]
-    if (
-        shape[0] not in (-1, 1)
-        or shape[1] != 3
-        or not (any_size or min(shape[2:]) >= MIN_IMAGE_SIZE)
-    ):
-        raise InputError(
-            f"--input_shape {' '.join(map(str, shape))}: must be 1 3 H W, at least "
-            f"{MIN_IMAGE_SIZE} pixels a side, or 1 3 -1 -1 for any size."
-        )
+    is_size_valid = any_size or min(shape[2:]) >= MIN_IMAGE_SIZE
+    if shape[0] not in (-1, 1) or shape[1] != 3 or not is_size_valid:
+        allowed = f"1 3 H W, at least {MIN_IMAGE_SIZE} pixels a side, or 1 3 -1 -1 for any size"
+        raise InputError(f"--input_shape {' '.join(map(str, shape))}: must be {allowed}.")
     source = resolve_model(model_path, config)
     if source.output_op is not None:
         raise InputError(f"{model_path}: is an exported graph already; pass a checkpoint.")
@@ -131,10 +126,8 @@ def export(
             images.append(np.ascontiguousarray(image[:, :, : image.shape[2] // 2 + MIN_IMAGE_SIZE]))
         agreement = min(_compare(model, graph, backend, image) for image in images)
         if agreement < MIN_AGREEMENT:
-            raise RunError(
-                f"The graph agrees with the model on only {agreement:.2%} of the pixels of "
-                f"{image_path}; nothing was written."
-            )
+            share = f"only {agreement:.2%} of the pixels of {image_path}"
+            raise RunError(f"The graph agrees with the model on {share}; nothing was written.")
         if format == "paddle":  # moved last: without it, the other files are no valid export
             (Path(save_dir) / DESCRIPTION).unlink(missing_ok=True)
         for name in FILES[format]:
@@ -154,12 +147,8 @@ def _describe(source, transforms, shape, output_op):
         "output_op": output_op,
         "output_dtype": "int32" if output_op == "argmax" else "float32",
     }
-    return yaml.safe_dump(
-        {"Deploy": deploy, "classes": source.classes, "palette": source.palette.tolist()},
-        allow_unicode=True,
-        default_flow_style=None,
-        sort_keys=False,
-    )
+    tree = {"Deploy": deploy, "classes": source.classes, "palette": source.palette.tolist()}
+    return yaml.safe_dump(tree, allow_unicode=True, default_flow_style=None, sort_keys=False)
 
 
 def _split_transforms(config, with_normalize):
@@ -167,10 +156,10 @@ def _split_transforms(config, with_normalize):
     options = config.val_dataset_cfg["transforms"]
     if not with_normalize:
         return options, None
-    last = build(config, "val_transforms")[0][-1:]
-    if not (last and isinstance(last[0], Normalize)):
+    last = next(reversed(build(config, "val_transforms")[0]), None)
+    if not isinstance(last, Normalize):
         raise InputError("--with_normalize: the last validation transform must be Normalize.")
-    return options[:-1], last[0]
+    return options[:-1], last
 
 
 def _network_input(image_path, transforms, shape):
@@ -192,24 +181,18 @@ def _compare(model, graph, backend, images):
 
 
 def write_paddle(graph, shape, folder):
-    """Write Paddle Inference's ``model.json`` and ``model.pdiparams``.
+    """Write Paddle Inference's ``model.json`` and ``model.pdiparams`` to a folder, a ``Path``.
 
-    Args:
-        graph: A layer with one input.
-        shape: Shape of the input; -1 means any size.
-        folder: ``Path`` of an existing folder.
+    ``graph`` is a layer with one input; in its ``shape``, -1 means any size.
     """
     spec = InputSpec([None if side == -1 else side for side in shape], "float32", "x")
     paddle.jit.save(graph, str(folder / "model"), input_spec=[spec])
 
 
 def convert_to_onnx(folder, description="", half=False):
-    """Convert a folder's ``model.json`` to ``model.onnx``.
+    """Convert a folder's ``model.json`` to ``model.onnx``; if ``half``, to float16.
 
-    Args:
-        folder: ``Path`` of the folder.
-        description: Text of ``deploy.yaml``, for the metadata.
-        half: Whether to convert weights and arithmetic to float16.
+    ``description`` is the text of ``deploy.yaml``, for the metadata.
 
     Raises:
         InputError: A package is not installed, or Paddle2ONNX does not support the model.
@@ -219,17 +202,13 @@ def convert_to_onnx(folder, description="", half=False):
             raise InputError(f"--format onnx: needs {name}; pip install -r requirements-onnx.txt.")
     import onnx
 
-    path = str(folder / "model.onnx")
     files = [str(folder / name) for name in ("model.json", "model.pdiparams", "model.onnx")]
     # In a subprocess, because Paddle2ONNX aborts the process on a model it does not support.
     command = [sys.executable, "-c", CONVERT, *files, str(OPSET)]
-    done = subprocess.run(command, capture_output=True, text=True)
-    if done.returncode:
-        raise InputError(
-            "--format onnx: Paddle2ONNX cannot convert this model; try a fixed size with "
-            "--input_shape."
-        )
-    model = onnx.load(path)
+    if subprocess.run(command, capture_output=True).returncode:
+        hint = "try a fixed size with --input_shape"
+        raise InputError(f"--format onnx: Paddle2ONNX cannot convert this model; {hint}.")
+    model = onnx.load(files[-1])
     if half:
         from onnxruntime.transformers.float16 import convert_float_to_float16
 
@@ -237,6 +216,5 @@ def convert_to_onnx(folder, description="", half=False):
             if node.op_type == "Resize":  # by sizes; the conversion would break its empty scales
                 node.input[2] = ""
         model = convert_float_to_float16(model, keep_io_types=True)
-    metadata = model.metadata_props.add()
-    metadata.key, metadata.value = METADATA, description
-    onnx.save(model, path)
+    model.metadata_props.add(key=METADATA, value=description)
+    onnx.save(model, files[-1])

@@ -52,10 +52,7 @@ class FoldedSegFormer(nn.Layer):
     stage i, p_i the stage's projection and ``up`` the bilinear upsampling. A 1x1 convolution
     commutes with ``up``, so A_i, a linear p_i and BatchNorm's scale become one 1x1 convolution per
     stage, and all biases one bias. If p_i is a convolution with BatchNorm and ReLU, these become
-    one convolution, too.
-
-    Args:
-        model: ``SegFormer``; its backbone is shared, the weights of its head are copied.
+    one convolution, too. The backbone is shared, the weights of the head are copied.
     """
 
     def __init__(self, model):

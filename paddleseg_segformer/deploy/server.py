@@ -24,7 +24,7 @@ import numpy as np
 from flask import Flask, Request, abort, g, jsonify, render_template, request
 from PIL import Image
 from waitress import create_server, wasyncore
-from werkzeug.exceptions import HTTPException
+from werkzeug.exceptions import HTTPException, ServiceUnavailable
 
 from ..data.image_io import decode_image
 from ..errors import InputError
@@ -55,20 +55,14 @@ POLICY = (
 class Limits:
     """Limits of the server.
 
-    Attributes:
-        megabytes: Maximum size of an upload.
-        megapixels: Maximum size of an image.
-        waiting: Maximum number of queued images.
-        seconds: Maximum time that an image is queued.
-
     Raises:
         InputError: ``megapixels`` is not a positive number.
     """
 
-    megabytes: float = 20
-    megapixels: float = 25
-    waiting: int = 8
-    seconds: float = 60
+    megabytes: float = 20  # of an upload
+    megapixels: float = 25  # of an image
+    waiting: int = 8  # number of queued images
+    seconds: float = 60  # that an image is queued
 
     def __post_init__(self):
         if not 0 < self.megapixels < math.inf:
@@ -76,13 +70,9 @@ class Limits:
 
 
 def serve(predictor, host="127.0.0.1", port=8000, limits=Limits()):
-    """Serve a model until SIGINT or SIGTERM; a second signal ends the process immediately.
+    """Serve a ``Predictor`` until SIGINT or SIGTERM; a second signal ends the process immediately.
 
-    Args:
-        predictor: ``Predictor``.
-        host: Address to listen on.
-        port: Port; 0 means any free one.
-        limits: ``Limits``.
+    Port 0 means any free port.
 
     Raises:
         InputError: Host or port cannot be used.
@@ -98,24 +88,22 @@ def serve(predictor, host="127.0.0.1", port=8000, limits=Limits()):
     shown = f"[{host}]" if ":" in host else host
     logger.info("http://%s:%s/ (Ctrl-C to stop)", shown, getattr(server, "effective_port", port))
     if names is None:
-        logger.warning(
-            "The server can be reached from other machines, without TLS and without a password"
-        )
+        logger.warning("Other machines can reach the server, without TLS and without a password")
     _run(sockets)
     logger.info("stopped")
 
 
 def _run(sockets):
     """Serve until SystemExit, then send pending responses for up to ``SHUTDOWN_SECONDS``."""
+
+    def is_pending(channel):
+        return getattr(channel, "requests", ()) or getattr(channel, "total_outbufs_len", 0) > 0
+
     with contextlib.suppress(SystemExit):
         wasyncore.loop(1, map=sockets)
     end = time.monotonic() + SHUTDOWN_SECONDS
-    while time.monotonic() < end and any(map(_has_pending_response, list(sockets.values()))):
+    while time.monotonic() < end and any(map(is_pending, list(sockets.values()))):
         wasyncore.loop(0.1, map=sockets, count=1)
-
-
-def _has_pending_response(channel):
-    return getattr(channel, "requests", ()) or getattr(channel, "total_outbufs_len", 0) > 0
 
 
 def _listen(app, host, port, limits, sockets):
@@ -154,16 +142,10 @@ def _stop_on_signals(model):
 
 
 def create_app(predictor, limits=Limits(), names=None):
-    """Create the Flask application.
+    """Create the Flask application that serves a ``Predictor``.
 
-    Args:
-        predictor: ``Predictor``.
-        limits: ``Limits``.
-        names: Allowed names in the Host header; None allows any. On a server for the local machine
-            only, this prevents DNS rebinding.
-
-    Returns:
-        The application.
+    ``names`` are the allowed names in the Host header; None allows any. On a server for the local
+    machine only, this prevents DNS rebinding.
     """
     app = Flask(__name__, static_folder=None, template_folder=".")
     app.request_class = InMemoryRequest
@@ -185,9 +167,8 @@ def create_app(predictor, limits=Limits(), names=None):
 
     @app.get("/")
     def page():
-        return render_template(
-            "serve.html", nonce=g.nonce, limits=limits, classes=len(predictor.classes)
-        )
+        values = {"nonce": g.nonce, "limits": limits, "classes": len(predictor.classes)}
+        return render_template("serve.html", **values)
 
     @app.post("/api/segment")
     def segment():
@@ -197,27 +178,17 @@ def create_app(predictor, limits=Limits(), names=None):
         labels, seconds = model(data, is_disconnected)
         return jsonify(_response(labels, seconds, predictor))
 
-    @app.errorhandler(HTTPException)
-    def http_error(error):
-        response = error.get_response()
-        response.data = json.dumps({"error": error.description})
-        response.content_type = "application/json"
-        return response
-
-    @app.errorhandler(BusyError)
-    def busy_error(error):
-        return jsonify(error=str(error)), 503, {"Retry-After": math.ceil(model.seconds)}
-
-    @app.errorhandler(InputError)
-    def input_error(error):
-        return jsonify(error=str(error)), 422
-
-    @app.errorhandler(MemoryError)
-    def memory_error(_):
-        return jsonify(error="The server does not have enough memory for this image."), 413
-
     @app.errorhandler(Exception)
-    def unexpected_error(error):
+    def error_response(error):
+        if isinstance(error, HTTPException):
+            response = error.get_response()
+            response.data = json.dumps({"error": error.description})
+            response.content_type = "application/json"
+            return response
+        if isinstance(error, InputError):
+            return jsonify(error=str(error)), 422
+        if isinstance(error, MemoryError):
+            return jsonify(error="The server does not have enough memory for this image."), 413
         logger.error("%s %s", request.method, request.path, exc_info=error)
         return jsonify(error="The model failed on this image; see the server's log."), 500
 
@@ -231,58 +202,42 @@ class InMemoryRequest(Request):
         return BytesIO()
 
 
-class BusyError(Exception):
-    """The queue is full, or an image was queued for too long."""
-
-
 class SharedModel:
-    """A model for requests from several threads, with a bounded queue.
+    """A ``Predictor`` for requests from several threads, with a bounded queue.
 
     One worker thread runs the model: Paddle's settings and operator threads belong to the thread
     that calls it.
-
-    Args:
-        predictor: ``Predictor``.
-        limits: ``Limits``.
-
-    Attributes:
-        seconds: Time that the last image took.
     """
 
     def __init__(self, predictor, limits):
-        self._predictor, self._limits, self.seconds = predictor, limits, 1.0
+        self._predictor, self._limits, self._seconds = predictor, limits, 1.0
         self._slots = threading.BoundedSemaphore(1 + limits.waiting)
         self._thread = futures.ThreadPoolExecutor(1, "model")
 
     def __call__(self, data, is_disconnected):
-        """Queue and segment an image.
+        """Segment an image file's bytes: the label map, and the time in seconds that it took.
 
-        Args:
-            data: The bytes of its file.
-            is_disconnected: Callback that returns whether the client has disconnected.
-
-        Returns:
-            The label map, and the time in seconds that it took.
+        ``is_disconnected`` is a function that returns whether the client has disconnected.
 
         Raises:
-            BusyError: The queue is full, or the image was queued for too long.
+            ServiceUnavailable: The queue is full, or the image was queued for too long.
             InputError: The image is damaged.
         """
         if not self._slots.acquire(blocking=False):
-            raise BusyError("The server's queue is full.")
+            raise self._unavailable("The server's queue is full.")
         try:
             future = self._thread.submit(self._segment, data, is_disconnected)
         except RuntimeError as error:
-            raise BusyError("The server is stopping.") from error
+            raise self._unavailable("The server is stopping.") from error
         future.add_done_callback(lambda _: self._slots.release())
         try:
             return future.result(self._limits.seconds)
         except futures.TimeoutError as error:
             if future.cancel():
-                raise BusyError("The server is busy with other images.") from error
+                raise self._unavailable("The server is busy with other images.") from error
             return future.result()  # it is being segmented already
         except futures.CancelledError as error:
-            raise BusyError("The server is stopping.") from error
+            raise self._unavailable("The server is stopping.") from error
 
     def close(self):
         """Accept no more images, and cancel the queued ones."""
@@ -290,11 +245,15 @@ class SharedModel:
 
     def _segment(self, data, is_disconnected):
         if is_disconnected():
-            raise BusyError("The client has disconnected.")
+            raise self._unavailable("The client has disconnected.")
         start = time.monotonic()
         labels = self._predictor(_decode(data)).label_map
-        self.seconds = time.monotonic() - start
-        return labels, self.seconds
+        self._seconds = time.monotonic() - start
+        return labels, self._seconds
+
+    def _unavailable(self, text):
+        """An error that asks clients to retry after the time that the last image took."""
+        return ServiceUnavailable(text, retry_after=math.ceil(self._seconds))
 
 
 def _decode(data):
@@ -363,25 +322,21 @@ def _response(labels, seconds, predictor):
 
 def _local_names(host):
     """The names of a server that only the local machine can reach; None for other hosts."""
-    try:
+    is_local = host == "localhost"
+    with contextlib.suppress(ValueError):
         is_local = ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        is_local = host == "localhost"
     return {"localhost", "127.0.0.1", "::1", host} if is_local else None
 
 
 def _host_name(headers):
     """The host name in the Host header; its port may be that of a tunnel."""
-    try:
+    with contextlib.suppress(ValueError):
         return urlsplit(f"//{headers.get('Host', '')}").hostname
-    except ValueError:
-        return None
 
 
 def _is_cross_origin(headers):
     """Whether a browser sends a request for another site's page; other clients set no headers."""
-    site, origin = headers.get("Sec-Fetch-Site"), headers.get("Origin")
+    site, origin, host = (headers.get(key) for key in ("Sec-Fetch-Site", "Origin", "Host"))
     if site is not None:
         return site != "same-origin"
-    same = (f"{scheme}://{headers.get('Host')}" for scheme in ("http", "https"))
-    return origin is not None and origin not in same
+    return origin not in (None, f"http://{host}", f"https://{host}")

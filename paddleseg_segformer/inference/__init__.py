@@ -7,14 +7,5 @@ from .segmenter import Segmenter, load_model
 from .test_config import TestConfig
 from .visualize import color_map, overlay
 
-__all__ = [
-    "BACKENDS",
-    "Prediction",
-    "Predictor",
-    "Segmenter",
-    "TestConfig",
-    "color_map",
-    "load_model",
-    "overlay",
-    "predict",
-]
+__all__ = ["BACKENDS", "Prediction", "Predictor", "Segmenter", "TestConfig"]
+__all__ += ["color_map", "load_model", "overlay", "predict"]

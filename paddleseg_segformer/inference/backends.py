@@ -33,10 +33,8 @@ class PaddleInference:
         options.disable_mkldnn()  # Paddle 3.3.1's oneDNN lacks some operators of the graph
         options.set_cpu_math_library_num_threads(num_threads())
         self._predictor = inference.create_predictor(options)
-        (name,) = self._predictor.get_input_names()
-        self._input = self._predictor.get_input_handle(name)
-        (name,) = self._predictor.get_output_names()
-        self._output = self._predictor.get_output_handle(name)
+        self._input = self._predictor.get_input_handle(*self._predictor.get_input_names())
+        self._output = self._predictor.get_output_handle(*self._predictor.get_output_names())
 
     def __call__(self, images):
         self._input.reshape(images.shape)
@@ -55,11 +53,9 @@ class OnnxRuntime:
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3  # no warnings about unused constants
         options.intra_op_num_threads = num_threads()
-        self._session = onnxruntime.InferenceSession(
-            str(path), options, providers=["CPUExecutionProvider"]
-        )
-        (graph_input,) = self._session.get_inputs()
-        self._name = graph_input.name
+        providers = ["CPUExecutionProvider"]
+        self._session = onnxruntime.InferenceSession(str(path), options, providers=providers)
+        self._name = self._session.get_inputs()[0].name
 
     def __call__(self, images):
         return self._session.run(None, {self._name: images})[0]
@@ -71,11 +67,8 @@ class OpenVino:
     def __init__(self, path):
         import openvino
 
-        options = {
-            "INFERENCE_NUM_THREADS": num_threads(),
-            "INFERENCE_PRECISION_HINT": "f32",
-            "PERFORMANCE_HINT": "LATENCY",
-        }
+        options = {"INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY"}
+        options["INFERENCE_NUM_THREADS"] = num_threads()
         self._model = openvino.Core().compile_model(str(path), "CPU", options)
 
     def __call__(self, images):
@@ -89,10 +82,7 @@ class LockedBackend:
         self._backend, self._lock = backend, threading.Lock()
 
     def __call__(self, images):
-        """Run the graph.
-
-        Returns:
-            A copy of the graph's output.
+        """A copy of the graph's output.
 
         Raises:
             InputError: The graph does not support images of this size.
@@ -104,11 +94,8 @@ class LockedBackend:
                 raise ValueError("empty output")
             return output
         except Exception as error:  # each backend has its own exception types
-            height, width = images.shape[2:]
-            reason = one_line(error)[:200]
-            raise InputError(
-                f"The graph does not support images of {width}x{height} ({reason})."
-            ) from error
+            size, reason = "{3}x{2}".format(*images.shape), one_line(error)[:200]
+            raise InputError(f"The graph does not support images of {size} ({reason}).") from error
 
 
 ONNX_BACKENDS = {"openvino": OpenVino, "onnxruntime": OnnxRuntime}
@@ -117,25 +104,21 @@ BACKENDS = {"paddle": PaddleInference, **ONNX_BACKENDS}
 
 
 def open_backend(path, name=None):
-    """Open an exported graph.
+    """Open an exported graph as a ``LockedBackend``.
 
     Args:
         path: A folder with Paddle Inference's two files, or an ONNX file.
         name: Key of ``BACKENDS``; None means the fastest that is installed.
 
-    Returns:
-        ``LockedBackend``.
-
     Raises:
         InputError: The file cannot be read, or no backend for it is installed.
     """
     backends = {"paddle": PaddleInference} if Path(path).is_dir() else ONNX_BACKENDS
+    names = " or ".join(backends)
     if name is not None:
         if name not in backends:
-            raise InputError(
-                f"--backend {name}: does not read {path}; use {' or '.join(backends)}."
-            )
-        backends = {name: backends[name]}
+            raise InputError(f"--backend {name}: does not read {path}; use {names}.")
+        backends, names = {name: backends[name]}, name
     for backend in backends.values():
         try:
             return LockedBackend(backend(path))
@@ -144,11 +127,8 @@ def open_backend(path, name=None):
         except InputError:
             raise
         except Exception as error:  # each backend has its own exception types
-            reason = one_line(error)
-            raise InputError(f"{path}: cannot be opened ({reason}).") from error
-    raise InputError(
-        f"{path}: needs {' or '.join(backends)}; pip install 'paddleseg-segformer[onnx]'."
-    )
+            raise InputError(f"{path}: cannot be opened ({one_line(error)}).") from error
+    raise InputError(f"{path}: needs {names}; pip install 'paddleseg-segformer[onnx]'.")
 
 
 def make_segmenter(backend, source, transforms, test_config):
@@ -157,31 +137,25 @@ def make_segmenter(backend, source, transforms, test_config):
     Args:
         backend: Result of ``open_backend``.
         source: ``ModelSource`` of the graph.
-        transforms: List of the transforms before the graph.
-        test_config: ``TestConfig``.
+        transforms, test_config: As of ``Segmenter``.
 
     Raises:
-        InputError: The graph returns label maps or probabilities, and the test configuration needs
-            logits.
+        InputError: The test configuration needs logits, which the graph does not return.
     """
-    size = tuple(source.input_shape[2:])
-    size = None if -1 in size else size
+    size = None if -1 in source.input_shape[2:] else tuple(source.input_shape[2:])
     if source.output_op == "none":
         return Segmenter(GraphLogitsModel(backend, size), transforms, test_config)
     if test_config != TestConfig():
-        raise InputError(
-            f"A graph whose output is {source.output_op} supports no test-time augmentation and no "
-            "sliding windows; export it with --output_op none."
-        )
+        problem = "supports no test-time augmentation and no sliding windows"
+        hint = "export it with --output_op none"
+        raise InputError(f"A graph whose output is {source.output_op} {problem}; {hint}.")
     return GraphSegmenter(backend, size, transforms)
 
 
 class GraphLogitsModel:
     """An exported graph that returns logits, with the interface of a PaddleSeg model.
 
-    Args:
-        backend: Result of ``open_backend``.
-        size: The graph's fixed input size ``(H, W)``, to which images are resized, or None.
+    ``size`` is the graph's fixed input size ``(H, W)``, to which images are resized, or None.
     """
 
     def __init__(self, backend, size):
@@ -198,11 +172,6 @@ class GraphSegmenter:
 
     Outputs are resized to the original image size: probabilities bilinearly, label maps to the
     nearest pixel.
-
-    Args:
-        backend: Result of ``open_backend``.
-        size: The graph's fixed input size ``(H, W)``, to which images are resized, or None.
-        transforms: List of the transforms before the graph.
     """
 
     def __init__(self, backend, size, transforms):

@@ -34,18 +34,14 @@ IMAGENET = {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
 class ModelSource:
     """A trained model: its config, weights and classes.
 
-    Attributes:
-        config: PaddleSeg's ``Config`` with ``model``, validation transforms and ``test_config``.
-        weights: Path of the weights, or of the exported graph.
-        classes: Class names.
-        palette: uint8 array ``[classes, 3]``, RGB.
-        output_op, input_shape: The options that a graph was exported with; None for weights.
+    ``config`` has ``model``, the validation transforms and ``test_config``; ``output_op`` and
+    ``input_shape`` are the options that a graph was exported with.
     """
 
     config: Config
-    weights: str
+    weights: str  # path of the weights, or of the exported graph
     classes: list[str]
-    palette: np.ndarray
+    palette: np.ndarray  # uint8 [classes, 3], RGB
     output_op: str | None = None
     input_shape: list | None = None
 
@@ -58,9 +54,6 @@ def resolve_model(source: StrPath, config: Config | StrPath | None = None) -> Mo
             of ``load_weights``), a folder with ``deploy.yaml`` or a file in it, or an ONNX file.
         config: PaddleSeg's ``Config`` or its path, to be used with the weights in ``source``; None
             means the config found in or beside ``source``.
-
-    Returns:
-        ``ModelSource``.
 
     Raises:
         InputError: The path does not exist, or is not a known kind of model.
@@ -77,8 +70,7 @@ def resolve_model(source: StrPath, config: Config | StrPath | None = None) -> Mo
     if path.suffix == ".onnx":
         return _from_deploy_yaml(path, _read_metadata(path))
     if (path / DESCRIPTION).is_file():
-        text = (path / DESCRIPTION).read_text(encoding="utf-8")
-        return _from_deploy_yaml(path, text)
+        return _from_deploy_yaml(path, (path / DESCRIPTION).read_text(encoding="utf-8"))
     folder = path if path.is_dir() else path.parent
     if (folder / MANIFEST).is_file():
         return _from_manifest(str(path), folder)
@@ -102,10 +94,11 @@ def _names_and_colors(config):
     """Class names and palette of a config's data set, whose files need not exist."""
     (cls,) = build(config, "val_dataset_class")
     options = config.val_dataset_cfg
-    known = {key: getattr(cls, key) for key in ("CLASS_NAMES", "PALETTE") if hasattr(cls, key)}
-    classes = options.get("num_classes", getattr(cls, "NUM_CLASSES", None))
     dataset = SimpleNamespace(
-        num_classes=classes, dataset_root=options.get("dataset_root", ""), **known
+        num_classes=options.get("num_classes", getattr(cls, "NUM_CLASSES", None)),
+        dataset_root=options.get("dataset_root"),
+        CLASS_NAMES=getattr(cls, "CLASS_NAMES", None),
+        PALETTE=getattr(cls, "PALETTE", None),
     )
     return class_names(dataset), palette(dataset)
 
@@ -118,9 +111,8 @@ def _from_manifest(weights, folder):
         transforms = settings.get("val_dataset", {}).get("transforms", [{"type": "Normalize"}])
         model = {**settings["model"], "num_classes": len(classes)}
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise InputError(
-            f"{folder / MANIFEST}: cannot be read; pass the config with --config."
-        ) from error
+        path = folder / MANIFEST
+        raise InputError(f"{path}: cannot be read; pass the config with --config.") from error
     config = inference_config(model, transforms, settings.get("test_config"))
     return ModelSource(config, weights, classes, colors)
 
@@ -134,9 +126,8 @@ def _from_deploy_yaml(path, text):
         exported = deploy["output_op"], deploy["input_shape"]
         return ModelSource(config, str(path), classes, colors, *exported)
     except (yaml.YAMLError, KeyError, TypeError, ValueError) as error:
-        raise InputError(
-            f"{path}: was not exported by tools/export.py; export the model again."
-        ) from error
+        reason = "was not exported by tools/export.py; export the model again"
+        raise InputError(f"{path}: {reason}.") from error
 
 
 def _read_metadata(path):
@@ -158,10 +149,8 @@ def _from_weights(source):
     checkpoint = read_weights(source)
     architecture = checkpoint.architecture
     if architecture is None or architecture.classes is None:
-        raise InputError(
-            f"{source}: has no complete SegFormer, so its architecture is unknown; pass the config "
-            "with --config."
-        )
+        reason = "has no complete SegFormer, so its architecture is unknown"
+        raise InputError(f"{source}: {reason}; pass the config with --config.")
     model = {
         "type": "SegFormer",
         "num_classes": architecture.classes,

@@ -29,15 +29,12 @@ OUTPUT_DIRS = (OVERLAYS, COLOR_MAPS, LABEL_MAPS, PROBABILITIES)
 
 
 def find_images(path):
-    """Find image and video files.
+    """Find image and video files: their common folder, and their paths relative to it.
 
     Args:
         path: An image or video, a folder that is searched recursively, a glob pattern such as
             ``photos/*.jpg``, or a text file that has an image path as each line or its first word,
             relative to the text file.
-
-    Returns:
-        The common folder of the files, and their paths relative to it.
 
     Raises:
         InputError: The path does not exist, or there is no image in it.
@@ -68,28 +65,21 @@ def find_images(path):
 
 
 def _output_names(names):
-    """The output path of each file, without extension, relative to an output folder.
+    """The name of each file, by its output path relative to an output folder.
 
-    Files that differ only in their extensions keep them, as part of the name.
-
-    Raises:
-        InputError: Two files have the same output path.
+    The path has no extension, unless files differ only in their extensions.
     """
-    paths = {}
-    for name in names:  # ".." would leave the output folder
-        paths[name] = Path(*(part for part in name.parts if part not in (name.anchor, "..")))
+    # Without "..", which would leave the output folder.
+    paths = {x: Path(*(part for part in x.parts if part not in (x.anchor, ".."))) for x in names}
     stems = Counter(path.with_suffix("") for path in paths.values())
-    full_names = set(paths.values())
-    outputs, sources = {}, {}
+    full_names, outputs = set(paths.values()), {}
     for name, path in paths.items():
         stem = path.with_suffix("")
         output = stem if stems[stem] == 1 and stem not in full_names else path
-        if output in sources:
-            raise InputError(
-                f"{name}: would have the same output files as {sources[output]}; segment the two "
-                "one at a time."
-            )
-        outputs[name], sources[output] = output, name
+        if output in outputs:
+            problem = f"would have the same output files as {outputs[output]}"
+            raise InputError(f"{name}: {problem}; segment the two one at a time.")
+        outputs[output] = name
     return outputs
 
 
@@ -124,10 +114,8 @@ def predict(
     outputs = {(save_dir / kind).resolve() for kind in OUTPUT_DIRS}  # outputs of an earlier call
     names = [name for name in names if outputs.isdisjoint((root / name).resolve().parents)]
     if not names:
-        raise InputError(
-            f"{image_path}: contains only outputs of predict in --save_dir {save_dir}; pass the "
-            "images, or another --save_dir."
-        )
+        problem = f"contains only outputs of predict in --save_dir {save_dir}"
+        raise InputError(f"{image_path}: {problem}; pass the images, or another --save_dir.")
     check_dir_writable(save_dir)
     files = list(_output_names(names).items())
     predictor, problems = Predictor(model_path, **options), []
@@ -137,37 +125,28 @@ def predict(
     with tqdm(total=len(files), desc="predict", unit="image", disable=None) as bar:
         for start in range(0, len(files), step):
             chunk = files[start : start + step]
-            problems += _predict_chunk(predictor, root, dict(chunk), save_dir, probabilities)
+            problems += _predict_chunk(predictor, root, chunk, save_dir, probabilities)
             bar.update(len(chunk))
     return len(files) - len(problems), problems
 
 
 def _predict_chunk(predictor, root, chunk, save_dir, probabilities):
-    """Segment files in parallel.
-
-    Args:
-        predictor: ``Predictor``.
-        root: Folder of the files.
-        chunk: Dictionary from each file's name to its output name.
-        save_dir, probabilities: As in ``predict``.
-
-    Returns:
-        The errors of files that could not be segmented.
-    """
+    """Segment files, pairs of an output path and a name, in parallel; return their errors."""
     images, problems = {}, []
-    for name, output in chunk.items():
+    for output, name in chunk:
         try:
             if name.suffix.lower() in VIDEO_ENDINGS:
                 _predict_video(predictor, root / name, output, save_dir)
             else:
-                images[name] = read_image(root / name)
+                images[output, name] = read_image(root / name)
         except InputError as error:
             problems.append(str(error))
-    for name, result in zip(images, _segment(predictor, list(images.values()), probabilities)):
+    results = _segment(predictor, list(images.values()), probabilities)
+    for (output, name), result in zip(images, results):
         if isinstance(result, InputError):
             problems.append(f"{root / name}: {result}")
             continue
-        output = chunk[name].with_name(chunk[name].name + ".png")
+        output = output.with_name(output.name + ".png")
         _save(save_dir / OVERLAYS / output, result.overlay())
         _save(save_dir / COLOR_MAPS / output, result.color_map())
         _save(save_dir / LABEL_MAPS / output, result.label_image())
@@ -195,14 +174,11 @@ def _predict_video(predictor, path, output, save_dir):
     if not capture.isOpened() or 0 in size:
         raise InputError(f"{path}: cannot be read as a video.")
     rate, frames = capture.get(cv2.CAP_PROP_FPS) or 25, capture.get(cv2.CAP_PROP_FRAME_COUNT)
-    partials = {}
-    for folder in (OVERLAYS, COLOR_MAPS):
-        final = save_dir / folder / output.with_name(output.name + ".mp4")
-        partials[final.with_name(final.name + ".partial.mp4")] = final
+    finals = [save_dir / x / output.with_name(output.name + ".mp4") for x in (OVERLAYS, COLOR_MAPS)]
+    partials, writers = [final.with_suffix(".mp4.partial.mp4") for final in finals], []
     with contextlib.ExitStack() as stack:
         stack.callback(capture.release)
-        writers = []
-        for partial, final in partials.items():
+        for partial, final in zip(partials, finals):
             with cleanup_on_error(partial):
                 code = cv2.VideoWriter_fourcc(*"mp4v")
                 writers.append(cv2.VideoWriter(str(partial), code, rate, size))
@@ -221,21 +197,16 @@ def _predict_video(predictor, path, output, save_dir):
             count += 1
         if count == 0:
             raise InputError(f"{path}: cannot be read as a video.")
-        for writer, (partial, final) in zip(writers, partials.items()):
+        for writer, partial, final in zip(writers, partials, finals):
             writer.release()
-            if _count_frames(partial) != count:  # OpenCV ignores write errors
+            written = cv2.VideoCapture(str(partial))
+            frames = written.get(cv2.CAP_PROP_FRAME_COUNT)
+            written.release()
+            if frames != count:  # OpenCV ignores write errors
                 raise RunError(f"--save_dir: {final} cannot be written; is the disk full?")
-        for partial, final in partials.items():
+        for partial, final in zip(partials, finals):
             with cleanup_on_error(final):
                 partial.replace(final)
-
-
-def _count_frames(path):
-    """The number of frames in a video file's header; 0 if it cannot be read."""
-    capture = cv2.VideoCapture(str(path))
-    count = int(capture.get(cv2.CAP_PROP_FRAME_COUNT))
-    capture.release()
-    return count
 
 
 def _save(path, image):

@@ -101,10 +101,8 @@ class Predictor:
         (transforms,) = build(model_source.config, "val_transforms")
         test_config = TestConfig.from_config(model_source.config, **options)
         tune_cpu()
-        if len(self.classes) > MAX_CLASSES:
-            raise InputError(
-                f"{source}: has {len(self.classes)} classes; label maps hold {MAX_CLASSES}."
-            )
+        if (count := len(self.classes)) > MAX_CLASSES:
+            raise InputError(f"{source}: has {count} classes; label maps hold {MAX_CLASSES}.")
         if model_source.output_op is None:
             if backend is not None:
                 raise InputError(f"--backend {backend}: {source} is not an exported graph.")
@@ -128,9 +126,6 @@ class Predictor:
             image: A path, a Pillow image, or a uint8 array ``[H, W]`` or ``[H, W, 3]``, RGB.
             probabilities: Whether to return the softmax probabilities, too.
 
-        Returns:
-            ``Prediction``.
-
         Raises:
             InputError: The image cannot be read, or an exported graph does not return the logits
                 that probabilities are computed from.
@@ -147,16 +142,12 @@ class Predictor:
             results = self._segmenter.with_probabilities(inputs)
         else:
             results = [[labels] for labels in self._segmenter(inputs)]
-        return [
-            Prediction(
-                np.asarray(labels).astype("uint8"),
-                image,
-                self.classes,
-                self.palette,
-                *(scores.numpy().transpose(2, 0, 1).astype("float16") for scores in optional),
-            )
-            for (labels, *optional), image in zip(results, images)
-        ]
+        predictions = []
+        for image, (labels, *scores) in zip(images, results):
+            labels = np.asarray(labels).astype("uint8")
+            scores = [x.numpy().transpose(2, 0, 1).astype("float16") for x in scores]
+            predictions.append(Prediction(labels, image, self.classes, self.palette, *scores))
+        return predictions
 
     def check_probabilities(self) -> None:
         """Raise ``InputError`` if the model is a graph that does not return logits."""
@@ -175,9 +166,7 @@ def as_rgb(image: ImageLike) -> np.ndarray:
         return read_image(image)
     is_8bit = image.dtype == np.uint8 and image.ndim in (2, 3) and image.size > 0
     if not is_8bit or image.shape[2:] not in ((), (3,)):
-        raise InputError(
-            f"an array of shape {image.shape}, {image.dtype}: is not an image; "
-            "pass uint8 [H, W, 3], RGB."
-        )
+        array = f"an array of shape {image.shape}, {image.dtype}"
+        raise InputError(f"{array}: is not an image; pass uint8 [H, W, 3], RGB.")
     # A copy: a ``Prediction`` keeps it, and callers may reuse the buffer.
     return np.repeat(image[:, :, None], 3, axis=2) if image.ndim == 2 else image.copy()

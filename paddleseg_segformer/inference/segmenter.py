@@ -20,8 +20,7 @@ from ..ops import WindowLogits, label_map, linear_weights, probability_map, resi
 from ..weights import Source, load_weights
 from .test_config import TestConfig
 
-# Rows of the original image that are labeled at a time in sliding-window inference.
-BAND_HEIGHT = 512
+BAND_HEIGHT = 512  # rows of the original image labeled at a time in sliding-window inference
 
 
 def load_model(config: Config, model_path: Source) -> paddle.nn.Layer:
@@ -36,10 +35,8 @@ def load_model(config: Config, model_path: Source) -> paddle.nn.Layer:
     (model,) = build(config, "model")
     missing = load_weights(model, model_path).missing
     if missing:
-        raise InputError(
-            f"{model_path}: has no {missing[0]} of this model; it is a backbone's checkpoint, or "
-            "was trained for another number of classes."
-        )
+        reason = "it is a backbone's checkpoint, or was trained for another number of classes"
+        raise InputError(f"{model_path}: has no {missing[0]} of this model; {reason}.")
     model.eval()
     return model
 
@@ -47,29 +44,20 @@ def load_model(config: Config, model_path: Source) -> paddle.nn.Layer:
 class AugmentedInput(NamedTuple):
     """An image at one scale and flip of test-time augmentation.
 
-    Attributes:
-        image: uint8 or float32 array ``[C, h, w]``, RGB, not flipped yet.
-        flip: Axes of ``[N, C, H, W]`` along which the model's input is flipped.
-        trans_info: The transforms' ``("resize" or "padding", (H, W) before it)``.
-        normalize: PaddleSeg's or our ``Normalize``, applied to each window when it is cropped, so
-            that a large image is never held as floats; or None.
+    ``normalize`` is PaddleSeg's or our ``Normalize``, applied to each window when it is cropped, so
+    that a large image is never held as floats; or None.
     """
 
-    image: np.ndarray
-    flip: Sequence[int]
-    trans_info: list
+    image: np.ndarray  # uint8 or float32 [C, h, w], RGB, not flipped yet
+    flip: Sequence[int]  # axes of [N, C, H, W] along which the model's input is flipped
+    trans_info: list  # as from ``Compose``
     normalize: paddleseg.Normalize | None = None
 
 
 class Segmenter:
-    """A model with its preprocessing and test configuration.
+    """A PaddleSeg model in evaluation mode with its validation transforms and ``TestConfig``.
 
     Validation and prediction both use it, so that they give the same label map of an image.
-
-    Args:
-        model: A PaddleSeg model in evaluation mode.
-        transforms: The validation transforms.
-        test_config: ``TestConfig``.
     """
 
     def __init__(
@@ -90,14 +78,12 @@ class Segmenter:
         Args:
             image: uint8 array ``[H, W, 3]``, RGB, or grayscale ``[H, W]``.
         """
-        inputs = []
-        for transforms in self._transforms:
-            sample = transforms({"img": image})
-            inputs += [
-                AugmentedInput(sample["img"], flip, sample["trans_info"], self._normalize)
-                for flip in self.test_config.flips
-            ]
-        return inputs
+        samples = [transforms({"img": image}) for transforms in self._transforms]
+        return [
+            AugmentedInput(sample["img"], flip, sample["trans_info"], self._normalize)
+            for sample in samples
+            for flip in self.test_config.flips
+        ]
 
     @paddle.no_grad()
     def __call__(self, images: list[list[AugmentedInput]]) -> list[paddle.Tensor]:
@@ -129,11 +115,8 @@ class Segmenter:
             return [self._compute_in_bands(inputs, functions) for inputs in images]
         windows = [(item, item.rows[0], item.columns[0]) for inputs in images for item in inputs]
         logits = iter(self._window_logits(windows))
-        results = []
-        for inputs in images:
-            of_image = [[next(logits)] for _ in inputs]
-            results.append([function(of_image) for function in functions])
-        return results
+        by_image = ([[next(logits)] for _ in inputs] for inputs in images)
+        return [[function(inputs) for function in functions] for inputs in by_image]
 
     def _compute_in_bands(self, inputs, functions):
         """Process an image by bands of rows, keeping only the logits of windows in the band."""
@@ -173,12 +156,9 @@ class Segmenter:
 
 
 class SlidingWindows:
-    """The windows of an augmented input, and the resize of their logits to the original image.
+    """The windows of an ``AugmentedInput``, and the resize of their logits to the original image.
 
-    Args:
-        item: ``AugmentedInput``.
-        test_config: ``TestConfig``; without ``crop_size`` there is one window, the whole image.
-        align_corners: Whether the model aligns corners when it resizes logits.
+    Without ``crop_size`` in the ``TestConfig``, there is one window, the whole image.
 
     Attributes:
         rows, columns: ``(start, end)`` of each row and column of windows, in pixels of the input.
@@ -216,16 +196,11 @@ class SlidingWindows:
 
     def window_logits(self, row, column, logits):
         """``WindowLogits`` that add a window's logits ``[C, h, w]`` to those of the image."""
-        _, h, w = logits.shape
-        return WindowLogits.from_logits(
-            logits, self._weights(h, row, 0), self._weights(w, column, 1)
-        )
-
-    def _weights(self, *key):
-        """``_compute_weights``, computed once per row and once per column of windows."""
-        if key not in self._cache:
-            self._cache[key] = self._compute_weights(*key)
-        return self._cache[key]
+        keys = [(logits.shape[1], row, 0), (logits.shape[2], column, 1)]
+        for key in keys:  # once per row and once per column of windows
+            if key not in self._cache:
+                self._cache[key] = self._compute_weights(*key)
+        return WindowLogits.from_logits(logits, *(self._cache[key] for key in keys))
 
     def _compute_weights(self, source, window, axis):
         """Resize weights ``[target, source]`` from a window to the original image, along one axis.

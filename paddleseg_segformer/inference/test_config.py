@@ -21,14 +21,12 @@ class TestConfig:
 
     Attributes:
         scales: Factors of the input size; each scale is made from the original image.
-        flip_horizontal: Whether to add horizontally flipped inputs.
-        flip_vertical: Whether to add vertically flipped inputs.
+        flip_horizontal, flip_vertical: Whether to add flipped inputs.
         crop_size: ``(width, height)`` of the sliding windows; None for whole-image inference.
         stride: ``(width, height)`` of the step between windows.
 
     Raises:
-        InputError: A scale is out of range, or the stride is not positive or larger than the
-            window.
+        InputError: A scale or the stride is out of range.
     """
 
     scales: tuple[float, ...] = (1.0,)
@@ -39,18 +37,15 @@ class TestConfig:
 
     def __post_init__(self):
         if not self.scales or not all(MIN_SCALE <= s <= MAX_SCALE for s in self.scales):
-            raise InputError(
-                f"--scales {list(self.scales)}: each scale must be a number from {MIN_SCALE} to "
-                f"{MAX_SCALE}."
-            )
+            limits = f"a number from {MIN_SCALE} to {MAX_SCALE}"
+            raise InputError(f"--scales {list(self.scales)}: each scale must be {limits}.")
         if self.crop_size is None:
             return
-        for size, step in zip(self.crop_size, self.stride):
-            if not 0 < step <= size:
-                raise InputError(
-                    f"--stride {list(self.stride)}: must be positive and at most "
-                    f"--crop_size {list(self.crop_size)}, so that the windows cover the image."
-                )
+        if not all(0 < step <= size for size, step in zip(self.crop_size, self.stride)):
+            raise InputError(
+                f"--stride {list(self.stride)}: must be positive and at most "
+                f"--crop_size {list(self.crop_size)}, so that the windows cover the image."
+            )
 
     @classmethod
     def from_config(cls, config: Config, **options: Any) -> TestConfig:
@@ -67,8 +62,8 @@ class TestConfig:
                 raise InputError(f"test_config.{key}: unknown key; known are {', '.join(known)}.")
         test_config = {}
         if options.get("aug_eval"):
-            given = {key: options.get(key) for key in ("scales", *FLIPS)}
-            given = {key: value for key, value in given.items() if value is not None}
+            keys = [key for key in ("scales", *FLIPS) if options.get(key) is not None]
+            given = {key: options[key] for key in keys}
             test_config = given or {"scales": PAPER_SCALES, "flip_horizontal": True}
             test_config["scales"] = _numbers("scales", test_config.get("scales", 1.0))
         if options.get("is_slide"):
@@ -81,12 +76,8 @@ class TestConfig:
     @property
     def flips(self) -> list[list[int]]:
         """The axes of ``[N, C, H, W]`` to flip, for each input of a scale."""
-        flips = [[]]
-        if self.flip_horizontal:
-            flips += [[3]]
-        if self.flip_vertical:
-            flips += [flip + [2] for flip in flips]
-        return flips
+        flips = [[], [3]] if self.flip_horizontal else [[]]
+        return flips + [[*flip, 2] for flip in flips] if self.flip_vertical else flips
 
     def describe(self) -> str:
         """One line for logs and reports, such as "single scale, no flip, whole image"."""

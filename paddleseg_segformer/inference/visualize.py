@@ -4,25 +4,18 @@ from __future__ import annotations
 
 import numpy as np
 
-IGNORED_COLOR = (0, 0, 0)
-
 
 def color_table(palette):
     """A color for each uint8 value, black beyond the palette: uint8 array ``[256, 3]``."""
-    table = np.tile(np.array(IGNORED_COLOR, dtype="uint8"), [256, 1])
+    table = np.zeros([256, 3], dtype="uint8")
     table[: len(palette)] = palette
     return table
 
 
 def color_map(labels: np.ndarray, palette: np.ndarray) -> np.ndarray:
-    """Color a label map.
+    """Color a label map, uint8 ``[H, W]``, as an RGB image, uint8 ``[H, W, 3]``.
 
-    Args:
-        labels: uint8 array ``[H, W]`` of class indices; indices beyond the palette become black.
-        palette: uint8 array ``[classes, 3]`` of RGB colors.
-
-    Returns:
-        uint8 array ``[H, W, 3]``, RGB.
+    The palette is uint8 ``[classes, 3]``, RGB; class indices beyond it become black.
     """
     return color_table(palette)[labels]
 
@@ -30,16 +23,9 @@ def color_map(labels: np.ndarray, palette: np.ndarray) -> np.ndarray:
 def overlay(
     image: np.ndarray, labels: np.ndarray, palette: np.ndarray, opacity: float = 0.5
 ) -> np.ndarray:
-    """Blend a colored label map with its image.
+    """Blend an image, uint8 ``[H, W, 3]``, RGB, with the ``color_map`` of its label map.
 
-    Args:
-        image: uint8 array ``[H, W, 3]``, RGB.
-        labels: uint8 array ``[H, W]`` of class indices.
-        palette: uint8 array ``[classes, 3]`` of RGB colors.
-        opacity: Opacity of the colors, from 0 to 1.
-
-    Returns:
-        uint8 array ``[H, W, 3]``, RGB.
+    The opacity is that of the colors, from 0 to 1.
     """
     blended = (1 - opacity) * image + opacity * color_map(labels, palette)
     return (blended + 0.5).astype("uint8")
