@@ -23,8 +23,7 @@ def check_dir_writable(folder: StrPath, flag: str = "--save_dir") -> None:
     """
     try:
         Path(folder).mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
+        tempfile.TemporaryFile(dir=folder).close()
     except OSError as error:
         raise InputError(
             f"{flag} {folder}: cannot be written to ({error.strerror}); name another folder."
@@ -43,8 +42,7 @@ def check_file_writable(path: StrPath, flag: str) -> None:
     elif Path(path).is_fifo():  # closing it here would be the end of the file to its reader
         return
     try:
-        with open(path, "a"):
-            pass
+        open(path, "a").close()
     except OSError as error:
         raise InputError(
             f"{flag} {path}: cannot be written ({error.strerror}); name another file."
@@ -83,11 +81,7 @@ def lock_dir(folder: StrPath) -> Iterator[None]:
 
 
 def _lock(path):
-    """Open and lock a file, and return its descriptor.
-
-    Raises:
-        BlockingIOError: Another process holds the lock.
-    """
+    """The descriptor of a locked file; BlockingIOError if another process holds the lock."""
     import fcntl
 
     while True:

@@ -128,9 +128,8 @@ def _band(job):
         picked = paddle.take_along_axis(tile, label, 1)
         exponentials = paddle.exp(tile)
         total = paddle.matmul(exponentials, ones)
-        if (
-            float(total.min()) < MIN_EXP_SUM
-        ):  # neighboring pixels are confident of different classes
+        # Neighboring pixels are confident of different classes.
+        if float(total.min()) < MIN_EXP_SUM:
             largest = tile.max(axis=1, keepdim=True)
             picked -= largest
             exponentials = paddle.exp(tile - largest)

@@ -47,15 +47,11 @@ def read_checkpoint(path):
 
 
 def extract_tensors(state, source):
-    """Extract the tensors of a saved dictionary.
+    """The tensors of a saved dictionary, as ``read_checkpoint`` returns them.
 
     Args:
-        state: Arrays, or Paddle or PyTorch tensors, by name; they may be nested, as for
-            ``read_checkpoint``, and other values are ignored.
+        state: Arrays, or Paddle or PyTorch tensors, by name; other values are ignored.
         source: Path or description, for messages.
-
-    Returns:
-        As ``read_checkpoint``.
 
     Raises:
         InputError: There are no tensors, or one cannot be converted to NumPy.
@@ -71,11 +67,10 @@ def extract_tensors(state, source):
             try:
                 tensors[str(name).removeprefix("module.")] = _to_numpy(value)
             except (TypeError, ValueError, RuntimeError) as error:
-                raise InputError(
-                    f"{source}: {name} cannot be converted to an array ({one_line(error)})."
-                ) from error
+                reason = f"cannot be converted to an array ({one_line(error)})"
+                raise InputError(f"{source}: {name} {reason}.") from error
     if not tensors:
-        keys = ", ".join(str(key) for key in list(state)[:3]) or "none"
+        keys = ", ".join(map(str, list(state)[:3])) or "none"
         raise InputError(f"{source}: holds no tensors; its first keys are {keys}.")
     return tensors
 
@@ -101,15 +96,11 @@ def _weights_file(path):
     """The file itself, or the file of weights in a folder."""
     if not path.is_dir():
         return path
-    for name in _PADDLE_FILES:
-        if (path / name).is_file():
-            return path / name
-    candidates = [name for name in _HUGGINGFACE_FILES if (path / name).is_file()]
+    candidates = [name for name in _PADDLE_FILES if (path / name).is_file()][:1]
+    candidates = candidates or [name for name in _HUGGINGFACE_FILES if (path / name).is_file()]
     if len(candidates) != 1:
-        names = ", ".join((*_PADDLE_FILES, *_HUGGINGFACE_FILES))
-        raise InputError(
-            f"{path}: holds {' and '.join(candidates) or 'none'} of {names}; name the file to load."
-        )
+        held, names = " and ".join(candidates), ", ".join(_PADDLE_FILES + _HUGGINGFACE_FILES)
+        raise InputError(f"{path}: holds {held or 'none'} of {names}; name the file to load.")
     return path / candidates[0]
 
 
@@ -149,12 +140,8 @@ def _reader(path):
     if start[8:9] == b"{":
         return _read_safetensors
     if start.startswith(b"\x80"):
-        return _read_paddle
+        return lambda path: unpickle(path.read_bytes())
     raise InputError("is not a checkpoint of Paddle, PyTorch or safetensors.")
-
-
-def _read_paddle(path):
-    return unpickle(path.read_bytes())
 
 
 def _read_tar(path):

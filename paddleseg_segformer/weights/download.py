@@ -24,10 +24,7 @@ def is_url(source):
 
 
 def download(url):
-    """Download a file into PaddleSeg's cache of pretrained models, unless it is there.
-
-    Returns:
-        Its path.
+    """Download a file into PaddleSeg's cache of pretrained models, unless it is there: its path.
 
     Raises:
         InputError: It cannot be downloaded.
