@@ -126,9 +126,6 @@ def atomic_path(path: Path) -> Iterator[Path]:
 
     The temporary path has the same suffix, and one per process. After a crash of the process or
     the machine, ``path`` has its old content or all of the new one.
-
-    Raises:
-        OSError: The file cannot be flushed or renamed.
     """
     temporary = path.with_name(f".{path.stem}.{os.getpid()}.partial{path.suffix}")
     try:
@@ -142,11 +139,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
 
 
 def atomic_write(path: Path, content: bytes) -> None:
-    """Write a whole file with ``atomic_path``.
-
-    Raises:
-        OSError: It cannot be written; its content is unchanged.
-    """
+    """Write a whole file with ``atomic_path``."""
     with atomic_path(path) as temporary:
         temporary.write_bytes(content)
 

@@ -20,13 +20,9 @@ _LEGACY_TORCH_MAGIC = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
 
 MAX_COMPRESSION_RATIO = 100  # of an archive; weights hardly compress
 
-_SAFETENSORS_TYPES = {
-    **{f"F{8 * size}": f"<f{size}" for size in (2, 4, 8)},
-    **{f"I{8 * size}": f"<i{size}" for size in (1, 2, 4, 8)},
-    **{f"U{8 * size}": f"<u{size}" for size in (1, 2, 4, 8)},
-    "BOOL": "?",
-    "BF16": "<u2",
-}
+_SAFETENSORS_TYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2", "BOOL": "?"}
+_SAFETENSORS_TYPES |= {f"I{8 * size}": f"<i{size}" for size in (1, 2, 4, 8)}
+_SAFETENSORS_TYPES |= {f"U{8 * size}": f"<u{size}" for size in (1, 2, 4, 8)}
 
 
 def read_checkpoint(path):

@@ -235,6 +235,5 @@ def _config_hint(architecture):
     return hint
 
 
-def _first(names, count=3):
-    more = f" and {len(names) - count} more" if len(names) > count else ""
-    return ", ".join(names[:count]) + more
+def _first(names):
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
