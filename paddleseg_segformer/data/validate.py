@@ -96,9 +96,8 @@ def _check_files(dataset, section, tolerant):
         raise InputError(f"{section}: has no images; check its dataset_root and file list.")
     missing = [path for pair in dataset.file_list for path in pair if not os.path.isfile(path)]
     if missing:
-        message = f"{section}: {missing[0]} does not exist as a file"
-        if len(missing) > 1:
-            message += f", nor do {len(missing) - 1} other files"
+        others = f", nor do {len(missing) - 1} other files" if len(missing) > 1 else ""
+        message = f"{section}: {missing[0]} does not exist as a file{others}"
         if not tolerant:
             raise InputError(f"{message}; restore them or correct the file list.")
         logger.warning(message)
