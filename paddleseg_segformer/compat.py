@@ -75,18 +75,16 @@ def _with_type_promotion(component):
     return type(component.__name__, (TypePromotion, component), {"__doc__": component.__doc__})
 
 
-LOSSES = tuple(
-    _with_type_promotion(loss)
-    for loss in (
-        losses.DistillCrossEntropyLoss,  # multiplies a float mask by ones in the label's type
-        losses.DualTaskLoss,  # multiplies logits by a boolean mask
-        losses.OhemCrossEntropyLoss,  # may add an integer mask to probabilities
-        losses.OhemEdgeAttentionLoss,  # likewise
-        losses.PointCrossEntropyLoss,  # as DistillCrossEntropyLoss
-        losses.RelaxBoundaryLoss,  # multiplies probabilities by an integer one-hot label
-        losses.RMILoss,  # multiplies a one-hot label by a boolean mask
-    )
+_LOSSES = (
+    losses.DistillCrossEntropyLoss,  # multiplies a float mask by ones in the label's type
+    losses.DualTaskLoss,  # multiplies logits by a boolean mask
+    losses.OhemCrossEntropyLoss,  # may add an integer mask to probabilities
+    losses.OhemEdgeAttentionLoss,  # likewise
+    losses.PointCrossEntropyLoss,  # as DistillCrossEntropyLoss
+    losses.RelaxBoundaryLoss,  # multiplies probabilities by an integer one-hot label
+    losses.RMILoss,  # multiplies a one-hot label by a boolean mask
 )
+LOSSES = tuple(map(_with_type_promotion, _LOSSES))
 # Both divide a float flow by the integer size of the image.
 MODELS = tuple(map(_with_type_promotion, (models.DecoupledSegNet, models.SFNet)))
 
@@ -105,10 +103,8 @@ def _with_patched_class(factory):
     return types.FunctionType(factory.__code__, names, factory.__name__)
 
 
-BACKBONES = (VisionTransformer,)
-BACKBONES += tuple(
-    _with_patched_class(getattr(backbones, n)) for n in dir(backbones) if n[:4] == "ViT_"
-)
+_VITS = [getattr(backbones, name) for name in dir(backbones) if name.startswith("ViT_")]
+BACKBONES = (VisionTransformer, *map(_with_patched_class, _VITS))
 
 
 def patch_train_loop():
@@ -119,31 +115,21 @@ def patch_train_loop():
     """
     loop = sys.modules["paddleseg.core.train"]
     compute = loop.loss_computation
-    loop.loss_computation = lambda *args, **kwargs: [
-        loss.reshape([1]) for loss in compute(*args, **kwargs)
+    loop.loss_computation = lambda *args, **options: [
+        loss.reshape([1]) for loss in compute(*args, **options)
     ]
     metrics.calculate_area = calculate_area
 
 
 def calculate_area(pred, label, num_classes, ignore_index=255):
-    """Pixels of each class in the intersection, the prediction and the label.
+    """Pixels of each class in the intersection, the prediction and the label: int64 tensors.
 
     Args:
         pred, label: Integer tensors ``[N, 1, H, W]`` or ``[N, H, W]``.
-        num_classes: Number of classes.
+        num_classes: Number of classes, the length of the results.
         ignore_index: Label of the pixels that are not counted.
-
-    Returns:
-        Three int64 tensors ``[num_classes]``.
     """
     pred, label = pred.flatten().astype("int64"), label.flatten().astype("int64")
     valid = label != ignore_index
-    return (
-        _count(label[valid & (pred == label)], num_classes),
-        _count(pred[valid], num_classes),
-        _count(label[valid], num_classes),
-    )
-
-
-def _count(values, bins):
-    return paddle.bincount(values[values < bins], minlength=bins)
+    areas = label[valid & (pred == label)], pred[valid], label[valid]
+    return tuple(paddle.bincount(a[a < num_classes], minlength=num_classes) for a in areas)

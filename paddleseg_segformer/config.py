@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import contextlib
 import json
 import logging
 import math
@@ -34,9 +35,6 @@ def load_config(path: StrPath, opts: Iterable[str] = (), **overrides: float | No
         opts: Config overrides, ``key=value`` with a dotted key and a value in YAML.
         overrides: ``learning_rate``, ``batch_size`` and ``iters``; None keeps the file's value.
 
-    Returns:
-        PaddleSeg's ``Config``.
-
     Raises:
         InputError: The file is missing or malformed, an option names no key, or ``check_config``
             finds an error.
@@ -53,9 +51,8 @@ def load_config(path: StrPath, opts: Iterable[str] = (), **overrides: float | No
                 config.dic.pop(key, None)
         Config._build_default_checker().apply_all_rules(config)
     except InputError as error:
-        message = str(error)
-        names_file = message.startswith(file)
-        raise InputError(message if names_file else f"{path}: {message}") from error.__cause__
+        prefix = "" if str(error).startswith(file) else f"{path}: "
+        raise InputError(f"{prefix}{error}") from error.__cause__
     except Exception as error:  # PaddleSeg raises AssertionError, KeyError and RuntimeError
         reason = one_line(error).rpartition("the error message is: ")[2]
         raise InputError(f"{path}: {reason}") from error
@@ -96,11 +93,7 @@ def _find_config(name, folder=""):
 
 
 def _read_yaml(path):
-    """Read one YAML file, which must hold a dictionary.
-
-    Raises:
-        InputError: The file is missing or malformed, or its aliases expand to too many values.
-    """
+    """Read one YAML file, which must hold a dictionary."""
     try:
         with open(path, encoding="utf-8") as file:
             tree = yaml.load(file, Loader=yaml.FullLoader)
@@ -132,11 +125,7 @@ def _count_values(tree, counts):
 
 
 def settings(config: Config) -> dict[str, Any]:
-    """A JSON-compatible copy of a config's settings.
-
-    Args:
-        config: PaddleSeg's ``Config``. Copy it before building, which adds keys.
-    """
+    """A JSON-compatible copy of a config's settings; copy before building, which adds keys."""
     return json.loads(json.dumps(config.dic, default=str))
 
 
@@ -158,16 +147,14 @@ def _clamp_warmup(schedule, iters):
 
     Otherwise a short trial of a recipe, such as ``--iters 200``, would never leave the warm-up.
     """
-    warmup = schedule.get("warmup_iters")
+    warmup, short = schedule.get("warmup_iters"), max(1, iters // 10)
     if not warmup:
         schedule.pop("warmup_iters", None)
         schedule.pop("warmup_start_lr", None)
     elif warmup >= iters:
-        schedule["warmup_iters"] = max(1, iters // 10)
+        schedule["warmup_iters"] = short
         logging.getLogger(__name__).warning(
-            "The warm-up of %d iterations is as long as the run: shortened to %d",
-            warmup,
-            schedule["warmup_iters"],
+            "The warm-up of %d iterations is as long as the run: shortened to %d", warmup, short
         )
 
 
@@ -184,10 +171,9 @@ def _set_option(tree, option):
 
 
 def _parse_value(key, text):
-    try:  # as PaddleSeg does; unlike YAML 1.1 it reads 6e-5 and None
+    # As PaddleSeg does; unlike YAML 1.1 it reads 6e-5 and None.
+    with contextlib.suppress(ValueError, SyntaxError, MemoryError, RecursionError):
         return ast.literal_eval(text)
-    except (ValueError, SyntaxError, MemoryError, RecursionError):
-        pass
     try:
         return yaml.safe_load(text)
     except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: too many digits
@@ -216,8 +202,8 @@ class Builder(SegBuilder):
         except InputError:
             raise
         except Exception as error:
-            name = component_class.__name__
-            raise InputError(f"{name}: cannot be built: {one_line(error)}") from error
+            reason = f"cannot be built: {one_line(error)}"
+            raise InputError(f"{component_class.__name__}: {reason}") from error
 
 
 def build(config: Config, *names: str) -> list[Any]:
@@ -226,10 +212,8 @@ def build(config: Config, *names: str) -> list[Any]:
     Args:
         config: PaddleSeg's ``Config``.
         names: Properties of PaddleSeg's ``SegBuilder``, such as ``model``, ``optimizer`` or
-            ``train_dataset``, built in this order.
-
-    Returns:
-        The components. Those built together share objects: the optimizer is the model's.
+            ``train_dataset``, built in this order. They share objects: the optimizer is the
+            model's.
 
     Raises:
         InputError: A component is missing from the config, or cannot be built.

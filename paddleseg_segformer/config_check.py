@@ -16,6 +16,8 @@ from paddleseg.cvlibs import manager
 from .errors import InputError
 from .schedule import WarmupPolynomialDecay
 
+logger = logging.getLogger(__name__)
+
 SECTIONS = ("model", "train_dataset", "optimizer", "lr_scheduler", "loss")
 OPTIONAL_SECTIONS = ("val_dataset", "test_config", "distill_loss")
 # Known keys that are not used; older versions of PaddleSeg read export.
@@ -65,21 +67,19 @@ def check_config(tree):
         near = _nearest(key, KEYS, 0.8)
         if near:
             raise InputError(f"{key}: unknown key; did you mean {near}?")
-        logging.getLogger(__name__).warning("%s: unknown key of the config; it is not used", key)
-    for key in UNUSED_KEYS:
+        logger.warning("%s: unknown key of the config; it is not used", key)
+    for key, reason in UNUSED_KEYS.items():
         if tree.get(key):
-            logging.getLogger(__name__).warning("%s: is not used; %s", key, UNUSED_KEYS[key])
+            logger.warning("%s: is not used; %s", key, reason)
     for key in (*SECTIONS, "iters", "batch_size"):
         if key not in tree:
             raise InputError(f"{key}: is missing; add it, or a _base_ that has it.")
     for key in ("model", "train_dataset", "val_dataset"):
         if tree.get(key) is not None:
             _check_component(key, tree[key])
-    if "optimizer" in tree:
-        _check_component("optimizer", tree["optimizer"], OPTIMIZERS)
-    if "lr_scheduler" in tree:
-        warmup = {"warmup_iters": None, "warmup_start_lr": None}  # read by the builder
-        _check_component("lr_scheduler", tree["lr_scheduler"], SCHEDULES, warmup)
+    _check_component("optimizer", tree["optimizer"], OPTIMIZERS)
+    warmup = {"warmup_iters": None, "warmup_start_lr": None}  # read by the builder
+    _check_component("lr_scheduler", tree["lr_scheduler"], SCHEDULES, warmup)
     for key in ("loss", "distill_loss"):
         loss = tree.get(key) or {}
         _check_components(f"{key}.types", loss.get("types", []))
@@ -188,9 +188,7 @@ def _check_component(path, options, known=COMPONENTS, extra_arguments=None):
     for key, value in options.items():
         at = f"{path}.{key}"
         if key in arguments:
-            default = arguments[key]
-            expected = _type_error(value, default) or _value_error(key, value, default)
-            if expected:
+            if expected := _expected_value(key, value, arguments[key]):
                 raise InputError(f"{at}: must be {expected}, not {value!r}.")
         else:
             # If the component takes any key, only one very similar to a known one is a typo.
@@ -201,12 +199,10 @@ def _check_component(path, options, known=COMPONENTS, extra_arguments=None):
                 raise InputError(f"{at}: unknown key of {name}; known are {', '.join(arguments)}.")
         if key == "transforms" and value is not None:
             _check_components(at, value)
-        elif _is_component(value):
-            _check_component(at, value)
-        elif isinstance(value, list):
-            for i, item in enumerate(value):
-                if _is_component(item):
-                    _check_component(f"{at}[{i}]", item)
+            continue
+        for i, item in enumerate(value if isinstance(value, list) else [value]):
+            if _is_component(item):
+                _check_component(at if item is value else f"{at}[{i}]", item)
     for key in (*NOT_NULL_KEYS, "learning_rate"):
         if arguments.get(key) is inspect.Parameter.empty and key not in options:
             raise InputError(f"{path}.{key}: is missing; {name} needs it.")
@@ -224,26 +220,21 @@ def _arguments(component):
     return {p.name: p.default for p in parameters if p.kind in named}, takes_any
 
 
-def _type_error(value, default):
-    """The expected type of an argument with this default, or None if the value has it."""
-    if value is None:
-        return None
-    if isinstance(default, bool):
-        return None if value in (0, 1) else "true or false"
-    if is_number(default):  # ScalePadding's im_padding_value may be a list
-        return None if is_number(value) or _are_numbers(value) else "a number"
-    if isinstance(default, str) and default not in ("auto", "none"):  # any type may follow
-        # LovaszSoftmaxLoss takes classes="present" or a list.
-        return None if isinstance(value, (str, list)) else "text"
-    if isinstance(default, (list, tuple)):
-        return "a list" if isinstance(value, (str, dict)) else None
-    return None
-
-
-def _value_error(key, value, default):
-    """The expected values of this key in any component, or None if the value is one of them."""
+def _expected_value(key, value, default):
+    """What an argument must be by its default and key, or None if the value is valid."""
     if value is None:
         return "given" if key in NOT_NULL_KEYS and default is not None else None
+    if isinstance(default, bool) and value not in (0, 1):
+        return "true or false"
+    # ScalePadding's im_padding_value may be a list.
+    if is_number(default) and not (is_number(value) or _are_numbers(value)):
+        return "a number"
+    # LovaszSoftmaxLoss takes classes="present" or a list. After "auto" any type may follow.
+    is_text = isinstance(default, str) and default not in ("auto", "none")
+    if is_text and not isinstance(value, (str, list)):
+        return "text"
+    if isinstance(default, (list, tuple)) and isinstance(value, (str, dict)):
+        return "a list"
     numbers = value if isinstance(value, (list, tuple)) else [value]
     if key in TEXT_KEYS and not isinstance(value, str):
         return "text"

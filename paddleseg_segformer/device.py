@@ -16,11 +16,8 @@ from typing import Any
 
 # Paddle's warnings on compiling extensions, on the BatchNorm statistics, and on in-place operators
 # in exported graphs.
-for _message in (
-    "No ccache found",
-    "When training, we now always",
-    r"In static graph mode, \w+_\(\)",
-):
+_MESSAGES = "No ccache found", "When training, we now always", r"In static graph mode, \w+_\(\)"
+for _message in _MESSAGES:
     warnings.filterwarnings("ignore", message=_message)
 
 PACKAGES = ("paddlepaddle", "paddlepaddle-gpu", "paddleseg", "paddleseg-segformer", "numpy")
@@ -30,14 +27,11 @@ os.environ.setdefault("OPENCV_LOG_LEVEL", "ERROR")
 
 
 def _user_set_threads():
-    """Whether the user set OMP_NUM_THREADS; Paddle sets it to 1 when it is imported.
-
-    Paddle's value is not in the initial environment of this process, except in processes started by
-    paddle.distributed.launch.
-    """
+    """Whether the user set OMP_NUM_THREADS; Paddle sets it to 1 when it is imported."""
     threads = os.environ.get("OMP_NUM_THREADS")
     if threads != "1" or "PADDLE_TRAINER_ID" in os.environ:
         return threads not in (None, "1")
+    # Paddle's value is in no initial environment but that of paddle.distributed.launch's processes.
     initial = Path("/proc/self/environ")
     if "paddle" not in sys.modules or not initial.exists():
         return "paddle" not in sys.modules
@@ -126,13 +120,12 @@ def _use_one_thread():
     """Make MKL and OpenMP use one thread when called from this thread."""
     import paddle
 
-    libraries = Path(paddle.__file__).parent / "libs"
-    for name, function in (
-        ("libmklml_intel.so", "MKL_Set_Num_Threads_Local"),
-        ("libiomp5.so", "omp_set_num_threads"),
-    ):
-        if (libraries / name).exists():
-            getattr(ctypes.CDLL(str(libraries / name)), function)(1)
+    functions = {"libmklml_intel.so": "MKL_Set_Num_Threads_Local"}
+    functions["libiomp5.so"] = "omp_set_num_threads"
+    for name, function in functions.items():
+        library = Path(paddle.__file__).parent / "libs" / name
+        if library.exists():
+            getattr(ctypes.CDLL(str(library)), function)(1)
 
 
 def _keep_freed_memory():
@@ -163,11 +156,8 @@ def set_device(name: str | None = None) -> str:
         name = "gpu" if has_gpu() else "cpu"
     kind, colon, index = name.partition(":")
     if kind == "gpu" and not has_gpu():
-        reason = (
-            "no GPU is visible"
-            if paddle.is_compiled_with_cuda()
-            else "the installed Paddle is a CPU build"
-        )
+        is_cpu_build = not paddle.is_compiled_with_cuda()
+        reason = "the installed Paddle is a CPU build" if is_cpu_build else "no GPU is visible"
         raise ValueError(
             f"--device {name}: {reason}; install paddlepaddle-gpu on a machine with a GPU, "
             "or use --device cpu."

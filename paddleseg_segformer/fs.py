@@ -23,8 +23,7 @@ def check_dir_writable(folder: StrPath, flag: str = "--save_dir") -> None:
     """
     try:
         Path(folder).mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
+        tempfile.TemporaryFile(dir=folder).close()
     except OSError as error:
         raise InputError(
             f"{flag} {folder}: cannot be written to ({error.strerror}); name another folder."
@@ -43,8 +42,7 @@ def check_file_writable(path: StrPath, flag: str) -> None:
     elif Path(path).is_fifo():  # closing it here would be the end of the file to its reader
         return
     try:
-        with open(path, "a"):
-            pass
+        open(path, "a").close()
     except OSError as error:
         raise InputError(
             f"{flag} {path}: cannot be written ({error.strerror}); name another file."
@@ -83,11 +81,7 @@ def lock_dir(folder: StrPath) -> Iterator[None]:
 
 
 def _lock(path):
-    """Open and lock a file, and return its descriptor.
-
-    Raises:
-        BlockingIOError: Another process holds the lock.
-    """
+    """The descriptor of a locked file; BlockingIOError if another process holds the lock."""
     import fcntl
 
     while True:
@@ -132,9 +126,6 @@ def atomic_path(path: Path) -> Iterator[Path]:
 
     The temporary path has the same suffix, and one per process. After a crash of the process or
     the machine, ``path`` has its old content or all of the new one.
-
-    Raises:
-        OSError: The file cannot be flushed or renamed.
     """
     temporary = path.with_name(f".{path.stem}.{os.getpid()}.partial{path.suffix}")
     try:
@@ -148,11 +139,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
 
 
 def atomic_write(path: Path, content: bytes) -> None:
-    """Write a whole file with ``atomic_path``.
-
-    Raises:
-        OSError: It cannot be written; its content is unchanged.
-    """
+    """Write a whole file with ``atomic_path``."""
     with atomic_path(path) as temporary:
         temporary.write_bytes(content)
 

@@ -30,11 +30,7 @@ def out_of_range_label(labels, num_classes, ignore_index):
 
 
 def read_class_table(path):
-    """Read a tab-separated table with the columns name, red, green, blue.
-
-    Returns:
-        The names, and their RGB colors, uint8 ``[classes, 3]``.
-    """
+    """The names and RGB colors, uint8 ``[classes, 3]``, in a tab-separated table with a header."""
     with open(path, encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file, delimiter="\t"))
     colors = [[int(row[channel]) for channel in ("red", "green", "blue")] for row in rows]
@@ -55,9 +51,7 @@ def read_labels(path):
         text = Path(path).read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         raise InputError(f"{path}: is not UTF-8 ({error}); save it as UTF-8.") from error
-    for line in text.splitlines():
-        if not line.strip():
-            continue
+    for line in filter(str.strip, text.splitlines()):
         name, *color = NAME_AND_COLOR.fullmatch(line).groups()
         color = None if None in color else [int(value) for value in color]
         if color is not None and max(color) > 255:
@@ -68,11 +62,7 @@ def read_labels(path):
 
 
 def class_names(dataset):
-    """A name for each class of a data set.
-
-    They are its ``CLASS_NAMES``, else those in ``labels.txt`` in its folder (PaddleSeg's
-    convention), else numbers.
-    """
+    """A data set's ``CLASS_NAMES``, else those in its folder's ``labels.txt``, else numbers."""
     names = getattr(dataset, "CLASS_NAMES", None)
     if names is None:
         names, _ = _read_dataset_labels(dataset)
@@ -82,10 +72,10 @@ def class_names(dataset):
 
 
 def palette(dataset):
-    """RGB colors of a data set's classes, uint8 ``[256, 3]``, or as many as its ``PALETTE`` has.
+    """RGB colors of a data set's classes, uint8 ``[n, 3]``.
 
-    They are its ``PALETTE``, else PaddleSeg's colors, overridden by those in ``labels.txt`` in its
-    folder.
+    They are its ``PALETTE``, else PaddleSeg's 256 colors, overridden by those in ``labels.txt`` in
+    its folder.
     """
     colors = getattr(dataset, "PALETTE", None)
     if colors is None:

@@ -61,12 +61,11 @@ def write_lists(
             " and the same in the config, train_dataset.separator and val_dataset.separator."
         )
     random.Random(seed).shuffle(pairs)
-    lists, start = {}, 0
-    for i, (split, fraction) in enumerate(zip(SPLITS, fractions)):
-        end = round(sum(fractions[: i + 1]) * len(pairs))
-        if fraction:
-            lists[split] = pairs[start:end]
-        start = end
+    ends = [round(sum(fractions[:i]) * len(pairs)) for i in range(len(SPLITS) + 1)]
+    chosen = (sorted(pairs[start:end]) for start, end in zip(ends, ends[1:]))
+    lists = {
+        split: subset for split, subset, fraction in zip(SPLITS, chosen, fractions) if fraction
+    }
     for split, chosen in lists.items():
         path = root / f"{split}.txt"
         if not chosen:
@@ -74,7 +73,7 @@ def write_lists(
         if path.exists() and not force:
             raise InputError(f"{path}: exists; replace it with --force.")
     for split, chosen in lists.items():
-        lines = [separator.join(pair) + "\n" for pair in sorted(chosen)]
+        lines = [separator.join(pair) + "\n" for pair in chosen]
         (root / f"{split}.txt").write_text("".join(lines), encoding="utf-8")
     return {split: len(chosen) for split, chosen in lists.items()}
 
@@ -106,9 +105,8 @@ def _files_by_name(root, folder, suffixes, postfix):
     for path in _find_files(root / folder, suffixes):
         if not path.stem.endswith(postfix):
             continue
-        relative = path.relative_to(root / folder)
-        stem = path.stem[: len(path.stem) - len(postfix)] or path.stem
-        name = relative.with_name(stem).as_posix()
+        stem = path.stem.removesuffix(postfix) or path.stem
+        name = path.relative_to(root / folder).with_name(stem).as_posix()
         if name in files:
             raise InputError(
                 f"{path}: has the same name as {root / files[name]}; leave one of them in the "
@@ -184,9 +182,8 @@ def _class_colors(path):
     if not path.is_file():
         raise InputError(f"{path}: no such file; write a class a line, its name and R G B.")
     names, colors = read_labels(path)
-    without = [name for name, color in zip(names, colors) if color is None]
-    if without or not names:
-        first = without[0] if without else "nothing"
+    if None in colors or not names:
+        first = names[colors.index(None)] if names else "nothing"
         raise InputError(f"{path}: {first} has no color; write name R G B.")
     if len({*map(tuple, colors)}) < len(colors):
         raise InputError(f"{path}: two classes have the same color; give each its own.")

@@ -33,26 +33,19 @@ def read_sample(dataset, index):
     except InputError:
         raise
     except Exception as error:  # PaddleSeg's data sets raise any exception of OpenCV and NumPy
-        reason = one_line(error)
-        raise InputError(
-            f"{image} and {label}: cannot be read or transformed ({reason})."
-        ) from error
-    if "label" in sample:
-        _check_labels(np.asarray(sample["label"]), dataset, label)
-    return sample
-
-
-def _check_labels(labels, dataset, path):
+        reason = f"cannot be read or transformed ({one_line(error)})"
+        raise InputError(f"{image} and {label}: {reason}.") from error
+    labels = np.asarray(sample.get("label", 0))
     value = out_of_range_label(labels, dataset.num_classes, dataset.ignore_index)
     if value is None:
-        return
+        return sample
     if np.squeeze(labels).ndim > 2:
         raise InputError(
-            f"{path}: must be a single-channel image of class indices; convert a color mask with "
+            f"{label}: must be a single-channel image of class indices; convert a color mask with "
             "masks_from_colors."
         )
     raise InputError(
-        f"{path}: label {value} is neither a class (0 to {dataset.num_classes - 1}) nor ignored "
+        f"{label}: label {value} is neither a class (0 to {dataset.num_classes - 1}) nor ignored "
         f"({dataset.ignore_index}); correct it, or the config's num_classes."
     )
 
@@ -68,9 +61,8 @@ def quick_check(train_dataset, val_dataset=None, one_size=True, tolerant=False, 
         min_size: Smallest side of a training image that the model accepts, in pixels.
 
     Raises:
-        InputError: A data set is empty or has the wrong mode, a file is missing, a sample cannot be
-            read or has a label out of range, training images have several sizes, are too small or
-            not float32, or the numbers of classes differ.
+        InputError: A check fails: of the modes, files, labels and numbers of classes of the data
+            sets, or of the size and dtype of training images.
     """
     _check_files(train_dataset, "train_dataset", tolerant)
     samples = _read_some(train_dataset, tolerant)
@@ -80,10 +72,10 @@ def quick_check(train_dataset, val_dataset=None, one_size=True, tolerant=False, 
         return
     _check_files(val_dataset, "val_dataset", tolerant=False)
     _read_some(val_dataset, tolerant=False)
-    if val_dataset.num_classes != train_dataset.num_classes:
+    val, train = val_dataset.num_classes, train_dataset.num_classes
+    if val != train:
         raise InputError(
-            f"val_dataset: has {val_dataset.num_classes} classes, train_dataset "
-            f"{train_dataset.num_classes}; they must be the same."
+            f"val_dataset: has {val} classes, train_dataset {train}; they must be the same."
         )
 
 
@@ -95,18 +87,17 @@ def first_sample(dataset):
 
 
 def _check_files(dataset, section, tolerant):
-    expected, mode = section.partition("_")[0], getattr(dataset, "mode", None)
-    is_val = mode in ("val", None)
-    is_train = mode not in ("val", "test")  # some data sets have other modes, such as trainaug
-    if not (is_train if expected == "train" else is_val):
-        raise InputError(f"{section}.mode: must be {expected}, not {mode}.")
+    mode = getattr(dataset, "mode", None)
+    if section == "val_dataset" and mode not in ("val", None):
+        raise InputError(f"{section}.mode: must be val, not {mode}.")
+    if section == "train_dataset" and mode in ("val", "test"):  # others exist, such as trainaug
+        raise InputError(f"{section}.mode: must be train, not {mode}.")
     if len(dataset) == 0:
         raise InputError(f"{section}: has no images; check its dataset_root and file list.")
     missing = [path for pair in dataset.file_list for path in pair if not os.path.isfile(path)]
     if missing:
-        message = f"{section}: {missing[0]} does not exist as a file"
-        if len(missing) > 1:
-            message += f", nor do {len(missing) - 1} other files"
+        others = f", nor do {len(missing) - 1} other files" if len(missing) > 1 else ""
+        message = f"{section}: {missing[0]} does not exist as a file{others}"
         if not tolerant:
             raise InputError(f"{message}; restore them or correct the file list.")
         logger.warning(message)
@@ -114,8 +105,7 @@ def _check_files(dataset, section, tolerant):
 
 def _read_some(dataset, tolerant):
     """Samples evenly spaced over the data set, without the unreadable ones if tolerant."""
-    samples = []
-    count = min(QUICK_CHECK_SAMPLES, len(dataset))
+    samples, count = [], min(QUICK_CHECK_SAMPLES, len(dataset))
     for index in np.linspace(0, len(dataset) - 1, count, dtype=int):
         try:
             samples.append(read_sample(dataset, index))
@@ -134,39 +124,30 @@ def _check_images(samples, one_size, min_size):
             "Normalize after the transforms that resize and change colors."
         )
     sizes = sorted({sample["img"].shape[1:] for sample in samples})
+    texts = ["x".join(map(str, reversed(size))) for size in sizes]
     if sizes and min(sizes[0]) < min_size:
         raise InputError(
-            f"train_dataset.transforms: return images of {_size_text(sizes[0])}; the model needs "
-            f"at least {min_size} pixels a side."
+            f"train_dataset.transforms: return images of {texts[0]}; the model needs at least "
+            f"{min_size} pixels a side."
         )
     if one_size and len(sizes) > 1:
         raise InputError(
-            f"train_dataset.transforms: return images of different sizes ({_size_text(sizes[0])} "
-            f"and {_size_text(sizes[-1])}), which cannot be batched; crop and pad to one size."
+            f"train_dataset.transforms: return images of different sizes ({texts[0]} and "
+            f"{texts[-1]}), which cannot be batched; crop and pad to one size."
         )
-
-
-def _size_text(shape):
-    return "x".join(str(side) for side in reversed(shape))
 
 
 def _check_classes(samples, ignore_index):
     """Warn if the labels of training samples have at most one class."""
     labels = [np.asarray(sample["label"]) for sample in samples if "label" in sample]
     classes = {value for label in labels for value in np.unique(label)} - {ignore_index}
+    sampled = f"{len(labels)} sampled labels"
     if labels and not classes:
-        logger.warning(
-            "train_dataset: all pixels in the %d sampled labels are ignored (%d)",
-            len(labels),
-            ignore_index,
-        )
+        logger.warning(f"train_dataset: all pixels in the {sampled} are ignored ({ignore_index})")
     elif len(classes) == 1:
         logger.warning(
-            "train_dataset: the %d sampled labels have no class but %d; %d is ignored, so convert "
-            "black and white masks with masks_from_colors",
-            len(labels),
-            *classes,
-            ignore_index,
+            f"train_dataset: the {sampled} have no class but {classes.pop()}; {ignore_index} is "
+            "ignored, so convert black and white masks with masks_from_colors"
         )
 
 
@@ -205,38 +186,33 @@ def full_check(config, num_workers=None):
 
 def _check_dataset(dataset, section, num_workers):
     """Log the class frequencies of a data set, and return its problems."""
-    pixels = np.zeros(dataset.num_classes, dtype="int64")
-    images = np.zeros(dataset.num_classes, dtype="int64")
-    problems, ignored = [], 0
+    pixels, images = np.zeros([2, dataset.num_classes + 1], dtype="int64")  # the last: ignored
+    problems = []
     with ThreadPoolExecutor(num_workers) as pool:
         results = pool.map(lambda index: _count_pixels(dataset, index), range(len(dataset)))
         for result in progress(results, len(dataset), f"check {section}"):
             if isinstance(result, str):
                 problems.append(result)
-                continue
-            pixels += result[: dataset.num_classes]
-            images += result[: dataset.num_classes] > 0
-            ignored += result[dataset.num_classes]
+            else:
+                pixels += result
+                images += result > 0
     kind = type(dataset).__name__
     expected = EXPECTED_IMAGES.get(kind, {}).get(dataset.mode)
     if expected is not None and len(dataset) != expected:
         logger.warning("%s: %d images; the whole %s has %d", section, len(dataset), kind, expected)
-    names, total = class_names(dataset), max(pixels.sum() + ignored, 1)
+    names, total = class_names(dataset), max(pixels.sum(), 1)
     width = max(map(len, [*names, "(ignored)"]))
     lines = [f"{'class':{width}}  pixels  images"]
     lines += [f"{n:{width}} {p / total:7.3%} {i:7d}" for n, p, i in zip(names, pixels, images)]
-    lines += [f"{'(ignored)':{width}} {ignored / total:7.3%}"]
+    lines += [f"{'(ignored)':{width}} {pixels[-1] / total:7.3%}"]
     logger.info("%s: %d images\n%s", section, len(dataset), "\n".join(lines))
     missing = [name for name, count in zip(names, images) if count == 0]
     if missing and section == "train_dataset":
         rest = len(missing) - MAX_REPORTED
+        shown = ", ".join(missing[:MAX_REPORTED]) + (f" and {rest} more" if rest > 0 else "")
         logger.warning(
-            "%s: no image has %s%s; values from 0 to %d are classes, %d is ignored",
-            section,
-            ", ".join(missing[:MAX_REPORTED]),
-            f" and {rest} more" if rest > 0 else "",
-            dataset.num_classes - 1,
-            dataset.ignore_index,
+            f"{section}: no image has {shown}; values from 0 to {dataset.num_classes - 1} are "
+            f"classes, {dataset.ignore_index} is ignored"
         )
     return problems
 

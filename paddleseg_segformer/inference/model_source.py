@@ -148,25 +148,25 @@ def _from_weights(source):
     """A SegFormer whose architecture is inferred from its weights; no resize before the model."""
     checkpoint = read_weights(source)
     architecture = checkpoint.architecture
-    if architecture is None or architecture.classes is None:
-        reason = "has no complete SegFormer, so its architecture is unknown"
+    if architecture is None or architecture.num_classes is None:
+        reason = "does not have all weights of a SegFormer, so its architecture is unknown"
         raise InputError(f"{source}: {reason}; pass the config with --config.")
     model = {
         "type": "SegFormer",
-        "num_classes": architecture.classes,
-        "embedding_dim": architecture.width,
+        "num_classes": architecture.num_classes,
+        "embedding_dim": architecture.embedding_dim,
         "stage_projection": architecture.stage_projection,
         "backbone": {
             "type": "MixVisionTransformer",
-            "embed_dims": list(architecture.channels),
+            "embed_dims": list(architecture.embed_dims),
             "depths": list(architecture.depths),
             "norm_epsilon": checkpoint.norm_epsilon,
         },
     }
     known = {"CLASS_NAMES": ADE20K.CLASS_NAMES, "PALETTE": ADE20K.PALETTE}
-    if architecture.classes != len(ADE20K.CLASS_NAMES):
+    if architecture.num_classes != len(ADE20K.CLASS_NAMES):
         known = {"CLASS_NAMES": _hugging_face_names(Path(source))}
-    dataset = SimpleNamespace(num_classes=architecture.classes, **known)
+    dataset = SimpleNamespace(num_classes=architecture.num_classes, **known)
     logger.warning(
         "%s has no preprocessing info; using no resize and ImageNet normalization", source
     )

@@ -249,10 +249,8 @@ class MixFFN(nn.Layer):
         self.drop = nn.Dropout(drop_rate)
 
     def forward(self, x, h, w):
-        x = self.fc1(x, h, w)
-        x = self.dwconv(x)
-        x = self.fc2(x)  # begins with the GELU
-        return self.drop(x)
+        x = self.dwconv(self.fc1(x, h, w))
+        return self.drop(self.fc2(x))  # fc2 begins with the GELU
 
 
 def to_tokens(x):

@@ -1,4 +1,7 @@
-"""Fast building blocks of the model, its loss and its label maps; independent of any model."""
+"""Fast building blocks of the model, its loss and its label maps; independent of any model.
+
+In Paddle 3.3, a second backward pass through the same graph (``retain_graph``) crashes the process.
+"""
 
 from .argmax import WindowLogits, label_map, probability_map
 from .attention import scaled_dot_product_attention

@@ -63,10 +63,7 @@ def probability_map(inputs):
 def _map_tiles(inputs, function):
     """Apply a function to the logits ``[columns, rows, C]`` of each input, tile by tile."""
     inputs = [
-        [
-            (window.logits, bands(window.row_weights), bands(window.col_weights))
-            for window in windows
-        ]
+        [(w.logits, bands(w.row_weights), bands(w.col_weights)) for w in windows]
         for windows in inputs
     ]
     _, rows, columns = inputs[0][0]

@@ -18,9 +18,7 @@ def upsampled_cross_entropy(logits, labels, weights):
 
     The resize is to the labels' size, with ``align_corners=False``. The forward pass computes the
     gradient too and stores it at the logits' size, so that full-size logits exist only for a tile
-    per thread (for one image on a GPU), whatever the batch size. There is no second derivative. In
-    Paddle 3.3, a second backward pass through the same graph (``retain_graph``) crashes the
-    process.
+    per thread (for one image on a GPU), whatever the batch size. There is no second derivative.
 
     Args:
         logits: Float tensor ``[N, C, h, w]``.
@@ -128,9 +126,8 @@ def _band(job):
         picked = paddle.take_along_axis(tile, label, 1)
         exponentials = paddle.exp(tile)
         total = paddle.matmul(exponentials, ones)
-        if (
-            float(total.min()) < MIN_EXP_SUM
-        ):  # neighboring pixels are confident of different classes
+        # Neighboring pixels are confident of different classes.
+        if float(total.min()) < MIN_EXP_SUM:
             largest = tile.max(axis=1, keepdim=True)
             picked -= largest
             exponentials = paddle.exp(tile - largest)

@@ -1,8 +1,4 @@
-"""Operators that save less for the backward pass than Paddle's.
-
-In Paddle 3.3, a second backward pass through the graph of a ``PyLayer`` (``retain_graph``) crashes
-the process.
-"""
+"""Operators that save less for the backward pass than Paddle's."""
 
 import paddle
 import paddle.nn.functional as F

@@ -22,8 +22,7 @@ def resize_bilinear(x, size, align_corners=False):
     """Resize feature maps bilinearly, as ``F.interpolate`` does.
 
     On a CPU the resize is two matrix products, one for each axis, whose gradient is several times
-    cheaper than the operator's. In Paddle 3.3, a second backward pass through the same graph
-    (``retain_graph``) crashes the process.
+    cheaper than the operator's.
 
     Args:
         x: Float tensor ``[N, C, h, w]``.

@@ -12,19 +12,15 @@ from .formats import BACKBONE
 class Architecture:
     """Sizes of a SegFormer, or of a backbone.
 
-    Attributes:
-        channels: Channels of the backbone's stages.
-        depths: Transformer blocks of the backbone's stages.
-        width: Decoder width; None for a backbone, as are the next two.
-        stage_projection: ``"linear"`` or ``"conv_bn_relu"``.
-        classes: Number of classes.
+    The attributes are arguments of ``MixVisionTransformer`` and ``SegFormer``; the last three are
+    None for a backbone.
     """
 
-    channels: tuple[int, ...]
+    embed_dims: tuple[int, ...]
     depths: tuple[int, ...]
-    width: int | None = None
+    embedding_dim: int | None = None
     stage_projection: str | None = None
-    classes: int | None = None
+    num_classes: int | None = None
 
     @property
     def variant(self) -> str | None:
@@ -32,39 +28,31 @@ class Architecture:
         # Not at the top: the models import this package, for their argument ``pretrained``.
         from ..models.mix_transformer import find_variant
 
-        return find_variant(self.channels, self.depths)
+        return find_variant(self.embed_dims, self.depths)
 
     def __str__(self):
-        encoder = f"MiT-{self.variant}" if self.variant else f"MiT {self.channels}, {self.depths}"
-        if self.width is None:
+        encoder = f"MiT-{self.variant}" if self.variant else f"MiT {self.embed_dims}, {self.depths}"
+        if self.embedding_dim is None:
             return f"{encoder} (backbone)"
         return (
-            f"SegFormer with {encoder}, embedding_dim {self.width}, "
-            f"stage_projection {self.stage_projection!r}, {self.classes} classes"
+            f"SegFormer with {encoder}, embedding_dim {self.embedding_dim}, "
+            f"stage_projection {self.stage_projection!r}, {self.num_classes} classes"
         )
 
 
 def infer_architecture(state):
-    """The architecture of a state dict in PaddleSeg's names, of a whole model or a backbone.
-
-    Returns:
-        ``Architecture``, or None if layers of the encoder are missing.
-    """
+    """``Architecture`` of a state dict in PaddleSeg's names; None if encoder layers are missing."""
     shapes = {name.replace(BACKBONE, ""): value.shape for name, value in state.items()}
     try:
-        channels = tuple(shapes[f"patch_embed{i}.proj.weight"][0] for i in range(1, 5))
+        embed_dims = tuple(shapes[f"patch_embed{i}.proj.weight"][0] for i in range(1, 5))
         depths = tuple(_depth(shapes, i) for i in range(1, 5))
     except (KeyError, ValueError):
         return None
     if "linear_fuse._conv.weight" not in shapes or "linear_pred.weight" not in shapes:
-        return Architecture(channels, depths)
-    return Architecture(
-        channels,
-        depths,
-        width=shapes["linear_fuse._conv.weight"][0],
-        stage_projection="linear" if "linear_c1.proj.weight" in shapes else "conv_bn_relu",
-        classes=shapes["linear_pred.weight"][0],
-    )
+        return Architecture(embed_dims, depths)
+    stage_projection = "linear" if "linear_c1.proj.weight" in shapes else "conv_bn_relu"
+    sizes = shapes["linear_fuse._conv.weight"][0], shapes["linear_pred.weight"][0]
+    return Architecture(embed_dims, depths, sizes[0], stage_projection, sizes[1])
 
 
 def _depth(names, stage):
@@ -72,9 +60,9 @@ def _depth(names, stage):
     return 1 + max(int(number[1]) for number in numbers if number)
 
 
-_BLOCK = ("norm1", "norm2", "attn.q", "attn.kv", "attn.proj")
-_BLOCK += ("mlp.fc1", "mlp.dwconv.dwconv", "mlp.fc2")
-_SEQUENCE_REDUCTION = ("attn.sr", "attn.norm")  # not in stage 4, whose reduction ratio is 1
+_BLOCK = ["norm1", "norm2", "attn.q", "attn.kv", "attn.proj"]
+_BLOCK += ["mlp.fc1", "mlp.dwconv.dwconv", "mlp.fc2"]
+_SEQUENCE_REDUCTION = ["attn.sr", "attn.norm"]  # not in stage 4, whose reduction ratio is 1
 
 
 def missing_layers(architecture, state):
@@ -82,9 +70,9 @@ def missing_layers(architecture, state):
     layers = []
     for i, depth in enumerate(architecture.depths, 1):
         layers += [f"patch_embed{i}.proj", f"patch_embed{i}.norm", f"norm{i}"]
-        block = _BLOCK if i == 4 else (*_BLOCK, *_SEQUENCE_REDUCTION)
+        block = _BLOCK if i == 4 else _BLOCK + _SEQUENCE_REDUCTION
         layers += [f"block{i}.{j}.{layer}" for j in range(depth) for layer in block]
-    if architecture.width is not None:
+    if architecture.embedding_dim is not None:
         is_linear = architecture.stage_projection == "linear"
         projection = ("proj",) if is_linear else ("_conv", "_batch_norm")
         layers = [BACKBONE + layer for layer in layers]

@@ -20,13 +20,9 @@ _LEGACY_TORCH_MAGIC = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
 
 MAX_COMPRESSION_RATIO = 100  # of an archive; weights hardly compress
 
-_SAFETENSORS_TYPES = {
-    **{f"F{8 * size}": f"<f{size}" for size in (2, 4, 8)},
-    **{f"I{8 * size}": f"<i{size}" for size in (1, 2, 4, 8)},
-    **{f"U{8 * size}": f"<u{size}" for size in (1, 2, 4, 8)},
-    "BOOL": "?",
-    "BF16": "<u2",
-}
+_SAFETENSORS_TYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2", "BOOL": "?"}
+_SAFETENSORS_TYPES |= {f"I{8 * size}": f"<i{size}" for size in (1, 2, 4, 8)}
+_SAFETENSORS_TYPES |= {f"U{8 * size}": f"<u{size}" for size in (1, 2, 4, 8)}
 
 
 def read_checkpoint(path):
@@ -47,15 +43,11 @@ def read_checkpoint(path):
 
 
 def extract_tensors(state, source):
-    """Extract the tensors of a saved dictionary.
+    """The tensors of a saved dictionary, as ``read_checkpoint`` returns them.
 
     Args:
-        state: Arrays, or Paddle or PyTorch tensors, by name; they may be nested, as for
-            ``read_checkpoint``, and other values are ignored.
+        state: Arrays, or Paddle or PyTorch tensors, by name; other values are ignored.
         source: Path or description, for messages.
-
-    Returns:
-        As ``read_checkpoint``.
 
     Raises:
         InputError: There are no tensors, or one cannot be converted to NumPy.
@@ -71,11 +63,10 @@ def extract_tensors(state, source):
             try:
                 tensors[str(name).removeprefix("module.")] = _to_numpy(value)
             except (TypeError, ValueError, RuntimeError) as error:
-                raise InputError(
-                    f"{source}: {name} cannot be converted to an array ({one_line(error)})."
-                ) from error
+                reason = f"cannot be converted to an array ({one_line(error)})"
+                raise InputError(f"{source}: {name} {reason}.") from error
     if not tensors:
-        keys = ", ".join(str(key) for key in list(state)[:3]) or "none"
+        keys = ", ".join(map(str, list(state)[:3])) or "none"
         raise InputError(f"{source}: holds no tensors; its first keys are {keys}.")
     return tensors
 
@@ -101,15 +92,11 @@ def _weights_file(path):
     """The file itself, or the file of weights in a folder."""
     if not path.is_dir():
         return path
-    for name in _PADDLE_FILES:
-        if (path / name).is_file():
-            return path / name
-    candidates = [name for name in _HUGGINGFACE_FILES if (path / name).is_file()]
+    candidates = [name for name in _PADDLE_FILES if (path / name).is_file()][:1]
+    candidates = candidates or [name for name in _HUGGINGFACE_FILES if (path / name).is_file()]
     if len(candidates) != 1:
-        names = ", ".join((*_PADDLE_FILES, *_HUGGINGFACE_FILES))
-        raise InputError(
-            f"{path}: holds {' and '.join(candidates) or 'none'} of {names}; name the file to load."
-        )
+        held, names = " and ".join(candidates), ", ".join(_PADDLE_FILES + _HUGGINGFACE_FILES)
+        raise InputError(f"{path}: holds {held or 'none'} of {names}; name the file to load.")
     return path / candidates[0]
 
 
@@ -149,12 +136,8 @@ def _reader(path):
     if start[8:9] == b"{":
         return _read_safetensors
     if start.startswith(b"\x80"):
-        return _read_paddle
+        return lambda path: unpickle(path.read_bytes())
     raise InputError("is not a checkpoint of Paddle, PyTorch or safetensors.")
-
-
-def _read_paddle(path):
-    return unpickle(path.read_bytes())
 
 
 def _read_tar(path):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 from pathlib import Path
 
@@ -59,9 +58,5 @@ def convert_checkpoint(
             WRITERS[target.suffix](state, temporary)
     except (OSError, SafetensorError) as error:
         raise InputError(f"{target}: cannot be written ({error}).") from error
-    parameters = sum(
-        math.prod(value.shape)
-        for name, value in state.items()
-        if not name.endswith(("._mean", "._variance"))
-    )
-    return checkpoint, len(state), parameters
+    sizes = (v.size for name, v in state.items() if not name.endswith(("._mean", "._variance")))
+    return checkpoint, len(state), sum(sizes)

@@ -4,7 +4,6 @@ import hashlib
 import http.client
 import re
 import time
-import urllib.error
 import urllib.request
 from pathlib import Path
 
@@ -24,10 +23,7 @@ def is_url(source):
 
 
 def download(url):
-    """Download a file into PaddleSeg's cache of pretrained models, unless it is there.
-
-    Returns:
-        Its path.
+    """Download a file into PaddleSeg's cache of pretrained models, unless it is there: its path.
 
     Raises:
         InputError: It cannot be downloaded.
@@ -47,9 +43,8 @@ def download(url):
             return target
         except (OSError, http.client.HTTPException, ValueError) as error:
             failure = error
-            if isinstance(error, (http.client.InvalidURL, ValueError)) or (
-                isinstance(error, urllib.error.HTTPError) and error.code < 500
-            ):
+            status = getattr(error, "code", 500)  # of an HTTPError
+            if isinstance(error, (http.client.InvalidURL, ValueError)) or status < 500:
                 break
     raise InputError(
         f"{url}: cannot be downloaded ({failure}); download it elsewhere and set the config's "

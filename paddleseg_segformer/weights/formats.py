@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from operator import gt, lt
 
 import numpy as np
 
@@ -38,15 +39,12 @@ class Format:
 
 
 def rename(state, rules, unused=()):
-    """Rename the tensors of a state dict.
+    """A new state dict with other names.
 
     Args:
         state: Arrays by name.
         rules: (regular expression, replacement) pairs, all applied in this order.
         unused: Regular expressions of the names to drop.
-
-    Returns:
-        A new state dict.
     """
     unused = (r"\.num_batches_tracked$", *unused)
     renamed = {}
@@ -75,10 +73,8 @@ def transpose_linears(state):
 
 def conv1x1_to_linear(state):
     """Turn the 1x1 convolutions of Mix-FFNs, [out, in, 1, 1], into linear weights [in, out]."""
-    return {
-        name: value[:, :, 0, 0].T if re.search(r"\.mlp\.fc[12]\.weight$", name) else value
-        for name, value in state.items()
-    }
+    fc = re.compile(r"\.mlp\.fc[12]\.weight$")
+    return {n: v[:, :, 0, 0].T if fc.search(n) else v for n, v in state.items()}
 
 
 def has_name(part):
@@ -91,12 +87,6 @@ def kv_shape(state):
     name = "block1.0.attn.kv.weight"
     kv = state.get(name, state.get(BACKBONE + name))
     return (0, 0) if kv is None else kv.shape
-
-
-def is_paddleseg(state):
-    """The key-value projection is [dim, 2 dim]; NVlabs's has the same name in PyTorch's layout."""
-    rows, columns = kv_shape(state)
-    return rows < columns
 
 
 def from_paddleseg(state):
@@ -113,12 +103,6 @@ NVLABS_RULES = (
     (r"^linear_fuse\.bn\.", "linear_fuse._batch_norm."),
     *BATCH_NORM_RULES,
 )
-
-
-def is_nvlabs(state):
-    """The key-value projection is [2 dim, dim]."""
-    rows, columns = kv_shape(state)
-    return rows > columns
 
 
 def from_nvlabs(state):
@@ -139,11 +123,8 @@ HUGGINGFACE_RULES = (
         (r"^(segformer\.)?stages\.{}\.layer_norm\.", "backbone.norm{}."),
         (r"^decode_head\.linear_(c|projections)\.{}\.", "linear_c{}."),
     ),
-    (r"\.attention\.self\.(query|key|value)\.", r".attn.\1."),
-    (r"\.attention\.q_proj\.", ".attn.query."),
-    (r"\.attention\.k_proj\.", ".attn.key."),
-    (r"\.attention\.v_proj\.", ".attn.value."),
-    (r"\.attn\.query\.", ".attn.q."),
+    (r"\.attention\.self\.([qkv])\w+\.", r".attn.\1."),
+    (r"\.attention\.([qkv])_proj\.", r".attn.\1."),
     (r"\.attention\.(output\.dense|o_proj)\.", ".attn.proj."),
     (r"\.attention\.(self\.sr|sequence_reduction\.sequence_reduction)\.", ".attn.sr."),
     (r"\.attention\.(self|sequence_reduction)\.layer_norm\.", ".attn.norm."),
@@ -161,9 +142,9 @@ HUGGINGFACE_RULES = (
 def from_huggingface(state):
     """Join key and value, and drop the ImageNet classifier."""
     state = rename(state, HUGGINGFACE_RULES, unused=(r"^classifier\.",))
-    for name in [name for name in state if ".attn.key." in name]:
-        key, value = state.pop(name), state.pop(name.replace(".key.", ".value."))
-        state[name.replace(".key.", ".kv.")] = np.concatenate([key, value])
+    for name in [name for name in state if ".attn.k." in name]:
+        key, value = state.pop(name), state.pop(name.replace(".k.", ".v."))
+        state[name.replace(".k.", ".kv.")] = np.concatenate([key, value])
     return transpose_linears(state)
 
 
@@ -215,12 +196,13 @@ def from_paddlevit(state):
     return conv1x1_to_linear(rename(state, PADDLEVIT_RULES))
 
 
-PADDLESEG = Format("paddleseg", None, is_paddleseg, from_paddleseg)
+# PaddleSeg's key-value projection is [dim, 2 dim], and NVlabs's of the same name [2 dim, dim].
+PADDLESEG = Format("paddleseg", None, lambda state: lt(*kv_shape(state)), from_paddleseg)
 
 # In the order of recognition.
 FORMATS = (
     PADDLESEG,
-    Format("nvlabs", None, is_nvlabs, from_nvlabs),
+    Format("nvlabs", None, lambda state: gt(*kv_shape(state)), from_nvlabs),
     Format("huggingface", 1e-5, has_name(".patch_embeddings."), from_huggingface),
     Format("mmseg", 1e-6, has_name(".attn.attn.in_proj_weight"), from_mmseg),
     Format("paddlevit", 1e-5, has_name(".ffn.pe_conv."), from_paddlevit),

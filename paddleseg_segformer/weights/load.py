@@ -34,10 +34,9 @@ class Checkpoint:
     Attributes:
         source: Path, URL or description, for messages.
         format: Name of the original format.
-        norm_epsilon: LayerNorm epsilon of the original implementation; None for the paper's, which
-            differs between layers.
+        norm_epsilon: As of ``Format``.
         state: Arrays by name; the names of a backbone have no prefix.
-        architecture: ``Architecture``, or None if layers of the encoder are missing.
+        architecture: None if layers of the encoder are missing.
     """
 
     source: str
@@ -55,7 +54,7 @@ class LoadResult:
         loaded: Names of the model's tensors that were loaded.
         missing: Names of the model's other tensors.
         unexpected: Names, after conversion, of the checkpoint's tensors that the model lacks.
-        checkpoint: The ``Checkpoint``.
+        checkpoint: The checkpoint.
     """
 
     loaded: list[str]
@@ -92,10 +91,8 @@ def read_weights(source: Source, names: Container[str] = ()) -> Checkpoint:
             if source_format.matches(state):
                 return _convert(name, source_format, state)
         except (KeyError, ValueError, IndexError) as error:
-            raise InputError(
-                f"{name}: is a damaged {source_format.name} checkpoint ({error}); download it "
-                "again."
-            ) from error
+            damaged = f"is a damaged {source_format.name} checkpoint ({error})"
+            raise InputError(f"{name}: {damaged}; download it again.") from error
     if any(key in names for key in state):
         return Checkpoint(name, PADDLESEG.name, PADDLESEG.norm_epsilon, state, None)
     raise InputError(
@@ -105,11 +102,7 @@ def read_weights(source: Source, names: Container[str] = ()) -> Checkpoint:
 
 
 def _normalize_array(source, name, value):
-    """Convert to native byte order, and Paddle's bfloat16 (saved as uint16) to float32.
-
-    Raises:
-        InputError: The array is not numeric, or not finite.
-    """
+    """Convert to native byte order, and Paddle's bfloat16 (saved as uint16) to float32."""
     if value.dtype == np.uint16:
         value = bfloat16_to_float32(value)
     if value.dtype.kind not in "biuf":
@@ -156,14 +149,12 @@ def load_weights(model: nn.Layer, source: Source, strict: bool = True) -> LoadRe
     unexpected = [name for name in state if name not in target]
     has_head = any(name in state for name in target if not name.startswith(BACKBONE))
     other_classes = has_head and all(name in state and name in missing for name in CLASSIFIER)
-    if has_head:
-        optional = CLASSIFIER if other_classes else ()
-    else:
-        optional = [name for name in missing if not name.startswith(BACKBONE)]
-    mismatched = [name for name in missing if name not in optional]
+    mismatched = [name for name in missing if has_head or name.startswith(BACKBONE)]
+    if other_classes:
+        mismatched = [name for name in mismatched if name not in CLASSIFIER]
     if not matching or (strict and (mismatched or unexpected)):
-        architecture = infer_architecture(target)
-        raise InputError(_mismatch_message(checkpoint, architecture, mismatched, unexpected))
+        expected = infer_architecture(target)
+        raise InputError(_mismatch_message(checkpoint, expected, mismatched, unexpected))
     for name, value in matching.items():
         with np.errstate(over="ignore"):  # reported below
             matching[name] = tensor = paddle.to_tensor(value, dtype=target[name].dtype)
@@ -175,30 +166,19 @@ def load_weights(model: nn.Layer, source: Source, strict: bool = True) -> LoadRe
             )
     for name, value in matching.items():
         target[name].set_value(value)
-    _check_norm_epsilon(model, checkpoint)
+    epsilon = checkpoint.norm_epsilon
+    norms = [layer for layer in model.sublayers() if type(layer).__name__ == "LayerNorm"]
+    if epsilon is not None and any(layer._epsilon != epsilon for layer in norms):
+        logger.warning(
+            f"{checkpoint.source} comes from {checkpoint.format}, where the LayerNorm epsilon is "
+            f"{epsilon:g}: set model.backbone.norm_epsilon={epsilon:g} for identical outputs"
+        )
     if other_classes:
         logger.warning(
-            "%s has another number of classes than the model: the classifier is not loaded",
-            checkpoint.source,
+            f"{checkpoint.source} has another number of classes than the model: the classifier is "
+            "not loaded"
         )
     return LoadResult(list(matching), missing, unexpected, checkpoint)
-
-
-def _check_norm_epsilon(model, checkpoint):
-    """Warn if the model's LayerNorm epsilon differs from that of the original implementation."""
-    expected = checkpoint.norm_epsilon
-    epsilons = {
-        layer._epsilon for layer in model.sublayers() if type(layer).__name__ == "LayerNorm"
-    }
-    if expected is not None and epsilons - {expected}:
-        logger.warning(
-            "%s comes from %s, where the LayerNorm epsilon is %g: set model.backbone."
-            "norm_epsilon=%g for identical outputs",
-            checkpoint.source,
-            checkpoint.format,
-            expected,
-            expected,
-        )
 
 
 def load_pretrained(model: nn.Layer, source: Source | None) -> None:
@@ -206,34 +186,28 @@ def load_pretrained(model: nn.Layer, source: Source | None) -> None:
     if source is None:
         return
     result = load_weights(model, source)
+    checkpoint, loaded = result.checkpoint, len(result.loaded)
     logger.info(
-        "Loaded %d of %d tensors from %s (%s, %s)",
-        len(result.loaded),
-        len(result.loaded) + len(result.missing),
-        result.checkpoint.source,
-        result.checkpoint.format,
-        result.checkpoint.architecture,
+        f"Loaded {loaded} of {loaded + len(result.missing)} tensors from {checkpoint.source} "
+        f"({checkpoint.format}, {checkpoint.architecture})"
     )
 
 
 def _match_backbone_prefix(state, target):
     """Add or remove the backbone's prefix, as in the model's names."""
-    with_prefix = {name: value for name, value in state.items() if name.startswith(BACKBONE)}
-    target_has_prefix = any(name.startswith(BACKBONE) for name in target)
-    if target_has_prefix and not with_prefix:
+    is_whole, for_whole = (any(n.startswith(BACKBONE) for n in s) for s in (state, target))
+    if for_whole and not is_whole:
         return {BACKBONE + name: value for name, value in state.items()}
-    if with_prefix and not target_has_prefix:
-        return {name[len(BACKBONE) :]: value for name, value in with_prefix.items()}
+    if is_whole and not for_whole:
+        return {n[len(BACKBONE) :]: v for n, v in state.items() if n.startswith(BACKBONE)}
     return state
 
 
 def _mismatch_message(checkpoint, expected, mismatched, unexpected):
     actual = checkpoint.architecture
     if actual is not None and expected is not None and not _compatible(actual, expected):
-        return (
-            f"{checkpoint.source}: is a {actual}, and the model is a {expected}; "
-            f"{_config_hint(actual)}."
-        )
+        hint = _config_hint(actual)
+        return f"{checkpoint.source}: is a {actual}, and the model is a {expected}; {hint}."
     reasons = []
     if mismatched:
         reasons.append(f"lacks, or has in another shape, {_first(mismatched)}")
@@ -243,25 +217,23 @@ def _mismatch_message(checkpoint, expected, mismatched, unexpected):
 
 
 def _compatible(a, b):
-    if (a.channels, a.depths) != (b.channels, b.depths):
+    if (a.embed_dims, a.depths) != (b.embed_dims, b.depths):
         return False
-    if a.width is None or b.width is None:
-        return True
-    return (a.width, a.stage_projection) == (b.width, b.stage_projection)
+    heads = {(x.embedding_dim, x.stage_projection) for x in (a, b)}
+    return len(heads) == 1 or (None, None) in heads
 
 
 def _config_hint(architecture):
     """The config settings that build this architecture."""
-    channels, depths = list(architecture.channels), list(architecture.depths)
-    hint = f"set the backbone's embed_dims {channels} and depths {depths}"
+    embed_dims, depths = list(architecture.embed_dims), list(architecture.depths)
+    hint = f"set the backbone's embed_dims {embed_dims} and depths {depths}"
     if architecture.variant is not None:
         hint = f"set the backbone to MixVisionTransformer_{architecture.variant}"
-    if architecture.width is not None:
-        hint += f", embedding_dim to {architecture.width}"
+    if architecture.embedding_dim is not None:
+        hint += f", embedding_dim to {architecture.embedding_dim}"
         hint += f" and stage_projection to {architecture.stage_projection}"
     return hint
 
 
-def _first(names, count=3):
-    more = f" and {len(names) - count} more" if len(names) > count else ""
-    return ", ".join(names[:count]) + more
+def _first(names):
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")

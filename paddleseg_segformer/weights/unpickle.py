@@ -29,6 +29,10 @@ class _Dict(dict):
 
     __slots__ = ()
 
+    def __init__(self, items=()):
+        for key, value in items:
+            self[key] = value
+
     def __setitem__(self, key, value):
         if type(key) not in (str, int):
             raise ValueError(f"a key is a {type(key).__name__}")
@@ -38,28 +42,31 @@ class _Dict(dict):
         """Ignore the attribute ``_metadata`` of PyTorch's state dicts."""
 
 
-class _Function:
-    """A function that a pickle may call, but not change."""
+class _Immutable:
+    """A value whose attributes a pickle cannot set."""
 
-    __slots__ = ("_function",)
+    __slots__ = ("value",)
 
-    def __init__(self, function):
-        self._function = function
-
-    def __call__(self, *args):
-        return self._function(*args)
+    def __init__(self, value):
+        self.value = value
 
     def __setstate__(self, state):
-        raise ValueError("it sets attributes of a function")
+        raise ValueError("it sets attributes of a function or storage")
+
+
+class _Function(_Immutable):
+    """A function that a pickle may call."""
+
+    __slots__ = ()
+
+    def __call__(self, *args):
+        return self.value(*args)
 
 
 class _Inert:
     """Placeholder of objects other than tensors, such as a training log; does nothing."""
 
     __slots__ = ()
-
-    def __init__(self, *_):
-        pass
 
     def __call__(self, *_):
         return self
@@ -112,29 +119,16 @@ def _scalar(dtype, data):
 
 
 _ALLOWED = {
-    ("collections", "OrderedDict"): _Function(lambda items=(): _fill(_Dict(), items)),
+    ("collections", "OrderedDict"): _Function(_Dict),
     ("builtins", "tuple"): _Function(tuple),
     ("numpy", "ndarray"): _Inert(),
     ("numpy", "dtype"): _Function(_Dtype),
-    # NumPy 2 renamed its modules.
-    **{
-        (module, name): function
-        for module in ("numpy.core.multiarray", "numpy._core.multiarray")
-        for name, function in (
-            ("_reconstruct", _Function(lambda *_: _Array())),
-            ("scalar", _Function(_scalar)),
-        )
-    },
+    ("numpy.core.multiarray", "_reconstruct"): _Function(lambda *_: _Array()),
+    ("numpy.core.multiarray", "scalar"): _Function(_scalar),
     # In mmengine's checkpoints beside the weights.
     ("mmengine.logging.history_buffer", "HistoryBuffer"): _Inert(),
     ("builtins", "getattr"): _Inert(),
 }
-
-
-def _fill(dictionary, items):
-    for key, value in items:
-        dictionary[key] = value
-    return dictionary
 
 
 class _DataUnpickler(pickle._Unpickler):
@@ -166,12 +160,12 @@ class _DataUnpickler(pickle._Unpickler):
     def find_class(self, module, name):
         if (module, name) == ("_codecs", "encode"):
             return _Function(self.encode)
-        try:
-            return self.allowed[module, name]
-        except KeyError:
+        key = module.replace("numpy._core.", "numpy.core."), name  # the former is NumPy 2's
+        if key not in self.allowed:
             raise InputError(
                 f"asks to run {module}.{name}, which no checkpoint needs; nothing was run."
-            ) from None
+            )
+        return self.allowed[key]
 
 
 def _to_builtin(tree, done):
@@ -192,9 +186,6 @@ def _to_builtin(tree, done):
 def unpickle(data):
     """Unpickle arrays, numbers, strings, and dictionaries and lists of them.
 
-    Args:
-        data: bytes.
-
     Returns:
         The object, with NumPy arrays, lists for tuples, and dictionaries for all mappings.
 
@@ -206,18 +197,10 @@ def unpickle(data):
 
 
 # PyTorch's storages are little-endian; bfloat16 is the upper half of a float32.
-_STORAGES = {
-    "FloatStorage": "<f4",
-    "DoubleStorage": "<f8",
-    "HalfStorage": "<f2",
-    "BFloat16Storage": "<u2",
-    "LongStorage": "<i8",
-    "IntStorage": "<i4",
-    "ShortStorage": "<i2",
-    "CharStorage": "i1",
-    "ByteStorage": "u1",
-    "BoolStorage": "?",
-}
+_STORAGES = {"FloatStorage": "<f4", "DoubleStorage": "<f8", "HalfStorage": "<f2"}
+_STORAGES |= {"LongStorage": "<i8", "IntStorage": "<i4", "ShortStorage": "<i2"}
+_STORAGES |= {"CharStorage": "i1", "ByteStorage": "u1", "BoolStorage": "?"}
+_STORAGES |= {"BFloat16Storage": "<u2"}
 
 
 def bfloat16_to_float32(bits):
@@ -225,16 +208,10 @@ def bfloat16_to_float32(bits):
     return np.left_shift(bits, 16, dtype="uint32").view("float32")
 
 
-class _Storage:
+class _Storage(_Immutable):
     """The one-dimensional array that tensors are views of."""
 
-    __slots__ = ("numbers",)
-
-    def __init__(self, numbers):
-        self.numbers = numbers
-
-    def __setstate__(self, state):
-        raise ValueError("it sets attributes of a storage")
+    __slots__ = ()
 
 
 def _rebuild_tensor(storage, offset, size, stride, *_):
@@ -243,7 +220,7 @@ def _rebuild_tensor(storage, offset, size, stride, *_):
         raise ValueError("a tensor without storage")
     if any(type(n) is not int or n < 0 for n in (offset, *size, *stride)):
         raise ValueError("the size or stride of a tensor is invalid")
-    numbers = storage.numbers
+    numbers = storage.value
     last = offset + sum((n - 1) * step for n, step in zip(size, stride))
     if math.prod(size) > len(numbers) or (0 not in size and last >= len(numbers)):
         raise ValueError("a tensor lies outside its storage")
