@@ -131,7 +131,7 @@ class Ours:
 
     def infer(self):
         from paddleseg_segformer.inference import Segmenter, TestConfig
-        from paddleseg_segformer.inference.segmenter import AugmentedInput
+        from paddleseg_segformer.inference.tta import AugmentedInput
 
         segmenter = Segmenter(self.model, [], TestConfig())
         self.model.eval()

@@ -1,24 +1,23 @@
-"""Test-time augmentation and sliding-window inference: images to label maps."""
+"""Inference: images to label maps, with test-time augmentation and sliding windows."""
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
-import numpy as np
 import paddle
-from paddleseg import transforms as paddleseg
 from paddleseg.cvlibs import Config
 
 from ..config import build
-from ..data.transforms import Compose, at_scale
 from ..device import num_threads, parallel_map
 from ..errors import InputError
 from ..models import SegFormer
-from ..ops import WindowLogits, label_map, linear_weights, probability_map, resize_rows
+from ..ops import label_map, probability_map
 from ..weights import Source, load_weights
+from .sliding_window import SlidingWindows
 from .test_config import TestConfig
+from .tta import AugmentedInput, TestTimeAugmentation
 
 BAND_HEIGHT = 512  # rows of the original image labeled at a time in sliding-window inference
 
@@ -41,19 +40,6 @@ def load_model(config: Config, model_path: Source) -> paddle.nn.Layer:
     return model
 
 
-class AugmentedInput(NamedTuple):
-    """An image at one scale and flip of test-time augmentation.
-
-    ``normalize`` is PaddleSeg's or our ``Normalize``, applied to each window when it is cropped, so
-    that a large image is never held as floats; or None.
-    """
-
-    image: np.ndarray  # uint8 or float32 [C, h, w], RGB, not flipped yet
-    flip: Sequence[int]  # axes of [N, C, H, W] along which the model's input is flipped
-    trans_info: list  # as from ``Compose``
-    normalize: paddleseg.Normalize | None = None
-
-
 class Segmenter:
     """A PaddleSeg model in evaluation mode with its validation transforms and ``TestConfig``.
 
@@ -66,24 +52,8 @@ class Segmenter:
         transforms: Sequence[Callable[[dict[str, Any]], dict[str, Any]]],
         test_config: TestConfig,
     ) -> None:
-        transforms = list(transforms)
-        normalizes = bool(transforms) and isinstance(transforms[-1], paddleseg.Normalize)
-        self._normalize = transforms.pop() if normalizes else None
-        self._transforms = [Compose(at_scale(transforms, scale)) for scale in test_config.scales]
+        self.augmented_inputs = TestTimeAugmentation(transforms, test_config)
         self.model, self.test_config = model, test_config
-
-    def augmented_inputs(self, image: np.ndarray) -> list[AugmentedInput]:
-        """Transform an image for each scale and flip, each scale from the original image.
-
-        Args:
-            image: uint8 array ``[H, W, 3]``, RGB, or grayscale ``[H, W]``.
-        """
-        samples = [transforms({"img": image}) for transforms in self._transforms]
-        return [
-            AugmentedInput(sample["img"], flip, sample["trans_info"], self._normalize)
-            for sample in samples
-            for flip in self.test_config.flips
-        ]
 
     @paddle.no_grad()
     def __call__(self, images: list[list[AugmentedInput]]) -> list[paddle.Tensor]:
@@ -95,7 +65,7 @@ class Segmenter:
 
         Returns:
             A list of label maps: int32 tensors ``[H, W]`` at the images' original sizes. Logits of
-            overlapping windows are averaged, augmented inputs by the mean of their softmax.
+            overlapping windows are averaged, and the softmax of augmented inputs.
         """
         return [labels for (labels,) in self._compute(images, label_map)]
 
@@ -105,7 +75,7 @@ class Segmenter:
         return self._compute(images, label_map, probability_map)
 
     def _compute(self, images, *functions):
-        """For each image, the results of functions of its inputs' lists of ``WindowLogits``."""
+        """Run the model on all windows of each image, and apply each function to their logits."""
         align_corners = getattr(self.model, "align_corners", False)
         images = [
             [SlidingWindows(item, self.test_config, align_corners) for item in inputs]
@@ -153,79 +123,3 @@ class Segmenter:
         else:
             logits = self.model(image)[0][0]
         return item.window_logits(row, column, logits)
-
-
-class SlidingWindows:
-    """The windows of an ``AugmentedInput``, and the resize of their logits to the original image.
-
-    Without ``crop_size`` in the ``TestConfig``, there is one window, the whole image.
-
-    Attributes:
-        rows, columns: ``(start, end)`` of each row and column of windows, in pixels of the input.
-        height: Height of the original image.
-    """
-
-    def __init__(self, item, test_config, align_corners):
-        self._input, self._align_corners = item, align_corners
-        height, width = item.image.shape[1:]
-        crop, stride = test_config.crop_size, test_config.stride
-        if crop is None:
-            crop = stride = (width, height)
-        self.rows = _windows(height, crop[1], stride[1])
-        self.columns = _windows(width, crop[0], stride[0])
-        self._cache = {}
-        # With a source of one pixel, the nonzero weights are the rows that a window covers.
-        self._covered = {row: self._compute_weights(1, row, 0)[:, 0] != 0 for row in self.rows}
-        self.height = len(self._covered[self.rows[0]])
-
-    def rows_in_band(self, band):
-        """The rows of windows that overlap a slice of the original image's rows."""
-        return [row for row in self.rows if self._covered[row][band].any()]
-
-    def crop(self, row, column):
-        """The model's input for a window: float32 tensor ``[1, C, h, w]``."""
-        image = self._input.image[None]
-        for axis in self._input.flip:
-            image = np.flip(image, axis)
-        window = image[:, :, slice(*row), slice(*column)]
-        if self._input.normalize is not None:
-            sample = {"img": np.ascontiguousarray(window[0].transpose(1, 2, 0))}
-            normalized = np.atleast_3d(self._input.normalize(sample)["img"])
-            window = normalized.transpose(2, 0, 1)[None]
-        return paddle.to_tensor(np.ascontiguousarray(window, dtype="float32"))
-
-    def window_logits(self, row, column, logits):
-        """``WindowLogits`` that add a window's logits ``[C, h, w]`` to those of the image."""
-        keys = [(logits.shape[1], row, 0), (logits.shape[2], column, 1)]
-        for key in keys:  # once per row and once per column of windows
-            if key not in self._cache:
-                self._cache[key] = self._compute_weights(*key)
-        return WindowLogits.from_logits(logits, *(self._cache[key] for key in keys))
-
-    def _compute_weights(self, source, window, axis):
-        """Resize weights ``[target, source]`` from a window to the original image, along one axis.
-
-        They include the mean over overlapping windows: the number of windows at a pixel is the
-        product of the numbers in its row and its column.
-        """
-        windows = (self.rows, self.columns)[axis]
-        overlap = np.zeros([windows[-1][1], 1])
-        for start, end in windows:
-            overlap[start:end] += 1
-        weights = np.zeros([len(overlap), source])
-        weights[slice(*window)] = linear_weights(source, window[1] - window[0], self._align_corners)
-        weights /= overlap
-        if axis + 2 in self._input.flip:
-            weights = weights[::-1]
-        for kind, size in reversed(self._input.trans_info):
-            # Anything but a resize is padding at the right and the bottom.
-            resized = kind == "resize"
-            weights = resize_rows(weights, size[axis]) if resized else weights[: size[axis]]
-        return weights
-
-
-def _windows(length, size, stride):
-    """Start and end of each window along one axis; the last one is shifted to end at the border."""
-    starts = range(0, max(length - size, 0) + stride, stride)
-    ends = [min(start + size, length) for start in starts]
-    return [(max(end - size, 0), end) for end in ends]

@@ -144,7 +144,7 @@ def test_a_training_checkpoint_needs_no_config(tmp_path):
 
 def test_weights_of_a_backbone_are_rejected(tmp_path):
     path = save(small_model().backbone, tmp_path / "backbone.pdparams")
-    with pytest.raises(InputError, match="has no complete SegFormer"):
+    with pytest.raises(InputError, match="does not have all weights of a SegFormer"):
         Predictor(path, device="cpu")
 
 

@@ -12,7 +12,8 @@ from paddleseg_segformer.data.image_io import read_image
 from paddleseg_segformer.data.transforms import Compose, at_scale
 from paddleseg_segformer.inference import Segmenter, TestConfig
 from paddleseg_segformer.inference import segmenter as segmenter_module
-from paddleseg_segformer.inference.segmenter import AugmentedInput, SlidingWindows
+from paddleseg_segformer.inference.sliding_window import SlidingWindows
+from paddleseg_segformer.inference.tta import AugmentedInput
 
 
 class ByColor(paddle.nn.Layer):

@@ -120,7 +120,10 @@ INVALID = [
     Case("a symbolic link to itself", "predict", link_to_itself, "loop.jpg"),
     Case("a pipe", "predict", pipe, "pipe.jpg"),
     Case(
-        "a folder without images", "predict", lambda p: p.predict(p.write("a/b.txt").parent), "a: h"
+        "a folder without images",
+        "predict",
+        lambda p: p.predict(p.write("a/b.txt").parent),
+        "a: contains no image",
     ),
     Case("an empty list", "predict", predict(b"\n\n", "list.txt"), "list.txt"),
     Case(

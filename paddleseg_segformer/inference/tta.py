@@ -1,0 +1,53 @@
+"""Test-time augmentation (TTA): an image at several scales and flips."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from paddleseg.transforms import Normalize as PaddleSegNormalize
+
+from ..data.transforms import Compose, at_scale
+from .test_config import TestConfig
+
+
+class AugmentedInput(NamedTuple):
+    """An image at one scale and flip of test-time augmentation.
+
+    ``normalize`` is PaddleSeg's or our ``Normalize``, applied to each window when it is cropped, so
+    that a large image is never held as floats; or None.
+    """
+
+    image: np.ndarray  # uint8 or float32 [C, h, w], RGB, not flipped yet
+    flip: Sequence[int]  # axes of [N, C, H, W] along which the model's input is flipped
+    trans_info: list  # as from ``Compose``
+    normalize: PaddleSegNormalize | None = None
+
+
+class TestTimeAugmentation:
+    """The validation transforms at each scale and flip of a ``TestConfig``."""
+
+    def __init__(
+        self,
+        transforms: Sequence[Callable[[dict[str, Any]], dict[str, Any]]],
+        test_config: TestConfig,
+    ) -> None:
+        transforms = list(transforms)
+        normalizes = bool(transforms) and isinstance(transforms[-1], PaddleSegNormalize)
+        self._normalize = transforms.pop() if normalizes else None
+        self._transforms = [Compose(at_scale(transforms, scale)) for scale in test_config.scales]
+        self._flips = test_config.flips
+
+    def __call__(self, image: np.ndarray) -> list[AugmentedInput]:
+        """Transform an image for each scale and flip, each scale from the original image.
+
+        Args:
+            image: uint8 array ``[H, W, 3]``, RGB, or grayscale ``[H, W]``.
+        """
+        samples = [transforms({"img": image}) for transforms in self._transforms]
+        return [
+            AugmentedInput(sample["img"], flip, sample["trans_info"], self._normalize)
+            for sample in samples
+            for flip in self._flips
+        ]
