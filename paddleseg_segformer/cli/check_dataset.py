@@ -1,6 +1,6 @@
 """Validate every image and label of a config's datasets."""
 
-from ..data.validate import full_check
+from ..data.validate import check_dataset_splits
 from . import common
 
 
@@ -21,4 +21,4 @@ def parse_args():
 def main():
     options = vars(parse_args())
     config = common.setup_with_config(options)
-    full_check(config, **options)
+    check_dataset_splits(config, **options)

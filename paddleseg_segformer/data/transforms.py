@@ -14,7 +14,7 @@ from collections.abc import Sequence
 
 import cv2
 import numpy as np
-from paddleseg import transforms as paddleseg
+from paddleseg import transforms as ps_transforms
 
 from ..config_check import is_number, is_whole
 from ..errors import InputError
@@ -175,7 +175,7 @@ class PhotometricDistortion:
         return cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB)
 
 
-class Normalize(paddleseg.Normalize):
+class Normalize(ps_transforms.Normalize):
     """PaddleSeg's ``Normalize``, ``(img / 255 - mean) / std``, by a lookup table on 8-bit images.
 
     Both ways give the same float32 values to the last bit.
@@ -204,7 +204,7 @@ class Normalize(paddleseg.Normalize):
         return sample
 
 
-class Padding(paddleseg.Padding):
+class Padding(ps_transforms.Padding):
     """PaddleSeg's ``Padding``, without copying an image that has the target size already."""
 
     def __call__(self, sample):
@@ -215,7 +215,7 @@ class Padding(paddleseg.Padding):
         return sample
 
 
-class ScalePadding(paddleseg.ScalePadding):
+class ScalePadding(ps_transforms.ScalePadding):
     """PaddleSeg's ``ScalePadding`` with labels resized to the nearest pixel, not interpolated.
 
     Raises:
@@ -244,8 +244,8 @@ class ScalePadding(paddleseg.ScalePadding):
 # Transforms with the same result on an 8-bit image whether uint8 or float32 holds it. Subclasses
 # are not included: they may do anything.
 _KEEP_8BIT = (ResizeToFit, Rescale, RandomCategoryCrop, PhotometricDistortion, Normalize)
-_KEEP_8BIT += (paddleseg.RandomHorizontalFlip, paddleseg.RandomVerticalFlip)
-_KEEP_8BIT += (paddleseg.RandomCenterCrop,)
+_KEEP_8BIT += (ps_transforms.RandomHorizontalFlip, ps_transforms.RandomVerticalFlip)
+_KEEP_8BIT += (ps_transforms.RandomCenterCrop,)
 
 
 class Compose:

@@ -50,7 +50,9 @@ def read_sample(dataset, index):
     )
 
 
-def quick_check(train_dataset, val_dataset=None, one_size=True, tolerant=False, min_size=1):
+def check_before_training(
+    train_dataset, val_dataset=None, one_size=True, tolerant=False, min_size=1
+):
     """Check within seconds that all files exist, and that some samples can be used.
 
     Args:
@@ -151,7 +153,7 @@ def _check_classes(samples, ignore_index):
         )
 
 
-def full_check(config, num_workers=None):
+def check_dataset_splits(config, num_workers=None):
     """Read all images and labels of the training and validation sets, and log a report.
 
     The report has each problem (a missing or unreadable file, different sizes of image and label, a

@@ -26,7 +26,7 @@ from ..device import set_device, tune_cpu
 from ..errors import InputError, RunError
 from ..fs import StrPath, check_dir_writable
 from ..inference.backends import OnnxRuntime, PaddleInference
-from ..inference.model_source import DESCRIPTION, METADATA, inference_config, resolve_model
+from ..inference.model_source import DESCRIPTION, ONNX_METADATA_KEY, inference_config, resolve_model
 from ..inference.segmenter import load_model
 from ..models import MIN_IMAGE_SIZE
 from .export_model import ExportModel
@@ -216,5 +216,5 @@ def convert_to_onnx(folder, description="", half=False):
             if node.op_type == "Resize":  # by sizes; the conversion would break its empty scales
                 node.input[2] = ""
         model = convert_float_to_float16(model, keep_io_types=True)
-    model.metadata_props.add(key=METADATA, value=description)
+    model.metadata_props.add(key=ONNX_METADATA_KEY, value=description)
     onnx.save(model, files[-1])

@@ -16,7 +16,7 @@ from ..log import eta_text, log_write_error, logger
 from . import distributed
 from .metrics import finite_or_none
 
-LINES, CURVES, EXAMPLES = "train.jsonl", "curves.png", "examples.jpg"
+METRICS_FILE, CURVES_FILE, EXAMPLES_FILE = "train.jsonl", "curves.png", "examples.jpg"
 MAX_EXAMPLES = 4
 EXAMPLE_WIDTH = 480  # pixels of each of the three panels
 
@@ -99,8 +99,8 @@ class MetricWriter:
         for line in read_lines(save_dir):
             last = evaluated if line["kind"].endswith("eval") else iteration
             text += json.dumps(line) + "\n" if line["iteration"] <= last else ""
-        atomic_write(self.save_dir / LINES, text.encode())
-        self._file = open(self.save_dir / LINES, "a", encoding="utf-8")  # noqa: SIM115
+        atomic_write(self.save_dir / METRICS_FILE, text.encode())
+        self._file = open(self.save_dir / METRICS_FILE, "a", encoding="utf-8")  # noqa: SIM115
         if use_vdl:
             from visualdl import LogWriter  # takes a second to import
 
@@ -138,8 +138,8 @@ class MetricWriter:
         if self._file is None or not examples:
             return
         sheet = np.concatenate(examples)
-        with log_write_error(EXAMPLES):
-            (self.save_dir / EXAMPLES).write_bytes(cv2.imencode(".jpg", sheet)[1])
+        with log_write_error(EXAMPLES_FILE):
+            (self.save_dir / EXAMPLES_FILE).write_bytes(cv2.imencode(".jpg", sheet)[1])
         if self._vdl is not None:
             self._vdl.add_image("Evaluate/examples", sheet[..., ::-1], iteration)
 
@@ -147,20 +147,20 @@ class MetricWriter:
         """Close the files and draw the curves."""
         if self._file is None:
             return
-        with log_write_error(LINES):
+        with log_write_error(METRICS_FILE):
             self._file.close()
         if self._vdl is not None:
             self._vdl.close()
-        with log_write_error(CURVES):
+        with log_write_error(CURVES_FILE):
             draw_curves(self.save_dir)
-            logger.info("Curves: %s", self.save_dir / CURVES)
+            logger.info("Curves: %s", self.save_dir / CURVES_FILE)
 
     def _write_line(self, kind, iteration, **metrics):
         if self._file is None:
             return
         for name, value in metrics.items():
             metrics[name] = finite_or_none(value) if isinstance(value, float) else value
-        with log_write_error(LINES):
+        with log_write_error(METRICS_FILE):
             self._file.write(json.dumps({"kind": kind, "iteration": iteration, **metrics}) + "\n")
             self._file.flush()
 
@@ -171,7 +171,7 @@ class MetricWriter:
 
 def read_lines(save_dir):
     """The lines of a folder's train.jsonl, as dictionaries; a truncated line is left out."""
-    path, lines = Path(save_dir) / LINES, []
+    path, lines = Path(save_dir) / METRICS_FILE, []
     text = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
     for line in text.splitlines():
         with suppress(ValueError):
@@ -202,7 +202,7 @@ def draw_curves(save_dir):
         if len(named) > 1:
             axes.legend(frameon=False)
         axes.spines[["top", "right"]].set_visible(False)
-    figure.savefig(Path(save_dir) / CURVES, dpi=100)
+    figure.savefig(Path(save_dir) / CURVES_FILE, dpi=100)
 
 
 class ExampleImages:

@@ -25,8 +25,8 @@ class StepResult(NamedTuple):
     losses: list  # weighted, floats, averaged over the batch of all processes
     norm: float  # of the gradient, before any clipping
     skipped: Optional[str]  # why the weights were not updated
-    # Positions, in this process's batch, of the samples that may be the reason: exactly those that
-    # are, if any process can identify them.
+    # Positions of the suspect samples in this process's batch: the non-finite ones where a
+    # process can identify them, else all.
     bad_samples: list
 
 
@@ -34,8 +34,8 @@ class TrainStep:
     """Updates a model by one batch, with gradient accumulation, mixed precision and EMA.
 
     The micro-batches of all processes together give the loss and the gradient of the whole batch,
-    because losses are averaged over the pixels of all of them. BatchNorm's statistics are those of
-    each micro-batch, and so are losses that are not a mean over pixels, or only over the hardest.
+    because losses are averaged over the pixels of all of them. Still computed per micro-batch are
+    BatchNorm's statistics, and losses that are not a mean over all pixels (Dice, Lovasz, OHEM).
 
     Args:
         model, optimizer: A PaddleSeg model and its optimizer.
@@ -69,9 +69,9 @@ class TrainStep:
         for loss in losses["types"]:
             types += loss.losses if isinstance(loss, MixedLoss) else [loss]
         self.cross_entropies = [loss for loss in types if isinstance(loss, CrossEntropyLoss)]
-        exact = [loss for loss in self.cross_entropies if loss.top_k_percent_pixels >= 1]
+        pixel_means = [loss for loss in self.cross_entropies if loss.top_k_percent_pixels >= 1]
         micro_batches = options.grad_accum_steps * distributed.world_size()
-        if micro_batches > 1 and len(exact) < len(types):
+        if micro_batches > 1 and len(pixel_means) < len(types):
             logger.warning(
                 f"A loss that is not a mean over pixels is averaged over the {micro_batches} "
                 "micro-batches of a step, which is not the loss of the whole batch"
@@ -109,7 +109,7 @@ class TrainStep:
         overflow = self.scaler.is_enable() and not np.isfinite(norm)  # lowers the loss scale
         if result.skipped is None or overflow:
             self.scaler.step(self.optimizer)
-            self.scaler.update()  # only after a step: it repeats the update for the last one
+            self.scaler.update()  # only after step(): it reads that one's overflow flag
         self.optimizer.clear_grad(set_to_zero=False)
         if self.schedule is not None:
             self.schedule.step()
@@ -125,14 +125,14 @@ class TrainStep:
 
     def _accumulate(self, micro_batches):
         """Accumulate the gradients; returns the losses of each micro-batch, as tensors."""
-        scales, losses = self._loss_scales(micro_batches), []
+        weights, losses = self._micro_batch_weights(micro_batches), []
         for i, batch in enumerate(micro_batches):
             synchronize = distributed.world_size() == 1 or i + 1 == len(micro_batches)
             with contextlib.nullcontext() if synchronize else self.parallel_model.no_sync():
-                losses.append(self._backward(batch, scales[i], len(micro_batches)))
+                losses.append(self._backward(batch, weights[i], len(micro_batches)))
         return losses
 
-    def _loss_scales(self, micro_batches):
+    def _micro_batch_weights(self, micro_batches):
         """For each micro-batch, its normalizer over the mean one, by cross-entropy.
 
         With this scale, the mean of the losses is the loss of the whole batch.

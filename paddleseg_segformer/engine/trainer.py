@@ -17,7 +17,7 @@ from paddleseg.utils import init_ema_params
 
 from ..config import build, settings
 from ..data import class_names, palette
-from ..data.validate import first_sample, quick_check
+from ..data.validate import check_before_training, first_sample
 from ..device import versions
 from ..errors import RunError
 from ..fs import check_dir_writable, lock_dir
@@ -28,7 +28,7 @@ from . import checkpoint, distributed, resume, run_dir
 from .checkpoint_saver import CheckpointSaver
 from .dataloader import BatchReader, TrainSampler, synchronized_steps, train_batches
 from .evaluator import evaluate, log_scores
-from .metric_writer import LINES, AverageMeter, ExampleImages, MetricWriter
+from .metric_writer import METRICS_FILE, AverageMeter, ExampleImages, MetricWriter
 from .optimizer import configure_parameters, group_learning_rates
 from .options import TrainOptions
 from .signals import StopSignal
@@ -130,7 +130,7 @@ class Trainer:
             f"size {self.batch_size}, iteration {state.iteration} to {iters}, into {self.save_dir}"
         )
         progress_bar = training_bar(iters, state.iteration)
-        # The writer is closed with signals handled, since a launcher repeats the one that stops us.
+        # The writer is closed while signals are handled: a launcher may send the stop signal twice.
         with StopSignal() as stop, contextlib.closing(self.writer), progress_bar as bar:
             if self._is_save_iteration() and state.evaluated != state.iteration:
                 self._evaluate(stop)  # the run was stopped between saving and evaluating
@@ -270,7 +270,7 @@ def build_components(config, options):
     val_dataset = build(config, "val_dataset")[0] if options.do_eval else None
     # Fail now on what would fail after hours of training.
     one_size, tolerant = config.batch_size > 1, options.on_bad_sample == "skip"
-    quick_check(dataset, val_dataset, one_size, tolerant, MIN_IMAGE_SIZE)
+    check_before_training(dataset, val_dataset, one_size, tolerant, MIN_IMAGE_SIZE)
     if val_dataset is not None:
         evaluate(model, first_sample(val_dataset), TestConfig.from_config(config))
     run_dir.check_disk_space(options, config.iters, model)
@@ -319,5 +319,6 @@ def log_summary(state, save_dir):
     if any(state.skipped.values()):
         logger.warning(
             f"Skipped {state.skipped['steps']} steps without a finite loss and gradient, replaced "
-            f"{state.skipped['samples']} samples that could not be read; see {save_dir / LINES}"
+            f"{state.skipped['samples']} samples that could not be read; see "
+            f"{save_dir / METRICS_FILE}"
         )

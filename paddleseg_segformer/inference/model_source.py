@@ -25,8 +25,8 @@ from ..weights import read_weights
 logger = logging.getLogger(__name__)
 
 MANIFEST, DESCRIPTION = "manifest.json", "deploy.yaml"
-METADATA = "deploy"  # key of the text of deploy.yaml in an ONNX file's metadata
-EXPORTED = (".yaml", ".json", ".pdmodel", ".pdiparams")  # a file that stands for its export folder
+ONNX_METADATA_KEY = "deploy"  # key of the text of deploy.yaml in an ONNX file's metadata
+EXPORT_SUFFIXES = (".yaml", ".json", ".pdmodel", ".pdiparams")  # select the folder
 IMAGENET = {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
 
 
@@ -63,7 +63,7 @@ def resolve_model(source: StrPath, config: Config | StrPath | None = None) -> Mo
         if not isinstance(config, Config):
             config = load_config(config)
         return ModelSource(config, str(path), *_names_and_colors(config))
-    if path.suffix in EXPORTED and (path.parent / DESCRIPTION).is_file():
+    if path.suffix in EXPORT_SUFFIXES and (path.parent / DESCRIPTION).is_file():
         path = path.parent
     if path.is_dir() and (path / "model.onnx").is_file():
         path = path / "model.onnx"
@@ -141,7 +141,9 @@ def _read_metadata(path):
         model = onnx.load(str(path), load_external_data=False)
     except Exception as error:  # of protobuf
         raise InputError(f"{path}: cannot be read as an ONNX file.") from error
-    return next((entry.value for entry in model.metadata_props if entry.key == METADATA), "")
+    return next(
+        (entry.value for entry in model.metadata_props if entry.key == ONNX_METADATA_KEY), ""
+    )
 
 
 def _from_weights(source):

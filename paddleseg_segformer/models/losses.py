@@ -14,20 +14,19 @@ from ..ops import resize_bilinear, upsampled_cross_entropy
 class CrossEntropyLoss(nn.Layer):
     """Pixel-wise softmax cross-entropy; replaces PaddleSeg's, which crashes on Paddle 3.
 
-    In Paddle 3.3, a second backward pass through the same graph (``retain_graph``) crashes the
-    process.
-
     Args:
         weight: Class weights, or None.
         ignore_index: Label of the pixels to ignore.
-        top_k_percent_pixels: Online hard example mining: the fraction of the pixels, those with
-            the highest losses, to average over, 0.1 for 10%; at least one pixel.
-        avg_non_ignore: Whether to average over the pixels that are not ignored, by their class
-            weights; if False, over all pixels, as in the paper's training.
+        top_k_percent_pixels: Online hard example mining (OHEM): the fraction of the pixels,
+            those with the highest losses, to average over, 0.1 for 10%; at least one pixel.
+        avg_non_ignore: Whether to divide by the number, or sum of class weights, of the pixels
+            that are not ignored; if False, by the number of all pixels, as the paper's training.
         data_format: Layout of the logits, ``"NCHW"`` as SegFormer's, or ``"NHWC"``.
 
     Raises:
         ValueError: ``data_format`` is unknown, or ``top_k_percent_pixels`` is not above 0.
+
+    Limitation: call ``backward()`` once per graph; with ``retain_graph``, Paddle 3.3 crashes.
     """
 
     _EPSILON = 1e-8
@@ -121,7 +120,7 @@ class CrossEntropyLoss(nn.Layer):
         return weights, weights if self.avg_non_ignore else paddle.ones_like(weights)
 
     def _full_size_loss(self, logit, label, weights, norm_weights):
-        """The summed loss of the hardest pixels, and their weights in the normalizer."""
+        """The summed loss at full size, with OHEM if set, and the pixels' normalizer weights."""
         if logit.ndim == 4:
             logit = resize_bilinear(logit, label.shape[1:])
         # Softmax on a CPU is several times faster channels last. In half precision the sum over

@@ -26,9 +26,9 @@ class Variant(NamedTuple):
     embed_dims: tuple[int, ...]  # channels, C_i
     depths: tuple[int, ...]  # Transformer blocks, L_i
     num_heads: tuple[int, ...]  # attention heads, N_i
-    sr_ratios: tuple[int, ...]  # sequence reduction per side; its square is R_i
+    sr_ratios: tuple[int, ...]  # spatial reduction of keys and values; its square is R_i
     decoder_width: int  # channels of the decode head, C
-    parameters: float  # of SegFormer with 150 classes, in millions
+    params_millions: float  # of SegFormer with 150 classes
 
 
 VARIANTS = {
@@ -40,8 +40,8 @@ VARIANTS = {
     "B5": Variant((64, 128, 320, 512), (3, 6, 40, 3), (1, 2, 5, 8), (8, 4, 2, 1), 768, 84.7),
 }
 
-# LayerNorm epsilons of the published checkpoints: in and after the blocks, and after convolutions
-# (patch embedding and sequence reduction).
+# LayerNorm epsilons of the published checkpoints: of a block's and a stage's norms, and of those
+# after the convolutions of patch embedding and sequence reduction.
 BLOCK_EPSILON, CONV_EPSILON = 1e-6, 1e-5
 
 MIN_IMAGE_SIZE = 32  # pixels per side: the stride of the last stage
@@ -115,7 +115,7 @@ class MixVisionTransformer(nn.Layer):
         self.recompute = recompute
         conv_epsilon = CONV_EPSILON if norm_epsilon is None else norm_epsilon
         block_epsilon = BLOCK_EPSILON if norm_epsilon is None else norm_epsilon
-        attention = {
+        attention_options = {
             "qkv_bias": qkv_bias,
             "qk_scale": qk_scale,
             "drop_rate": drop_rate,
@@ -129,7 +129,9 @@ class MixVisionTransformer(nn.Layer):
             embed = PatchEmbedding(channels[i], channels[i + 1], kernel, stride, conv_epsilon)
             blocks = [
                 Block(
-                    EfficientAttention(embed_dims[i], num_heads[i], sr_ratios[i], **attention),
+                    EfficientAttention(
+                        embed_dims[i], num_heads[i], sr_ratios[i], **attention_options
+                    ),
                     MixFFN(embed_dims[i], int(embed_dims[i] * mlp_ratios[i]), drop_rate),
                     embed_dims[i],
                     next(drop_path_rates),
@@ -200,7 +202,7 @@ class Block(nn.Layer):
 class EfficientAttention(nn.Layer):
     """Multi-head self-attention (equation 1) with sequence reduction of keys and values (2).
 
-    A convolution whose kernel and stride are the reduction ratio, and LayerNorm, shorten them.
+    Keys and values come from the map after a convolution whose kernel and stride are ``sr_ratio``.
     """
 
     def __init__(

@@ -28,9 +28,6 @@ CONV_BN_RELU_WIDTH = 256  # the decoder width of all of mmsegmentation's variant
 class SegFormer(nn.Layer):
     """SegFormer for semantic segmentation.
 
-    In Paddle 3.3, a second backward pass through the same graph (``retain_graph``) crashes the
-    process.
-
     Args:
         num_classes: Number of classes.
         backbone: A variant's name, ``"B0"`` to ``"B5"``, or a layer with ``feat_channels`` that
@@ -46,6 +43,8 @@ class SegFormer(nn.Layer):
     Raises:
         ValueError: ``backbone`` or ``stage_projection`` is unknown, or ``embedding_dim`` is None
             for a backbone that is not one of the variants.
+
+    Limitation: call ``backward()`` once per graph; with ``retain_graph``, Paddle 3.3 crashes.
     """
 
     def __init__(
@@ -115,17 +114,17 @@ class SegFormer(nn.Layer):
         return [logits]
 
     def decode(self, features):
-        """Logits ``[N, num_classes, h, w]`` at stride 4 from the backbone's four feature maps."""
+        """The decode head: logits ``[N, num_classes, h, w]`` at stride 4 from the four features."""
         weights = self.linear_fuse._conv.weight.flatten(1).chunk(4, axis=1)
         weights = dict(zip(self.fuse_order, weights))  # A_i
-        fused = self._project(1, features[0], weights)
+        fused = self._project_and_fuse(1, features[0], weights)
         for i in (2, 3, 4):
-            x = self._project(i, features[i - 1], weights)
+            x = self._project_and_fuse(i, features[i - 1], weights)
             fused = fused.add_(resize_bilinear(x, fused.shape[2:], self.align_corners))
         return self.linear_pred(F.relu(self.linear_fuse._batch_norm(fused)))
 
-    def _project(self, i, x, weights):
-        """Stage i's summand in the output of the fuse convolution, at the stage's resolution."""
+    def _project_and_fuse(self, i, x, weights):
+        """Stage i's contribution to the fuse convolution, before upsampling."""
         layer = getattr(self, f"linear_c{i}")
         if self.stage_projection != "linear":
             return F.conv2d(F.relu(layer(x)), weights[i][:, :, None, None])

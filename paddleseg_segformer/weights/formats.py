@@ -20,7 +20,7 @@ IMAGENET_CLASSIFIER = r"^head\.(weight|bias)$"  # of ImageNet-pretrained backbon
 
 
 @dataclass(frozen=True)
-class Format:
+class CheckpointFormat:
     """A state dict format.
 
     Attributes:
@@ -197,13 +197,13 @@ def from_paddlevit(state):
 
 
 # PaddleSeg's key-value projection is [dim, 2 dim], and NVlabs's of the same name [2 dim, dim].
-PADDLESEG = Format("paddleseg", None, lambda state: lt(*kv_shape(state)), from_paddleseg)
+PADDLESEG = CheckpointFormat("paddleseg", None, lambda state: lt(*kv_shape(state)), from_paddleseg)
 
 # In the order of recognition.
 FORMATS = (
     PADDLESEG,
-    Format("nvlabs", None, lambda state: gt(*kv_shape(state)), from_nvlabs),
-    Format("huggingface", 1e-5, has_name(".patch_embeddings."), from_huggingface),
-    Format("mmseg", 1e-6, has_name(".attn.attn.in_proj_weight"), from_mmseg),
-    Format("paddlevit", 1e-5, has_name(".ffn.pe_conv."), from_paddlevit),
+    CheckpointFormat("nvlabs", None, lambda state: gt(*kv_shape(state)), from_nvlabs),
+    CheckpointFormat("huggingface", 1e-5, has_name(".patch_embeddings."), from_huggingface),
+    CheckpointFormat("mmseg", 1e-6, has_name(".attn.attn.in_proj_weight"), from_mmseg),
+    CheckpointFormat("paddlevit", 1e-5, has_name(".ffn.pe_conv."), from_paddlevit),
 )

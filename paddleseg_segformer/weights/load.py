@@ -34,7 +34,7 @@ class Checkpoint:
     Attributes:
         source: Path, URL or description, for messages.
         format: Name of the original format.
-        norm_epsilon: As of ``Format``.
+        norm_epsilon: As of ``CheckpointFormat``.
         state: Arrays by name; the names of a backbone have no prefix.
         architecture: None if layers of the encoder are missing.
     """

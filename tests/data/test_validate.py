@@ -14,7 +14,7 @@ from PIL import Image
 from paddleseg_segformer import Dataset, ResizeToFit
 from paddleseg_segformer.config import load_config
 from paddleseg_segformer.data.scenes import write_scenes
-from paddleseg_segformer.data.validate import full_check, quick_check
+from paddleseg_segformer.data.validate import check_before_training, check_dataset_splits
 from paddleseg_segformer.engine import checkpoint, run_dir, train
 from paddleseg_segformer.engine.options import TrainOptions
 from paddleseg_segformer.errors import InputError
@@ -83,13 +83,13 @@ def dataset(root, mode="train", kind=Dataset, transforms=()):
 
 def test_black_and_white_masks_are_a_warning(data, caplog):
     """White is 255, which is ignored, so that nothing else is wrong."""
-    quick_check(dataset(data))
+    check_before_training(dataset(data))
     assert not caplog.records
     for i in range(6):
         mask = np.zeros([48, 64], "uint8")
         mask[:, :20] = 255
         cv2.imwrite(str(data / f"annotations/{i}.png"), mask)
-    quick_check(dataset(data))
+    check_before_training(dataset(data))
     (warning,) = [record.getMessage() for record in caplog.records]
     assert "6 sampled labels" in warning and "no class but 0" in warning
     assert "255" in warning and "masks_from_colors" in warning
@@ -99,25 +99,25 @@ def test_black_and_white_masks_are_a_warning(data, caplog):
 def test_training_modes_of_pascal_voc(mode, data):
     pairs = dataset(data)
     pairs.mode = mode
-    quick_check(pairs)
+    check_before_training(pairs)
 
 
 def test_wrong_modes_are_errors(data):
     (data / "test.txt").write_text(PAIR.format(0, 0))
     for mode in ("val", "test"):
         with pytest.raises(InputError, match=rf"train_dataset\.mode: must be train, not {mode}\."):
-            quick_check(dataset(data, mode))
+            check_before_training(dataset(data, mode))
     for mode in ("train", "test"):
         with pytest.raises(InputError, match=rf"val_dataset\.mode: must be val, not {mode}\."):
-            quick_check(dataset(data), dataset(data, mode))
+            check_before_training(dataset(data), dataset(data, mode))
 
 
 def test_uint8_images(data):
     """PaddleSeg's data sets may return them; this package's convert to float32."""
     fit = [ResizeToFit((64, 48))]
-    quick_check(dataset(data, transforms=fit))
+    check_before_training(dataset(data, transforms=fit))
     with pytest.raises(InputError, match=r"train_dataset\.transforms: .* uint8 .* Normalize"):
-        quick_check(dataset(data, kind=datasets.Dataset, transforms=fit))
+        check_before_training(dataset(data, kind=datasets.Dataset, transforms=fit))
 
 
 def test_no_images(data):
@@ -203,7 +203,7 @@ def check(request, root, caplog):
     )
     logging.getLogger("paddleseg_segformer").propagate = True
     with caplog.at_level(logging.INFO, logger="paddleseg_segformer"):
-        full_check(config)
+        check_dataset_splits(config)
     return caplog.text
 
 

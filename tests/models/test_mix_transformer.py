@@ -24,7 +24,7 @@ def test_variants(name):
     """By name, by constructor and from the config, with the paper's number of parameters."""
     model = ps.SegFormer(150, name)
     count = sum(math.prod(p.shape) for p in model.parameters() if not p.stop_gradient)
-    assert round(count / 1e6, 1) == VARIANTS[name].parameters
+    assert round(count / 1e6, 1) == VARIANTS[name].params_millions
     backbone = getattr(ps, f"MixVisionTransformer_{name}")()
     explicit = ps.SegFormer(150, backbone, embedding_dim=VARIANTS[name].decoder_width)
     path = CONFIGS / f"segformer_mit-{name.lower()}_512x512_160k_ade20k.yaml"
