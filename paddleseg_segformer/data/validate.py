@@ -35,7 +35,9 @@ def read_sample(dataset, index):
     except Exception as error:  # PaddleSeg's data sets raise any exception of OpenCV and NumPy
         reason = f"cannot be read or transformed ({one_line(error)})"
         raise InputError(f"{image} and {label}: {reason}.") from error
-    labels = np.asarray(sample.get("label", 0))
+    if "label" not in sample:
+        return sample
+    labels = np.asarray(sample["label"])
     value = out_of_range_label(labels, dataset.num_classes, dataset.ignore_index)
     if value is None:
         return sample
