@@ -28,7 +28,8 @@ class Dataset(datasets.Dataset):
             only in validation.
         num_classes: Number of classes.
         img_channels: 3, or 1 for grayscale images.
-        train_path, val_path: Lists with an image and its label map per line.
+        train_path: List with an image and its label map per line.
+        val_path: Likewise, for validation.
         test_path: Likewise, but label maps are optional.
         separator: Separator of the two columns; a space stands for any white space.
         ignore_index: Label of the pixels that are excluded from loss and metrics.

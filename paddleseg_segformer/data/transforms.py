@@ -127,7 +127,8 @@ class PhotometricDistortion:
 
     Args:
         brightness: Maximum absolute value of the number added to all values.
-        contrast, saturation: ``[low, high]`` of the factor of all values, and of the saturation.
+        contrast: ``[low, high]`` of the factor of all values.
+        saturation: ``[low, high]`` of the factor of the saturation.
         hue: Maximum shift of the hue in either direction; 180 is the full circle.
     """
 
@@ -181,7 +182,8 @@ class Normalize(ps_transforms.Normalize):
     Both ways give the same float32 values to the last bit.
 
     Args:
-        mean, std: One number, or one per channel, of values scaled to 0 to 1.
+        mean: One number, or one per channel, of values scaled to 0 to 1.
+        std: Likewise.
     """
 
     def __init__(self, mean: Sequence[float] = (0.5,), std: Sequence[float] = (0.5,)) -> None:

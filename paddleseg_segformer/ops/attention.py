@@ -16,7 +16,8 @@ def scaled_dot_product_attention(q, k, v, scale, dropout_p=0.0, training=True):
 
     Args:
         q: Queries, float tensor ``[N, L, heads, C]``.
-        k, v: Keys and values, float tensors ``[N, S, heads, C]``.
+        k: Keys, float tensor ``[N, S, heads, C]``.
+        v: Values, as the keys.
         scale: Factor of the scores, usually ``C ** -0.5``.
         dropout_p: Dropout rate of the attention weights.
         training: Whether to apply dropout.
