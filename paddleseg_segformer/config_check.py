@@ -7,7 +7,7 @@ error to the builder.
 import difflib
 import inspect
 import logging
-import math
+import sys
 from collections import ChainMap
 
 from paddle.optimizer import lr
@@ -104,7 +104,7 @@ def _check_sections(tree):
             raise InputError(f"{key} must be a whole number above 0, not {tree[key]!r}.")
     for key in SCHEDULE_NUMBERS & tree.get("lr_scheduler", {}).keys():
         value = tree["lr_scheduler"][key]
-        if not (value is None or (is_number(value) and math.isfinite(value))):
+        if not (value is None or (is_number(value) and abs(value) <= sys.float_info.max)):
             raise InputError(f"lr_scheduler.{key} must be a number, not {value!r}.")
     # Dataset reads 8-bit labels, of which 255 is ignored. A model may have more classes: the labels
     # of PSSLDataset, which has no num_classes, have more bits.

@@ -120,6 +120,7 @@ INVALID = [
         "equal.",
     ),
     ("lr_scheduler.warmup_iters=[1]", "lr_scheduler.warmup_iters must be a number, not [1]."),
+    (f"lr_scheduler.learning_rate=1{'0' * 400}", "lr_scheduler.learning_rate must be a number"),
 ]
 
 # Valid sections, in place of TEXT's.
