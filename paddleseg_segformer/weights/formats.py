@@ -86,7 +86,8 @@ def kv_shape(state):
     """Shape of the first key-value projection in PaddleSeg's and NVlabs's names, else (0, 0)."""
     name = "block1.0.attn.kv.weight"
     kv = state.get(name, state.get(BACKBONE + name))
-    return (0, 0) if kv is None else kv.shape
+    rows, columns = (0, 0) if kv is None else kv.shape  # ValueError if it is not a matrix
+    return rows, columns
 
 
 def from_paddleseg(state):

@@ -291,6 +291,13 @@ def test_damaged_projections_are_an_input_error(name):
         read_weights(state)
 
 
+@pytest.mark.parametrize("shape", [(), (4,), (2, 4, 1)])
+def test_a_projection_that_is_not_a_matrix_is_an_input_error(shape):
+    state = {"backbone.block1.0.attn.kv.weight": np.ones(shape, "float32")}
+    with pytest.raises(ps.InputError, match="damaged paddleseg checkpoint"):
+        read_weights(state)
+
+
 def test_another_norm_epsilon_is_a_warning(caplog):
     write, projection = FORMATS["huggingface"]
     state = write(arrays(random_model("B0", projection)), 19)
