@@ -106,8 +106,10 @@ class Trainer:
         self.save_dir = Path(options.save_dir)
         self.seed = resume.choose_seed(options, resume_from)
         paddle.seed(self.seed)
-        self.dataset, self.val_dataset, self.step, metadata = build_components(config, options)
         self.test_config = TestConfig.from_config(config)
+        self.dataset, self.val_dataset, self.step, metadata = build_components(
+            config, options, self.test_config
+        )
         self.batch_size = config.batch_size * options.grad_accum_steps * distributed.world_size()
         metadata["seed"] = self.seed
         self.saver = CheckpointSaver(
@@ -147,10 +149,10 @@ class Trainer:
     def _train(self, stop, bar):
         """Run optimizer steps up to the last iteration, or until a signal requests to stop."""
         config, options, state = self.config, self.options, self.state
-        size, accumulate = len(self.dataset), options.grad_accum_steps
-        steps = config.iters - state.iteration
+        accumulate, size = options.grad_accum_steps, len(self.dataset)
+        remaining = config.iters - state.iteration
         sampler = TrainSampler(
-            size, config.batch_size, accumulate, first=state.samples, steps=steps, seed=self.seed
+            size, config.batch_size, accumulate, state.samples, remaining, self.seed
         )
         reader = BatchReader(self.dataset, self.seed, replace_bad=options.on_bad_sample == "skip")
         batches = train_batches(reader, sampler, options.num_workers)
@@ -167,7 +169,7 @@ class Trainer:
                 self._train_step(micro_batches, meter)
                 bar.update()
                 if state.iteration % options.log_iters == 0 or state.iteration == config.iters:
-                    epoch = (state.samples - 1) // len(self.dataset) + 1
+                    epoch = (state.samples - 1) // size + 1
                     rates = group_learning_rates(config, lr)
                     metrics = meter.compute(state.iteration)
                     self.writer.train(state.iteration, epoch, metrics, rates, bar)
@@ -253,8 +255,10 @@ class Trainer:
         raise SystemExit(stop.exit_code)
 
 
-def build_components(config, options):
+def build_components(config, options, test_config):
     """Build what a PaddleSeg ``Config`` and ``TrainOptions`` describe.
+
+    ``test_config`` is the ``TestConfig`` that evaluations will use; one image is tried with it.
 
     Returns:
         Training set, validation set (None without evaluation), ``TrainStep``, and the entries of
@@ -272,7 +276,7 @@ def build_components(config, options):
     one_size, tolerant = config.batch_size > 1, options.on_bad_sample == "skip"
     check_before_training(dataset, val_dataset, one_size, tolerant, MIN_IMAGE_SIZE)
     if val_dataset is not None:
-        evaluate(model, first_sample(val_dataset), TestConfig.from_config(config))
+        evaluate(model, first_sample(val_dataset), test_config)
     run_dir.check_disk_space(options, config.iters, model)
     ema_model = None
     if options.use_ema:
