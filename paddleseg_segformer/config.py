@@ -20,7 +20,7 @@ from paddleseg.utils.utils import CachedProperty
 
 from .config_check import OPTIONAL_SECTIONS, check_config
 from .errors import InputError, one_line
-from .fs import StrPath, package_dir
+from .fs import StrPath, configs_dir
 from .schedule import WarmupPolynomialDecay
 
 MAX_YAML_VALUES = 100_000  # with aliases expanded
@@ -84,7 +84,7 @@ def _find_config(name, folder=""):
     path = os.path.join(folder, name)
     if os.path.exists(path):
         return path
-    configs = package_dir("configs")
+    configs = configs_dir()
     if not name.startswith("configs/"):
         raise InputError(f"{path}: does not exist; the configs of this package are in {configs}.")
     if not (configs.parent / name).is_file():

@@ -98,10 +98,10 @@ def _lock(path):
         os.close(descriptor)  # its previous owner has just removed it
 
 
-def package_dir(name: str) -> Path:
-    """The folder ``configs`` or ``tools``: inside an installed package, beside it in a checkout."""
-    installed = PACKAGE / name
-    return installed if installed.is_dir() else PACKAGE.parent / name
+def configs_dir() -> Path:
+    """The folder ``configs``: inside an installed package, beside it in a checkout."""
+    installed = PACKAGE / "configs"
+    return installed if installed.is_dir() else PACKAGE.parent / "configs"
 
 
 @contextlib.contextmanager

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 from ..errors import InputError
-from ..fs import package_dir
+from ..fs import configs_dir
 from .common import run
 
 COMMANDS = ("train", "val", "predict", "export", "serve", "check_dataset", "split_dataset_list")
@@ -46,5 +46,5 @@ def _overview():
     for name in COMMANDS:
         summary = _command_module(name).__doc__.partition("\n")[0]
         lines.append(f"  {name:20}{summary}")
-    lines += ["", f"Configs for --config configs/… are in {package_dir('configs')}."]
+    lines += ["", f"Configs for --config configs/… are in {configs_dir()}."]
     return "\n".join(lines)
