@@ -4,8 +4,11 @@ RUN := $(VENV)/bin/python
 QUICKSTART := output/quickstart
 CONFIG := configs/quickstart.yaml
 MODEL := $(QUICKSTART)/best_model/model.pdparams
+JOBS ?= 2
+SKIPPED := build/skipped.txt
+PYTEST = $(if $(COVERAGE),$(VENV)/bin/coverage run,$(RUN)) -m pytest
 
-.PHONY: quickstart test lint parity deploy coverage docs kills soak fuzz wheel clean
+.PHONY: quickstart test fast slow optional lint coverage docs soak fuzz wheel clean
 
 # Draw a dataset, train SegFormer-B0 on it, evaluate it and write predictions. Needs no GPU.
 quickstart: $(VENV)/ready
@@ -22,45 +25,42 @@ quickstart: $(VENV)/ready
 	@echo "Overlays:       $(QUICKSTART)/pictures/added_prediction/"
 	@echo "Color maps:     $(QUICKSTART)/pictures/pseudo_color_prediction/"
 
-# All tests except the slow ones: the documentation's commands, packaging and random kills, which
-# make coverage and make kills run.
+# The tests that need only the requirements, on JOBS processes of one thread each. The slow ones run
+# in make slow; those skipped because an optional package is missing run in make optional.
 test: $(VENV)/ready-test
-	$(RUN) -m pytest --ignore=tests/docs --ignore=tests/test_packaging.py \
-		--deselect tests/engine/test_trainer.py::test_a_run_killed_at_random_moments_always_resumes
+	OMP_NUM_THREADS=1 $(PYTEST) -n $(JOBS) --dist loadfile -m "not slow" --list-skipped $(SKIPPED)
+
+# The tests that neither train a model nor start a process, within a minute.
+fast: $(VENV)/ready-test
+	OMP_NUM_THREADS=1 $(PYTEST) -n $(JOBS) --dist loadfile -m "not slow and not integration"
+
+# Full-size models, packaging, the documentation's commands, browser tests and a training run killed
+# KILLS times. They need all optional packages, and the system's Chromium.
+slow: $(VENV)/ready-optional
+	$(PYTEST) -m slow
+
+# The tests that make test skipped, with all optional packages: the comparison with PyTorch and
+# Hugging Face's transformers, ONNX, OpenVINO and the server.
+optional: $(VENV)/ready-optional
+	test ! -s $(SKIPPED) || OMP_NUM_THREADS=1 $(PYTEST) -n $(JOBS) @$(SKIPPED)
 
 lint: $(VENV)/ready-test
 	$(VENV)/bin/ruff check . && $(VENV)/bin/ruff format --check .
 
-# Parity tests, which need PyTorch and Hugging Face transformers.
-parity: $(VENV)/ready-test
-	$(VENV)/bin/pip install -q -r requirements-parity.txt
-	$(RUN) -m pytest tests/weights/test_huggingface.py tests/weights/test_checkpoint_io.py
-
-# Tests of exported graphs, of the web pages (which need the system's Chromium) and of the
-# documentation's commands.
-deploy: $(VENV)/ready-test
-	$(VENV)/bin/pip install -q -r requirements-onnx.txt -r requirements-browser.txt
-	$(RUN) -m pytest tests/deploy tests/browser tests/docs
-
-# All tests with all optional packages; reports the lines and branches that they do not cover.
-coverage: $(VENV)/ready-test
-	$(VENV)/bin/pip install -q -r requirements-parity.txt -r requirements-onnx.txt \
-		-r requirements-browser.txt
-	mkdir -p build/coverage
+# All of the above, and the lines and branches that they do not cover.
+coverage: $(VENV)/ready-optional
 	$(VENV)/bin/coverage erase
-	$(VENV)/bin/coverage run -m pytest
+	$(MAKE) COVERAGE=1 test
+	$(MAKE) COVERAGE=1 optional
+	$(MAKE) COVERAGE=1 slow
 	$(VENV)/bin/coverage combine -q
 	$(VENV)/bin/coverage report
 
 # Build the site from README.md, docs/ and the docstrings into site/. Broken links fail the build
 # (only without --quiet, with which MkDocs does not count warnings).
-docs: $(VENV)/ready-test
+docs: $(VENV)/ready
 	$(VENV)/bin/pip install -q -r requirements-docs.txt
 	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build --strict
-
-# Kill a training run at thirty random moments, resume it and compare the results.
-kills: $(VENV)/ready-test
-	KILLS=30 $(RUN) -m pytest tests/engine/test_trainer.py -k killed
 
 # Check that memory does not grow in 2,000 iterations and 10,000 predictions. Takes half an hour, and
 # needs the dataset and model of make quickstart.
@@ -96,4 +96,8 @@ $(VENV)/ready: requirements.txt setup.py pyproject.toml
 
 $(VENV)/ready-test: requirements-test.txt $(VENV)/ready
 	$(VENV)/bin/pip install -q -r requirements-test.txt
+	touch $@
+
+$(VENV)/ready-optional: requirements-parity.txt requirements-onnx.txt requirements-browser.txt $(VENV)/ready-test
+	$(VENV)/bin/pip install -q $(patsubst %,-r %,$(filter %.txt,$^))
 	touch $@

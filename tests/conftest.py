@@ -1,3 +1,56 @@
+"""Options to list the skipped tests, and to fail if there are others than expected."""
+
+import re
+from pathlib import Path
+
+import pytest
+
 import paddleseg_segformer
 
 paddleseg_segformer.device.tune_cpu()
+
+
+def pytest_addoption(parser):
+    parser.addoption("--list-skipped", metavar="FILE", help="write the skipped tests' ids to FILE")
+    parser.addoption(
+        "--allowed-skips",
+        metavar="REGEX",
+        help="fail if a test is skipped for a reason that does not match; '^$' allows none",
+    )
+
+
+def pytest_configure(config):
+    if not hasattr(config, "workerinput"):  # pytest-xdist's workers report to the main process
+        config.pluginmanager.register(SkippedTests(config))
+
+
+class SkippedTests:
+    """Collects the skipped tests, and the modules of which all tests are skipped."""
+
+    def __init__(self, config):
+        self.list_path = config.getoption("list_skipped")
+        self.allowed = config.getoption("allowed_skips")
+        self.reasons = {}  # by test id
+
+    def pytest_runtest_logreport(self, report):
+        if report.skipped:
+            self.reasons[report.nodeid] = report.longrepr[2].replace("Skipped: ", "", 1)
+
+    pytest_collectreport = pytest_runtest_logreport
+
+    def unexpected(self):
+        if self.allowed is None:
+            return []
+        return [i for i, reason in self.reasons.items() if not re.search(self.allowed, reason)]
+
+    def pytest_sessionfinish(self, session):
+        if self.list_path:
+            path = Path(self.list_path)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text("".join(f"{i}\n" for i in self.reasons), encoding="utf-8")
+        if self.unexpected() and session.exitstatus == pytest.ExitCode.OK:
+            session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+    def pytest_terminal_summary(self, terminalreporter):
+        for nodeid in self.unexpected():
+            terminalreporter.line(f"{nodeid}: must not be skipped here", red=True)

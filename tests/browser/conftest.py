@@ -1,4 +1,4 @@
-"""A browser: the system's Chromium, driven by Playwright (requirements-browser.txt)."""
+"""A browser: the system's Chromium or Chrome, driven by Playwright (requirements-browser.txt)."""
 
 import shutil
 
@@ -8,9 +8,9 @@ import pytest
 @pytest.fixture(scope="module")
 def browser():
     playwright = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed")
-    chromium = shutil.which("chromium")
+    chromium = next(filter(None, map(shutil.which, ("chromium", "google-chrome"))), None)
     if chromium is None:
-        pytest.skip("chromium is not on this machine")
+        pytest.skip("neither Chromium nor Chrome is installed")
     with playwright.sync_playwright() as driver:
         # Chromium's own sandbox refuses to run as root, as in containers.
         launched = driver.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
