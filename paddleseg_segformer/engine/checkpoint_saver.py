@@ -41,7 +41,7 @@ class CheckpointSaver:
     def save_best(self, prefix, model, miou):
         """Write ``best_model`` (``prefix`` "") or ``ema_best_model`` ("ema_") if mIoU improved."""
         best = self.state.best
-        if miou <= best.get(f"{prefix}miou", -1.0):
+        if not miou > best.get(f"{prefix}miou", -1.0):  # so that NaN does not count
             return
         new = {f"{prefix}miou": miou, f"{prefix}iteration": self.state.iteration}
         self.state.best = {**best, **new}
