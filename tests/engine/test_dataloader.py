@@ -1,16 +1,16 @@
 """Training data: each sample once per epoch, from any start, for any number of processes."""
 
+import contextlib
 import mmap
 import multiprocessing
 import os
 import pickle
 import random
 import signal
-import subprocess
-import sys
 import threading
 import time
 from itertools import chain
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -164,6 +164,7 @@ FAILURES = {
 }
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("case", FAILURES)
 def test_a_failed_worker_is_an_error_and_leaves_no_process(case, monkeypatch):
     action, seconds, message = FAILURES[case]
@@ -176,37 +177,81 @@ def test_a_failed_worker_is_an_error_and_leaves_no_process(case, monkeypatch):
     assert not multiprocessing.active_children()
 
 
-SUSPENDED = """
-import time
-import numpy as np
-from paddleseg_segformer.engine import dataloader
+def start_reading(dataset, batches, connection):
+    """Send the data-loading workers' process ids, and a message per batch."""
+    os.setsid()
+    found = dataloader._prefetch(BatchReader(dataset, 0, False), TrainSampler(5, 1, 1, 0, 3, 0), 1)
+    for i, _ in zip(range(batches), found):
+        if i == 0:
+            connection.send([worker.pid for worker in multiprocessing.active_children()])
+        connection.send("batch")
+    if batches == 1:
+        signal.pause()
 
-class Slow:
-    file_list = [("0.jpg", "0.png")]
-    def __len__(self):
-        return 1
+
+@pytest.fixture
+def reading():
+    """A function that starts ``start_reading``; returns its process and messages."""
+    context, processes = multiprocessing.get_context("fork"), []
+
+    def start(dataset, batches):
+        ours, theirs = context.Pipe()
+        processes.append(context.Process(target=start_reading, args=(dataset, batches, theirs)))
+        processes[-1].start()
+        theirs.close()
+        return processes[-1], ours
+
+    yield start
+    for process in processes:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.join()
+
+
+def ended(pid):
+    """Whether a process, which may not be this one's child, has ended."""
+    path = Path(f"/proc/{pid}/stat")
+    try:
+        return path.read_text().rpartition(")")[2].split()[0] == "Z"
+    except FileNotFoundError:
+        return True
+
+
+@pytest.mark.integration
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="there is no /proc")
+def test_workers_of_a_killed_process_end(reading):
+    process, messages = reading(Random(), 1)
+    workers = messages.recv()
+    assert messages.recv() == "batch" and len(workers) == 1
+    assert not any(map(ended, workers))
+    process.kill()
+    process.join()
+    deadline = time.monotonic() + 10
+    while not all(map(ended, workers)) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert all(map(ended, workers))
+
+
+class Slow(Random):
     def __getitem__(self, index):
         for _ in range(100):  # none of them passes while the process is suspended
             time.sleep(0.01)
-        return {"img": np.zeros([3, 4, 5])}
-
-dataloader.WORKER_TIMEOUT = 4
-sampler = dataloader.TrainSampler(1, 1, 1, 0, 3, 0)
-for _ in dataloader.train_batches(dataloader.BatchReader(Slow(), 0, False), sampler, 1):
-    print("batch", flush=True)
-"""
+        return super().__getitem__(index)
 
 
-def test_suspended_time_does_not_count_as_stalled():
+@pytest.mark.integration
+def test_suspended_time_does_not_count_as_stalled(reading, monkeypatch):
     """Suspended by Ctrl-Z or by a cluster's scheduler."""
-    process = subprocess.Popen(
-        [sys.executable, "-c", SUSPENDED], stdout=subprocess.PIPE, text=True, start_new_session=True
-    )
-    assert process.stdout.readline() == "batch\n"
+    monkeypatch.setattr(dataloader, "WORKER_TIMEOUT", 4)
+    process, messages = reading(Slow(), 3)
+    messages.recv()
+    assert messages.recv() == "batch"
     os.killpg(process.pid, signal.SIGSTOP)
     time.sleep(5)
     os.killpg(process.pid, signal.SIGCONT)
-    assert process.communicate()[0] == "batch\n" * 2 and process.returncode == 0
+    assert [messages.recv(), messages.recv()] == ["batch"] * 2
+    process.join()
+    assert process.exitcode == 0
 
 
 class Large(Random):
@@ -216,6 +261,7 @@ class Large(Random):
         return {"img": np.zeros([3, 3000, 3000], dtype="float32")}
 
 
+@pytest.mark.integration
 def test_workers_killed_while_sending_leave_no_thread(monkeypatch):
     """A thread that waits for the rest of a batch would keep the process from exiting."""
     monkeypatch.setattr(dataloader, "SHM_BYTES", 1)  # so that they send it through a pipe

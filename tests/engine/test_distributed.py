@@ -1,7 +1,7 @@
 """Two processes with gloo on the CPU: they equal one process, and a dead one ends the job."""
 
+import json
 import os
-import re
 import signal
 import subprocess
 import sys
@@ -12,34 +12,53 @@ import numpy as np
 import paddle
 import pytest
 from paddle.distributed import parallel
+from training_runs import (
+    CONFIG,
+    ROOT,
+    assert_same_weights,
+    draw_scenes,
+    overrides,
+    tiny_config,
+)
+from two_processes import EXACT, FROZEN, train
 
-from paddleseg_segformer.data.scenes import write_scenes
-from paddleseg_segformer.engine import distributed
+from paddleseg_segformer.engine import checkpoint, distributed, validate
 from paddleseg_segformer.engine.metric_writer import read_lines
 from paddleseg_segformer.weights import read_saved_dict
 
-ROOT = Path(__file__).parents[2]
-TWO = ("-m", "paddle.distributed.launch", "--nproc_per_node", 2)
+pytestmark = pytest.mark.integration
 
 
 @pytest.fixture(scope="module")
 def scenes(tmp_path_factory):
-    root = tmp_path_factory.mktemp("scenes")
-    write_scenes(root, train=6, val=3, size=(96, 96))
-    return root
+    return draw_scenes(tmp_path_factory.mktemp("scenes"))
 
 
-def start(scenes, save_dir, launcher, *more, script="fixed_statistics"):
-    arguments = [
-        *(sys.executable, *launcher, f"tests/engine/{script}.py"),
-        *("--config", "configs/quickstart.yaml", "--device", "cpu", "--log_iters", 1),
-        *("--save_dir", save_dir, *more, "--opts", f"train_dataset.dataset_root={scenes}"),
-        *("model.dropout=0.0", "model.backbone.drop_path_rate=0.0"),
-        "loss.types=[{type: CrossEntropyLoss, avg_non_ignore: true}]",
-    ]
-    environment = {**os.environ, "PADDLE_LOG_DIR": str(save_dir / "log"), "PYTHONPATH": str(ROOT)}
+def launch(folder, script, *arguments):
+    """Start a script in two processes."""
+    launcher = ("-m", "paddle.distributed.launch", "--nproc_per_node", 2)
+    command = list(map(str, [sys.executable, *launcher, script, *arguments]))
+    environment = {**os.environ, "PADDLE_LOG_DIR": str(folder / "log"), "PYTHONPATH": str(ROOT)}
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
-    return subprocess.Popen(list(map(str, arguments)), cwd=ROOT, env=environment, **pipes)
+    return subprocess.Popen(command, cwd=ROOT, env=environment, **pipes)
+
+
+@pytest.fixture(scope="module")
+def runs(scenes, tmp_path_factory):
+    """The folder of the runs of two_processes.py."""
+    folder = tmp_path_factory.mktemp("runs")
+    process = launch(folder, "tests/two_processes.py", scenes, folder)
+    output, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, output[-3000:]
+    return folder
+
+
+def notes(run):
+    return [json.loads((run / f"rank_{rank}.json").read_text()) for rank in (0, 1)]
+
+
+def values(run, kind, name):
+    return [line[name] for line in read_lines(run) if line["kind"] == kind]
 
 
 def test_on_a_cpu_a_gpu_build_of_paddle_uses_the_cpu(monkeypatch):
@@ -59,40 +78,85 @@ def test_on_a_cpu_a_gpu_build_of_paddle_uses_the_cpu(monkeypatch):
     assert places == ["cpu"]
 
 
-@pytest.mark.parametrize("more", [(), ("--freeze_backbone",)], ids=["whole", "frozen"])
-def test_two_processes_equal_one_with_the_whole_batch(more, scenes, tmp_path):
-    """Ten steps of four images: in one batch, and as 2 processes x 2 micro-batches of one image."""
-    runs = {
-        "one": ((), "--batch_size", 4),
-        "two": (TWO, "--batch_size", 1, "--grad_accum_steps", 2),
-    }
-    for name, (launcher, *batch) in runs.items():
-        process = start(scenes, tmp_path / name, launcher, "--iters", 10, *batch, *more)
-        output, _ = process.communicate(timeout=300)
-        assert process.returncode == 0, output[-3000:]
-    one, two = ([line["loss"] for line in read_lines(tmp_path / name)] for name in runs)
-    assert len(one) == 10 and one[-1] < one[0]
-    np.testing.assert_allclose(two, one, rtol=0, atol=1e-5)
-    one, two = (read_saved_dict(tmp_path / name / "iter_10/model.pdparams") for name in runs)
-    for name, value in one.items():
-        np.testing.assert_allclose(two[name], value, rtol=1e-3, atol=1e-4, err_msg=name)
+@pytest.mark.parametrize("name, options", [("exact", EXACT), ("frozen", FROZEN)])
+def test_two_processes_equal_one_with_the_whole_batch(name, options, runs, scenes, tmp_path):
+    """Four images a step: in one batch, and as 2 processes x 2 micro-batches of one image."""
+    train(name, scenes, tmp_path, split=False, **options)
+    for kind, value, count in (
+        ("train", "loss", 4),
+        ("eval", "accuracy", 2 * ("do_eval" in options)),
+    ):
+        one, two = (values(folder / name, kind, value) for folder in (tmp_path, runs))
+        assert len(one) == count
+        np.testing.assert_allclose(two, one, rtol=0, atol=1e-5 if kind == "train" else 1e-3)
+    files = [folder / name / "iter_4/model.pdparams" for folder in (runs, tmp_path)]
+    assert_same_weights(*files, rtol=1e-3, atol=1e-4)
 
 
-def test_all_processes_skip_a_bad_step_and_the_first_logs_it(scenes, tmp_path):
-    options = ("--iters", 3, "--batch_size", 2, "--grad_accum_steps", 2)
-    process = start(scenes, tmp_path, TWO, *options, script="nan_in_second_process")
-    output, _ = process.communicate(timeout=300)
-    assert process.returncode == 0, output[-3000:]
-    (log,) = (tmp_path / "log").glob("workerlog.1")
-    bad_sample = re.search(r"bad sample: (.*)", log.read_text())[1]
-    (skip,) = (line for line in read_lines(tmp_path) if line["kind"] == "skipped_step")
+def test_one_process_continues_a_run_of_two(runs, scenes, tmp_path, caplog):
+    """A checkpoint has the number of samples seen by all processes."""
+    assert [checkpoint.verify(runs / f"exact/iter_{i}")["samples"] for i in (2, 4)] == [8, 16]
+    start = str(runs / "exact/iter_2")
+    found = train("continued", scenes, tmp_path, split=False, resume_model=start, **EXACT)
+    assert "Config changed since the checkpoint: processes: 2 -> 1" in caplog.text
+    losses = values(runs / "exact", "train", "loss")[2:]
+    np.testing.assert_allclose(values(tmp_path / "continued", "train", "loss"), losses, atol=1e-5)
+    first, second = (process["files"][2:] for process in notes(runs / "exact"))
+    assert found["files"] == [a + b for a, b in zip(first, second)]
+
+
+def test_a_resumed_run_of_two_equals_the_uninterrupted_one(runs):
+    """With dropout and EMA."""
+    whole, resumed = (runs / name for name in ("whole", "resumed"))
+    assert values(resumed, "train", "loss") == values(whole, "train", "loss")[2:]
+    for name in ("model.pdparams", "ema_model.pdparams"):
+        assert_same_weights(resumed / "iter_4" / name, whole / "iter_4" / name)
+    for before, after in zip(notes(whole), notes(resumed)):
+        assert after["draws"] == before["draws"][2:] and after["files"] == before["files"][2:]
+
+
+def test_dropout_differs_between_processes(runs):
+    draws = [
+        draw for process in notes(runs / "whole") for step in process["draws"] for draw in step
+    ]
+    assert len(set(draws)) == len(draws) == 2 * 4 * 2
+
+
+def test_all_processes_evaluate_the_model_that_is_saved(runs, scenes):
+    """Before, each has its own statistics of BatchNorm."""
+    for prefix in ("", "ema_"):
+        scores = validate(tiny_config(scenes), runs / f"whole/iter_4/{prefix}model.pdparams")
+        found = [values(runs / "whole", f"{prefix}eval", name)[-1] for name in ("accuracy", "miou")]
+        assert found == [scores.accuracy, scores.miou]
+
+
+def test_speed_is_that_of_all_processes(runs):
+    for line in read_lines(runs / "whole"):
+        if line["kind"] == "train":  # four images a step
+            assert line["ips"] * line["batch_cost"] == pytest.approx(4)
+
+
+def test_all_processes_skip_a_bad_step_and_the_first_logs_it(runs):
+    bad_sample = notes(runs / "nan")[1]["files"][1][0]
+    (skip,) = (line for line in read_lines(runs / "nan") if line["kind"] == "skipped_step")
     assert skip["iteration"] == 2 and skip["text"].endswith(f"with {bad_sample}")
-    weights = read_saved_dict(tmp_path / "iter_3/model.pdparams")
+    weights = read_saved_dict(runs / "nan/iter_3/model.pdparams")
     assert all(np.isfinite(value).all() for value in weights.values())
 
 
+def test_a_signal_to_one_process_stops_all_after_the_same_step(runs):
+    """To the second one, in the second step; both exit as after a SIGTERM."""
+    assert [(len(process["files"]), process["code"]) for process in notes(runs / "stopped")] == [
+        (2, 143),
+        (2, 143),
+    ]
+    assert [path.name for path in (runs / "stopped").glob("iter_*")] == ["iter_2"]
+
+
 def test_a_dead_process_ends_the_job(scenes, tmp_path):
-    process = start(scenes, tmp_path, TWO, "--iters", 10000, "--batch_size", 1)
+    run = ("--config", CONFIG, "--device", "cpu", "--save_dir", tmp_path, "--log_iters", 1)
+    length = ("--iters", 10000, "--batch_size", 1)
+    process = launch(tmp_path, "tools/train.py", *run, *length, "--opts", *overrides(scenes))
     try:
         deadline = time.monotonic() + 120
         while not read_lines(tmp_path) and time.monotonic() < deadline:

@@ -8,26 +8,24 @@ import subprocess
 import sys
 from html.parser import HTMLParser
 from io import BytesIO
-from pathlib import Path
 
 import cv2
 import numpy as np
 import paddle
 import pytest
 from PIL import Image
+from training_runs import CONFIG, ROOT, draw_scenes, overrides
 
 from paddleseg_segformer.config import build, load_config
-from paddleseg_segformer.data.scenes import write_scenes
+from paddleseg_segformer.engine import validate
 from paddleseg_segformer.engine.report import (
     EvaluatedImage,
     shrink,
     top_confusions,
     write_report,
 )
-from paddleseg_segformer.errors import RunError
+from paddleseg_segformer.errors import InputError, RunError
 
-ROOT = Path(__file__).parents[2]
-CONFIG = ROOT / "configs/quickstart.yaml"
 CONFUSION = [[80, 3, 0, 1], [9, 40, 0, 0], [0, 0, 0, 0], [4, 3, 2, 58]]
 FILES = ("photo.jpg", "prediction.png", "truth.png")
 HARMFUL = "<script>alert(1)</script>"
@@ -192,39 +190,31 @@ def test_a_write_error_keeps_the_old_report(tmp_path):
     assert (tmp_path / "report.html").read_text() == "old"
 
 
-def evaluate(scenes, *flags, launcher=()):
-    """Run tools/val.py."""
-    arguments = [
-        *(sys.executable, *launcher, "tools/val.py", "--config", CONFIG, "--device", "cpu"),
-        *("--model_path", scenes / "model.pdparams", *flags),
-        *("--opts", f"val_dataset.dataset_root={scenes}", f"train_dataset.dataset_root={scenes}"),
-    ]
-    environment = {**os.environ, "PADDLE_LOG_DIR": str(scenes / "log")}
-    return subprocess.run(
-        list(map(str, arguments)), capture_output=True, text=True, cwd=ROOT, env=environment
-    )
-
-
 @pytest.fixture(scope="module")
 def scenes(tmp_path_factory):
-    """Three images and an untrained model."""
-    root = tmp_path_factory.mktemp("scenes")
-    write_scenes(root, train=1, val=3, size=(96, 96))
+    """Drawn scenes and an untrained model."""
+    root = draw_scenes(tmp_path_factory.mktemp("scenes"))
     paddle.seed(0)
-    (model,) = build(load_config(CONFIG), "model")
+    (model,) = build(load_config(CONFIG, overrides(root)), "model")
     paddle.save(model.state_dict(), str(root / "model.pdparams"))
     return root
 
 
-@pytest.fixture(scope="module")
-def evaluated(scenes):
+def evaluate(scenes, report, **options):
+    config = load_config(CONFIG, overrides(scenes))
+    return validate(config, scenes / "model.pdparams", report_dir=report, **options)
+
+
+@pytest.fixture
+def evaluated(scenes, tmp_path, caplog):
     """The report, the figures of --json, and the log."""
-    done = evaluate(scenes, "--report", scenes / "new/report", "--json", scenes / "figures.json")
-    assert done.returncode == 0, done.stderr
-    page = Page(scenes / "new/report/report.html")
-    return page, json.loads((scenes / "figures.json").read_text()), done.stdout
+    caplog.set_level("INFO", "paddleseg_segformer")
+    evaluate(scenes, tmp_path / "new/report", json_path=tmp_path / "figures.json")
+    figures = json.loads((tmp_path / "figures.json").read_text())
+    return Page(tmp_path / "new/report/report.html"), figures, caplog.text
 
 
+@pytest.mark.integration
 def test_the_report_has_the_figures_of_the_log(evaluated):
     page, figures, log = evaluated
     names = {"miou": "mIoU", "accuracy": "Accuracy", "mean_accuracy": "Mean accuracy"}
@@ -241,6 +231,7 @@ def test_the_report_has_the_figures_of_the_log(evaluated):
     assert f"[EVAL] {description}" in log and f"Test configuration: {description}." in page.text
 
 
+@pytest.mark.integration
 def test_the_page_is_self_contained(evaluated):
     page = evaluated[0]
     assert len(page.images) == 9
@@ -250,20 +241,27 @@ def test_the_page_is_self_contained(evaluated):
     assert "default-src 'none'" in page.text
 
 
-def test_two_processes_write_the_report_of_one(evaluated, scenes):
-    launcher = ("-m", "paddle.distributed.launch", "--nproc_per_node", "2")
-    done = evaluate(scenes, "--report", scenes / "two", launcher=launcher)
+@pytest.mark.integration
+def test_two_processes_write_the_report_of_one(evaluated, scenes, tmp_path):
+    command = [
+        *(sys.executable, "-m", "paddle.distributed.launch", "--nproc_per_node", "2"),
+        *("tools/val.py", "--config", str(CONFIG), "--device", "cpu", "--model_path"),
+        *(str(scenes / "model.pdparams"), "--report", str(tmp_path / "two")),
+        *("--opts", *overrides(scenes)),
+    ]
+    environment = {**os.environ, "PADDLE_LOG_DIR": str(tmp_path / "log")}
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environment)
     assert done.returncode == 0, done.stderr
     one, two = (
         re.sub(r"<dt>Evaluated</dt>.*", "", page.text)
-        for page in (evaluated[0], Page(scenes / "two/report.html"))
+        for page in (evaluated[0], Page(tmp_path / "two/report.html"))
     )
     assert one == two
 
 
-def test_an_unwritable_folder_is_rejected_before_evaluation(scenes, tmp_path):
+def test_an_unwritable_folder_is_rejected_before_evaluation(scenes, tmp_path, caplog):
+    caplog.set_level("INFO", "paddleseg_segformer")
     (tmp_path / "file").touch()
-    done = evaluate(scenes, "--report", tmp_path / "file")
-    assert done.returncode == 2
-    assert "--report" in done.stderr.splitlines()[-1] and "Traceback" not in done.stderr
-    assert "[EVAL]" not in done.stdout
+    with pytest.raises(InputError, match=r"^--report .*file: cannot be written to"):
+        evaluate(scenes, tmp_path / "file")
+    assert "[EVAL]" not in caplog.text

@@ -1,0 +1,54 @@
+"""Short training runs of a tiny SegFormer on drawn scenes: a fraction of a second each."""
+
+from pathlib import Path
+
+import numpy as np
+
+from paddleseg_segformer.config import load_config
+from paddleseg_segformer.data.scenes import write_scenes
+from paddleseg_segformer.engine import train
+from paddleseg_segformer.weights import read_saved_dict
+
+ROOT = Path(__file__).parents[1]
+CONFIG = ROOT / "configs/quickstart.yaml"
+TINY = (
+    "model.embedding_dim=8",
+    "model.backbone={type: MixVisionTransformer, in_channels: 3, embed_dims: [4, 8, 20, 32], "
+    "depths: [1, 1, 1, 1]}",
+    "train_dataset.transforms=[{type: RandomPaddingCrop, crop_size: [64, 64]}, {type: Normalize}]",
+)
+
+
+def draw_scenes(root):
+    """Six images to train on and three to evaluate on."""
+    write_scenes(root, train=6, val=3, size=(96, 96))
+    return root
+
+
+def overrides(scenes, *more):
+    """The values of ``--opts``."""
+    return [*(f"{split}_dataset.dataset_root={scenes}" for split in ("train", "val")), *TINY, *more]
+
+
+def tiny_config(scenes, *opts, iters=8, **numbers):
+    return load_config(
+        CONFIG, overrides(scenes, *opts), iters=iters, **{"batch_size": 2, **numbers}
+    )
+
+
+def run(config, save_dir, **options):
+    """With all that makes exact resuming hard: dropout, EMA, gradient accumulation."""
+    defaults = {"grad_accum_steps": 2, "use_ema": True, "save_interval": 2, "log_iters": 1}
+    train(config, save_dir=str(save_dir), **{**defaults, **options})
+    return save_dir / f"iter_{config.iters}"
+
+
+def assert_same_weights(actual, expected, **tolerances):
+    """Compare two files of weights, or dictionaries of arrays; exactly without tolerances."""
+    actual, expected = (
+        v if isinstance(v, dict) else read_saved_dict(v) for v in (actual, expected)
+    )
+    assert len(expected) > 50 and actual.keys() == expected.keys()
+    for name, value in expected.items():
+        compare = np.testing.assert_allclose if tolerances else np.testing.assert_array_equal
+        compare(actual[name], value, err_msg=name, **tolerances)

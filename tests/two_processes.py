@@ -1,0 +1,81 @@
+"""Training runs in the processes of paddle.distributed.launch, one after another.
+
+Arguments: the folder of the scenes, the folder of the runs. Each process writes what it has drawn
+and read to ``RUN/rank_N.json``.
+"""
+
+import json
+import os
+import signal
+import sys
+from pathlib import Path
+
+import numpy as np
+import paddle
+from training_runs import run, tiny_config
+
+from paddleseg_segformer.engine import distributed
+from paddleseg_segformer.engine import trainer as trainer_module
+
+NO_DROPOUT = (
+    *("model.dropout=0.0", "model.backbone.drop_path_rate=0.0"),
+    "loss.types=[{type: CrossEntropyLoss, avg_non_ignore: true}]",
+)
+SETUP = paddle.nn.BatchNorm2D.__init__
+TRAIN_STEP = trainer_module.Trainer._train_step
+
+
+def fixed(self, *arguments, **keywords):
+    """``BatchNorm2D`` with fixed statistics, so that batches may be split exactly."""
+    SETUP(self, *arguments, **keywords)
+    self._use_global_stats = True
+
+
+def observed(name, notes):
+    """``Trainer._train_step`` that notes the files and, after the step, draws."""
+
+    def train_step(self, micro_batches, meter):
+        step, second = self.state.iteration + 1, distributed.rank() == 1
+        if name == "nan" and second and step == 2:
+            micro_batches[0].arrays["img"][0] = float("nan")
+        if name == "stopped" and second and step == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+        TRAIN_STEP(self, micro_batches, meter)
+        notes["files"].append([file for batch in micro_batches for file in batch.files])
+        notes["draws"].append([paddle.rand([1]).item(), np.random.rand()])
+
+    return train_step
+
+
+def train(name, scenes, save_dir, *opts, iters=4, split=True, no_dropout=False, **options):
+    """A run with four images per step; ``split`` into four batches, of two processes, or not."""
+    notes = {"files": [], "draws": [], "code": 0}
+    paddle.nn.BatchNorm2D.__init__ = fixed if no_dropout else SETUP
+    trainer_module.Trainer._train_step = observed(name, notes)
+    opts = (*NO_DROPOUT, *opts) if no_dropout else opts
+    config = tiny_config(scenes, *opts, iters=iters, batch_size=1 if split else 4)
+    options = {"grad_accum_steps": 2 if split else 1, "use_ema": False, **options}
+    try:
+        run(config, Path(save_dir) / name, **options)
+    except SystemExit as stop:
+        notes["code"] = stop.code
+    finally:
+        paddle.nn.BatchNorm2D.__init__ = SETUP
+        trainer_module.Trainer._train_step = TRAIN_STEP
+    text = json.dumps(notes)
+    (Path(save_dir) / name / f"rank_{distributed.rank()}.json").write_text(text)
+    return notes
+
+
+EXACT = {"no_dropout": True, "do_eval": True}
+FROZEN = {"no_dropout": True, "freeze_backbone": True}
+
+if __name__ == "__main__":
+    scenes, folder = sys.argv[1:]
+    paddle.set_device("cpu")
+    train("exact", scenes, folder, **EXACT)
+    train("frozen", scenes, folder, **FROZEN)
+    train("whole", scenes, folder, use_ema=True, do_eval=True)
+    train("resumed", scenes, folder, use_ema=True, resume_model=f"{folder}/whole/iter_2")
+    train("nan", scenes, folder, iters=3)
+    train("stopped", scenes, folder, iters=30, save_interval=100)
