@@ -56,10 +56,11 @@ def test_the_loss_scale_is_resumed(casts, scenes, tmp_path, monkeypatch):
     """It starts so high that the gradients overflow, which halves it in the first steps."""
     scaler = partial(paddle.amp.GradScaler, init_loss_scaling=2.0**126)
     monkeypatch.setattr(paddle.amp, "GradScaler", scaler)
+    config = partial(tiny_config, scenes, "loss.coef=[1000]", iters=6)
     fp16 = {"precision": "fp16", "num_workers": 0}
-    whole = run(tiny_config(scenes, iters=6), tmp_path / "whole", **fp16)
+    whole = run(config(), tmp_path / "whole", **fp16)
     start = tmp_path / "whole/iter_2"
-    resumed = run(tiny_config(scenes, iters=6), tmp_path / "own", resume_model=str(start), **fp16)
+    resumed = run(config(), tmp_path / "own", resume_model=str(start), **fp16)
     first, last, again = (checkpoint.verify(f)["scaler"] for f in (start, whole, resumed))
     assert 2.0**126 > first["scale"] > last["scale"] and again == last
     assert_same_weights(resumed / "model.pdparams", whole / "model.pdparams")

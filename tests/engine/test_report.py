@@ -20,6 +20,7 @@ from paddleseg_segformer.config import build, load_config
 from paddleseg_segformer.engine import validate
 from paddleseg_segformer.engine.report import (
     EvaluatedImage,
+    _legend,
     shrink,
     top_confusions,
     write_report,
@@ -100,7 +101,7 @@ def report(tmp_path):
     }
     ground_truth = np.repeat(np.array([[0, 1, 255, 3]]), 6, axis=0)
     path = str(tmp_path / "photo.png")
-    cv2.imwrite(path, np.full([6, 4, 3], 128, dtype="uint8"))
+    cv2.imwrite(path, np.full([6, 4, 3], [250, 90, 10], dtype="uint8"))  # blue
     images = [
         EvaluatedImage(
             *(0.25 * n, n, path, f'"><img src=x onerror={n}>', np.array([0.5, 0.25, np.nan, 0.0])),
@@ -150,12 +151,28 @@ def test_images(report):
     page = Page(report)
     files = [f"{k}_1_{n}" for k in ("worst", "best") for n in FILES]
     assert page.images == [(report.parent / name).read_bytes() for name in files]
+    photo = np.asarray(Image.open(BytesIO(page.images[0])))
+    np.testing.assert_allclose(photo, np.full([6, 4, 3], [10, 90, 250]), atol=3)
     truth = np.asarray(Image.open(BytesIO(page.images[2])).convert("RGBA"))
     assert truth.shape == (6, 4, 4)
     assert truth[0].tolist() == [[200, 0, 0, 255], [0, 200, 0, 255], [0] * 4, [90, 90, 90, 255]]
     prediction = np.asarray(Image.open(BytesIO(page.images[4])).convert("RGBA"))
     assert (prediction == [0, 0, 200, 255]).all()
     assert page.text.count("not in the ground truth</span>") == 1  # the class predicted by mistake
+
+
+def test_legends():
+    """Classes in the ground truth, the largest first; then those predicted, but not tiny ones."""
+    truth = np.array([[3] * 500 + [1] * 400 + [255] * 100])
+    prediction = np.array([[0] * 6 + [2] * 5 + [3] * 989])
+    iou = np.array([np.nan, 0.25, np.nan, 0.5])
+    image = EvaluatedImage(0.375, 0, "", "", iou, truth, prediction)
+    legend = _legend(image, [{"name": name} for name in "abcd"])
+    assert legend == [
+        {"name": "d", "iou": 0.5},
+        {"name": "b", "iou": 0.25},
+        {"name": "a", "iou": None},
+    ]
 
 
 def test_large_label_maps_are_downsized():

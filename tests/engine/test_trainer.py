@@ -36,7 +36,7 @@ from paddleseg_segformer.weights import read_saved_dict
 
 pytestmark = pytest.mark.integration
 # Two steps of two micro-batches of two images are more than an epoch of six images.
-ITERS = 8
+ITERS, SEED = 8, 3  # of the uninterrupted run; the seed is also in its checkpoints
 
 
 @pytest.fixture(scope="module")
@@ -54,6 +54,7 @@ def start(scenes, save_dir, *more, **keywords):
     command = [
         *(sys.executable, "tools/train.py", "--config", CONFIG, "--device", "cpu"),
         *("--iters", ITERS, "--batch_size", 2, "--grad_accum_steps", 2, "--use_ema"),
+        *("--seed", SEED),
         *("--save_interval", 2, "--log_iters", 1, "--save_dir", save_dir, *more),
         *("--opts", *overrides(scenes)),
     ]
@@ -68,7 +69,7 @@ def start(scenes, save_dir, *more, **keywords):
 def whole(scenes, tmp_path_factory):
     """The uninterrupted run."""
     save_dir = tmp_path_factory.mktemp("whole")
-    run(tiny_config(scenes, iters=ITERS), save_dir)
+    run(tiny_config(scenes, iters=ITERS), save_dir, seed=SEED)
     return save_dir
 
 
@@ -247,8 +248,18 @@ def test_training_continues_if_a_checkpoint_cannot_be_saved(config, whole, tmp_p
 
 
 def test_another_seed_than_the_checkpoints_is_an_error(config, whole, tmp_path):
-    with pytest.raises(InputError, match="was trained with 0"):
+    with pytest.raises(InputError, match="was trained with 3"):
         run(config, tmp_path, resume_model=str(whole / "iter_2"), seed=1)
+
+
+def test_initial_weights_and_samples_depend_on_the_seed(config, scenes, whole, tmp_path):
+    config.dic["iters"] = 2
+    found = []
+    for name, seed in (("same", SEED), ("other", 1), ("default", None), ("0", 0)):
+        run(config, tmp_path / name, seed=seed)
+        found.append([line["loss"] for line in read_lines(tmp_path / name)])
+    assert found[2] == found[3] and len({str(losses) for losses in found}) == 3
+    assert found[0] == [losses(whole)[i] for i in (1, 2)]
 
 
 def test_a_changed_config_is_logged(scenes, whole, tmp_path, caplog):
@@ -320,7 +331,9 @@ def test_a_run_from_a_checkpoint_is_a_new_run(config, whole, tmp_path):
     lines = [line for line in read_lines(save_dir) if line["kind"] == "train"]
     assert [line["iteration"] for line in lines] == [3, 4, 5, 6, 7, 8]
     assert (origin / "iter_2/manifest.json").read_bytes() == before
-    assert checkpoint.verify(save_dir / "best_model")["iteration"] in (3, 4)
+    scores = [line for line in read_lines(save_dir) if line["kind"] == "eval"]
+    best = max(scores, key=lambda line: line["miou"])["iteration"]
+    assert checkpoint.verify(save_dir / "best_model")["iteration"] == best
 
 
 def test_a_new_run_refuses_the_folder_of_an_earlier_one(config, whole, tmp_path):
