@@ -99,6 +99,7 @@ TRANSPORTS = {
 }
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("transport", TRANSPORTS)
 def test_augmentation_is_the_same_for_any_number_of_workers(transport, monkeypatch):
     """However batches are sent, and with more batches than shared-memory slots."""
@@ -111,6 +112,7 @@ def test_augmentation_is_the_same_for_any_number_of_workers(transport, monkeypat
     assert not np.array_equal(alone, images(batches(num_workers=0, seed=1)))
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("num_workers", [0, 2])
 def test_a_broken_sample_is_named_or_replaced(num_workers):
     dataset = Random()
@@ -131,6 +133,7 @@ def test_a_broken_sample_is_named_or_replaced(num_workers):
     np.testing.assert_array_equal(replaced[whole[..., 0] != 3], whole[whole[..., 0] != 3])
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("num_workers", [0, 2])
 def test_samples_of_different_sizes_are_named(num_workers):
     dataset = Random()
@@ -273,6 +276,7 @@ def test_workers_killed_while_sending_leave_no_thread(monkeypatch):
     assert not [thread for thread in set(threading.enumerate()) - before if not thread.daemon]
 
 
+@pytest.mark.integration
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="only forked workers share memory")
 def test_arrays_are_not_sent_through_the_pipe(monkeypatch):
     """A single thread reads it, for all workers."""
