@@ -48,13 +48,16 @@ def runs(scenes, tmp_path_factory):
     """The folder of the runs of two_processes.py."""
     folder = tmp_path_factory.mktemp("runs")
     process = launch(folder, "tests/two_processes.py", scenes, folder)
-    output, _ = process.communicate(timeout=300)
+    try:
+        output, _ = process.communicate(timeout=300)
+    finally:
+        process.terminate()  # the launcher ends its processes
     assert process.returncode == 0, output[-3000:]
     return folder
 
 
-def notes(run):
-    return [json.loads((run / f"rank_{rank}.json").read_text()) for rank in (0, 1)]
+def notes(runs, label):
+    return [json.loads((runs / f"{label}_{rank}.json").read_text()) for rank in (0, 1)]
 
 
 def values(run, kind, name):
@@ -101,24 +104,22 @@ def test_one_process_continues_a_run_of_two(runs, scenes, tmp_path, caplog):
     assert "Config changed since the checkpoint: processes: 2 -> 1" in caplog.text
     losses = values(runs / "exact", "train", "loss")[2:]
     np.testing.assert_allclose(values(tmp_path / "continued", "train", "loss"), losses, atol=1e-5)
-    first, second = (process["files"][2:] for process in notes(runs / "exact"))
+    first, second = (process["files"][2:] for process in notes(runs, "exact"))
     assert found["files"] == [a + b for a, b in zip(first, second)]
 
 
 def test_a_resumed_run_of_two_equals_the_uninterrupted_one(runs):
-    """With dropout and EMA."""
+    """With dropout and EMA, after a signal to the second one in the second step."""
     whole, resumed = (runs / name for name in ("whole", "resumed"))
-    assert values(resumed, "train", "loss") == values(whole, "train", "loss")[2:]
+    assert values(resumed, "train", "loss") == values(whole, "train", "loss")
     for name in ("model.pdparams", "ema_model.pdparams"):
         assert_same_weights(resumed / "iter_4" / name, whole / "iter_4" / name)
-    for before, after in zip(notes(whole), notes(resumed)):
+    for before, after in zip(notes(runs, "whole"), notes(runs, "resumed")):
         assert after["draws"] == before["draws"][2:] and after["files"] == before["files"][2:]
 
 
 def test_dropout_differs_between_processes(runs):
-    draws = [
-        draw for process in notes(runs / "whole") for step in process["draws"] for draw in step
-    ]
+    draws = [draw for process in notes(runs, "whole") for step in process["draws"] for draw in step]
     assert len(set(draws)) == len(draws) == 2 * 4 * 2
 
 
@@ -137,7 +138,7 @@ def test_speed_is_that_of_all_processes(runs):
 
 
 def test_all_processes_skip_a_bad_step_and_the_first_logs_it(runs):
-    bad_sample = notes(runs / "nan")[1]["files"][1][0]
+    bad_sample = notes(runs, "nan")[1]["files"][1][0]
     (skip,) = (line for line in read_lines(runs / "nan") if line["kind"] == "skipped_step")
     assert skip["iteration"] == 2 and skip["text"].endswith(f"with {bad_sample}")
     weights = read_saved_dict(runs / "nan/iter_3/model.pdparams")
@@ -145,12 +146,15 @@ def test_all_processes_skip_a_bad_step_and_the_first_logs_it(runs):
 
 
 def test_a_signal_to_one_process_stops_all_after_the_same_step(runs):
-    """To the second one, in the second step; both exit as after a SIGTERM."""
-    assert [(len(process["files"]), process["code"]) for process in notes(runs / "stopped")] == [
-        (2, 143),
-        (2, 143),
-    ]
-    assert [path.name for path in (runs / "stopped").glob("iter_*")] == ["iter_2"]
+    for process in notes(runs, "stopped"):
+        assert (len(process["files"]), process["code"]) == (2, 143)
+    assert {path.name for path in (runs / "resumed").glob("iter_*")} == {"iter_2", "iter_4"}
+
+
+def test_an_error_of_one_process_ends_all_after_saving(runs):
+    first, second = (process["code"] for process in notes(runs, "failing"))
+    assert first == "Another process has failed; see its log." and second == "a.jpg: is broken"
+    assert [path.name for path in (runs / "failing").glob("iter_*")] == ["iter_2"]
 
 
 def test_a_dead_process_ends_the_job(scenes, tmp_path):

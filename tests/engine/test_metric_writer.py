@@ -278,10 +278,12 @@ def test_training_metrics_in_all_outputs(tmp_path, monkeypatch):
     writer = MetricWriter(tmp_path, 0, 0, use_vdl=True)
     metrics = {"loss": 2.5, "gradient_norm": float("nan"), "batch_cost": 0.5}
     metrics.update(reader_cost=0.25, ips=8.0, eta=90.0)
-    bar = SimpleNamespace(disable=True, total=20)
+    texts = []
+    bar = SimpleNamespace(disable=False, total=20, set_postfix_str=texts.append)
     writer.train(3, 1, metrics, {"base": 0.1, "head": 1.0}, bar)
+    (line,) = read_lines(tmp_path)  # before it is closed: the process may be killed
     writer.close()
-    (line,) = read_lines(tmp_path)
+    assert texts == ["loss 2.5000, lr 0.1, 8.00 images/s"]
     assert (line["loss"], line["gradient_norm"], line["lr"]["head"]) == (2.5, None, 1.0)
     assert writer._vdl.scalars["Train/loss"] == [(3, 2.5)]
     assert writer._vdl.scalars["Train/lr/head"] == [(3, 1.0)]

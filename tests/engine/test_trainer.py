@@ -26,7 +26,14 @@ from training_runs import (
 )
 
 from paddleseg_segformer import device
-from paddleseg_segformer.engine import checkpoint, metric_writer, run_dir, train
+from paddleseg_segformer.engine import (
+    checkpoint,
+    dataloader,
+    metric_writer,
+    run_dir,
+    signals,
+    train,
+)
 from paddleseg_segformer.engine import trainer as trainer_module
 from paddleseg_segformer.engine.dataloader import BatchReader
 from paddleseg_segformer.engine.metric_writer import read_lines
@@ -172,7 +179,11 @@ def test_a_signal_finishes_the_step_and_saves(
     assert_same_run(tmp_path, whole)
 
 
-def test_a_second_signal_ends_the_process_immediately(tmp_path):
+@pytest.mark.parametrize("seconds, code, alive", [(0.0, 143, 1), (2.0, 0, 2)])
+def test_a_second_signal_ends_the_process_immediately(seconds, code, alive, tmp_path, monkeypatch):
+    """Unless it is within the seconds in which a launcher repeats its signal."""
+    monkeypatch.setattr(signals, "REPEAT_SECONDS", seconds)
+
     def ignore_one_signal():
         with StopSignal():
             for i in range(2):
@@ -182,8 +193,26 @@ def test_a_second_signal_ends_the_process_immediately(tmp_path):
     process = multiprocessing.get_context("fork").Process(target=ignore_one_signal)
     process.start()
     process.join()
-    assert process.exitcode == 143
-    assert [path.name for path in tmp_path.iterdir()] == ["alive_0"]
+    assert process.exitcode == code
+    assert len(list(tmp_path.iterdir())) == alive
+
+
+def test_a_signal_before_the_first_step_saves_nothing(config, whole, tmp_path, monkeypatch, caplog):
+    original = BatchReader.__call__
+
+    def send_signal(self, numbered):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return original(self, numbered)
+
+    monkeypatch.setattr(BatchReader, "__call__", send_signal)
+    caplog.set_level("INFO", "paddleseg_segformer")
+    for iteration in (0, 2):
+        options = {"resume_model": str(whole / "iter_2")} if iteration else {}
+        options.update(save_interval=100, grad_accum_steps=1)  # one batch, and so one signal
+        with pytest.raises(SystemExit, match="143"):
+            run(config, tmp_path / f"{iteration}", **options)
+        assert f"SIGTERM: stopped at iteration {iteration}, before the first step" in caplog.text
+        assert not run_dir.list_checkpoints(tmp_path / f"{iteration}")
 
 
 def test_signals_ignored_by_nohup_stay_ignored():
@@ -252,13 +281,24 @@ def test_another_seed_than_the_checkpoints_is_an_error(config, whole, tmp_path):
         run(config, tmp_path, resume_model=str(whole / "iter_2"), seed=1)
 
 
-def test_initial_weights_and_samples_depend_on_the_seed(config, scenes, whole, tmp_path):
+def test_initial_weights_and_samples_depend_on_the_seed(config, whole, tmp_path, monkeypatch):
+    """The samples' order, and the random state from which each is augmented."""
     config.dic["iters"] = 2
-    found = []
+    found, read, orders, states = [], dataloader.read_sample, [], []
+
+    def read_sample(dataset, index):
+        orders[-1].append(index)
+        states[-1].append(random.getstate()[1][1])
+        return read(dataset, index)
+
+    monkeypatch.setattr(dataloader, "read_sample", read_sample)
     for name, seed in (("same", SEED), ("other", 1), ("default", None), ("0", 0)):
+        orders.append([]), states.append([])
         run(config, tmp_path / name, seed=seed)
         found.append([line["loss"] for line in read_lines(tmp_path / name)])
-    assert found[2] == found[3] and len({str(losses) for losses in found}) == 3
+    for values in (found, orders, states):
+        assert values[2] == values[3] and len({str(value) for value in values}) == 3
+    assert len({state for run in states[:3] for state in run}) == 3 * 8  # no two samples are alike
     assert found[0] == [losses(whole)[i] for i in (1, 2)]
 
 
