@@ -121,6 +121,84 @@ INVALID = [
     ),
     ("lr_scheduler.warmup_iters=[1]", "lr_scheduler.warmup_iters must be a number, not [1]."),
     (f"lr_scheduler.learning_rate=1{'0' * 400}", "lr_scheduler.learning_rate must be a number"),
+    ("lr_scheduler={type: WarmupPolynomialDecay}", "lr_scheduler.learning_rate: is missing; Warm"),
+    ("model={type: SegFormer, embedding_dim: 8}", "model.backbone: is missing; SegFormer needs it"),
+    ("model.backbone=B0", "model.backbone: must be a section with a type, not 'B0'."),
+    *[
+        (f"{key}={value}", f"{key} must be a whole number above 0, not {shown}.")
+        for key in ("iters", "batch_size")
+        for value, shown in ((0, 0), (-1, -1), (1.5, 1.5), ("true", True))
+    ],
+    # Keys that must have a value
+    *[
+        (f"{key}=null", f"{key}: must be given, not None.")
+        for key in (
+            "model.backbone",
+            "model.dropout",
+            "model.backbone.drop_path_rate",
+            "train_dataset.dataset_root",
+            "train_dataset.mode",
+            "train_dataset.separator",
+            "train_dataset.transforms",
+            "train_dataset.ignore_index",
+        )
+    ],
+    # Paths and the like
+    *[
+        (f"{key}=3", f"{key}: must be text, not 3.")
+        for key in (
+            "model.pretrained",
+            "model.backbone.pretrained",
+            "train_dataset.dataset_root",
+            "train_dataset.train_path",
+            "train_dataset.val_path",
+            "train_dataset.test_path",
+            "train_dataset.mode",
+            "train_dataset.separator",
+        )
+    ],
+    # Bounds of rates and sizes
+    *[
+        (f"{key}={value}", f"{key}: must be at least 0 and below 1, not {value}.")
+        for key in (
+            "model.dropout",
+            "model.backbone.drop_rate",
+            "model.backbone.attn_drop_rate",
+            "model.backbone.drop_path_rate",
+        )
+        for value in (-0.1, 1, 1.5)
+    ],
+    *[
+        (
+            f"train_dataset.transforms=[{{type: {name}, {key}: {value}}}]",
+            f"train_dataset.transforms[0].{key}: must be above 0, not {value}.",
+        )
+        for name, key, values in (
+            ("RandomPaddingCrop", "crop_size", ("[0, 64]", "[64, -64]", "['a', 64]")),
+            ("RandomCategoryCrop", "crop_size", ("[64, 0]", "[64, [64]]")),
+            ("Resize", "target_size", ("[0, 64]", "[64, -1]")),
+            ("ResizeToFit", "target_size", ("[2048, 0]", "[-2048, 512]")),
+            ("ResizeByShort", "short_size", (0, -1, "[256, 0]")),
+            ("ResizeByShort", "max_size", (0, -1)),
+            ("ResizeByLong", "long_size", (0, -1)),
+            ("LimitLong", "max_long", (0, -1)),
+            ("LimitLong", "min_long", (0, -1)),
+        )
+        for value in values
+    ],
+    *[
+        (f"model.backbone.{key}={value}", f"{key}: must be a list of whole numbers above 0, not ")
+        for key in ("embed_dims", "depths")
+        for value in ("[2, 2, 0, 2]", "[2, 2, -2, 2]", "[2, 2, 2.5, 2]", "[2, 2, true, 2]")
+    ],
+    *[
+        (f"model.embedding_dim={value}", "model.embedding_dim: must be a whole number above 0, not")
+        for value in (0, -8, 2.5)
+    ],
+    *[
+        (f"model.backbone.norm_epsilon={value}", "norm_epsilon: must be a number above 0, not ")
+        for value in (0, -1e-6, "x", "true")
+    ],
 ]
 
 # Valid sections, in place of TEXT's.
@@ -233,6 +311,34 @@ VALID = {
           types: [{type: CrossEntropyLoss, ignore_index: 255}, {type: BCELoss, weight: dynamic}]
           coef: [1, 1]
         """,
+    "rates and sizes at their bounds": """
+        model:
+          type: SegFormer
+          num_classes: 2
+          dropout: 0
+          embedding_dim: 1
+          backbone: {type: MixVisionTransformer, drop_rate: 0.0, attn_drop_rate: 0.999,
+            drop_path_rate: 0.999, norm_epsilon: 1.0e-300, embed_dims: [1, 1, 1, 1],
+            depths: [1, 1, 1, 1], num_heads: [1, 1, 1, 1]}
+        train_dataset:
+          type: Dataset
+          dataset_root: .
+          mode: train
+          num_classes: 255
+          transforms:
+            - {type: RandomPaddingCrop, crop_size: [1, 1]}
+            - {type: ResizeToFit, target_size: [0.5, 1]}
+            - {type: ResizeByShort, short_size: 1, max_size: null}
+            - {type: LimitLong, max_long: null, min_long: 1}
+        batch_size: 1
+        iters: 1
+        """,
+    "null where it is the default": """
+        model: {type: SegFormer, embedding_dim: null, pretrained: null,
+          backbone: {type: MixVisionTransformer_B0, pretrained: null, norm_epsilon: null}}
+        val_dataset: null
+        test_config: null
+        """,
     "everything else at the top": """
         to_static_training: false
         test_config: {is_slide: true, crop_size: [512, 512], stride: [341, 341]}
@@ -273,8 +379,9 @@ def test_losses_are_checked_against_a_data_set_with_fixed_classes():
 
 
 def test_our_configs_pass(request, caplog):
-    paths = sorted(request.config.rootpath.glob("configs/*.yaml"))
-    assert paths
+    folder = request.config.rootpath / "configs"
+    paths = [path for path in folder.rglob("*.yaml") if path.parent.name != "_base_"]
+    assert {path.parent.name for path in paths} == {"configs", "paddleseg", "examples"}
     for path in paths:
         load_config(path)
     records = [r for r in caplog.records if r.name.startswith("paddleseg_segformer")]
