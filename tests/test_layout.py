@@ -16,7 +16,25 @@ LAYERS = ["errors", "fs", "device", "log", "compat", "schedule", "config_check"]
 LAYERS += ["config", "ops", "data", "weights", "models", "inference", "engine", "deploy"]
 LAYERS += ["compat_run", "plugin", "cli", "__main__"]
 # Imports upwards, within functions: a checkpoint's error names the variant it is of.
-ALLOWED = {("weights/architecture.py", "models.mix_transformer")}
+ALLOWED = {("weights/architecture.py", "models.mix_transformer.find_variant")}
+
+
+def imports(text, package):
+    """The names that a module's text imports from this package, such as "data.classes.palette".
+
+    ``package`` is what a relative import starts from, such as "paddleseg_segformer.data".
+    """
+    names = []
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.Import):
+            names += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            parts = package.split(".")
+            start = parts[: len(parts) + 1 - node.level] if node.level else []
+            module = ".".join([*start, *([node.module] if node.module else [])])
+            names += [f"{module}.{alias.name}" for alias in node.names]
+    roots = [name.partition(".") for name in names]
+    return {rest for root, _, rest in roots if root == PACKAGE.name}
 
 
 @pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda p: p.stem)
@@ -24,16 +42,30 @@ def test_imports_go_downwards(path):
     parts = path.relative_to(PACKAGE).with_suffix("").parts
     if parts == ("__init__",):
         return
-    own = LAYERS.index(parts[0])
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if not isinstance(node, ast.ImportFrom) or node.level == 0:
-            continue
-        modules = [node.module] if node.module else [alias.name for alias in node.names]
-        if node.level < len(parts):  # within the same package
-            continue
-        for module in modules:
-            if (path.relative_to(PACKAGE).as_posix(), module) not in ALLOWED:
-                assert LAYERS.index(module.split(".")[0]) <= own, f"{path} imports {module}"
+    package = ".".join(path.parent.relative_to(PACKAGE.parent).parts)
+    for name in imports(path.read_text(encoding="utf-8"), package):
+        if (path.relative_to(PACKAGE).as_posix(), name) not in ALLOWED:
+            layer = name.split(".")[0]  # not of a layer: imported from the package itself
+            assert layer in LAYERS[: LAYERS.index(parts[0]) + 1], f"{path} imports {name}"
+
+
+@pytest.mark.parametrize(
+    "text, expected",
+    [
+        ("import numpy as np", set()),
+        ("import paddleseg_segformer", {""}),
+        ("import paddleseg_segformer.engine.trainer as t", {"engine.trainer"}),
+        ("from paddleseg_segformer import engine, InputError", {"engine", "InputError"}),
+        ("from paddleseg_segformer.engine import train", {"engine.train"}),
+        ("def f():\n    from ..engine.trainer import train", {"engine.trainer.train"}),
+        ("from .. import device", {"device"}),
+        ("from . import classes", {"data.classes"}),
+        ("from .classes import palette", {"data.classes.palette"}),
+        ("from paddleseg_segformer_other.engine import train", set()),
+    ],
+)
+def test_every_form_of_import_is_found(text, expected):
+    assert imports(text, "paddleseg_segformer.data") == expected
 
 
 @pytest.mark.parametrize("path", sorted(PACKAGE.rglob("__init__.py")), ids=lambda p: p.parent.stem)
