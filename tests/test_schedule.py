@@ -3,11 +3,8 @@
 import numpy as np
 import paddle
 import pytest
-from paddleseg.models import BiSeNetV2
 
-from paddleseg_segformer import InputError
 from paddleseg_segformer.config import build, load_config
-from paddleseg_segformer.engine.optimizer import configure_parameters
 from paddleseg_segformer.schedule import WarmupPolynomialDecay
 
 CONFIG = "configs/segformer_mit-b0_512x512_160k_ade20k.yaml"
@@ -48,51 +45,48 @@ def test_the_default_is_linear_decay_to_0(start):
         schedule.step()
 
 
-def test_effective_rate_and_decay_of_every_parameter(config):
+# By config: how many times the base rate the head has, and the weight decay of the backbone's
+# LayerNorms.
+GROUPS = {
+    CONFIG: (10, 0),
+    "configs/segformer_mmseg-head_mit-b0_512x512_160k_ade20k.yaml": (10, 0),
+    "configs/quickstart.yaml": (1, 0),
+    "configs/paddleseg/segformer_mit-b0.yaml": (10, 0.01),
+}
+
+
+@pytest.mark.parametrize("file", GROUPS)
+def test_effective_rate_and_decay_of_every_parameter(file, request):
     """Adam's first step subtracts rate x sign of the gradient, and rate x decay x weight.
 
     From the same weights with gradients of both signs, half the difference of the results is the
     rate, and the decrease of their mean is rate x decay x weight.
     """
+    multiplier, norm_decay = GROUPS[file]
+    options = ["model.backbone.pretrained=null", "model.backbone.depths=[1, 1, 1, 1]"]
+    options += ["optimizer.grad_clip_cfg=null", "lr_scheduler.learning_rate=6e-5"]
+    if "paddleseg/" in file:  # whose base rate is the head's
+        options[-1] = "lr_scheduler.learning_rate=6e-4"
     ends = []
     for sign in (1.0, -1.0):
+        config = load_config(request.config.rootpath / file, [*options, "iters=160000"])
         model, optimizer = build(config, "model", "optimizer")
         optimizer._learning_rate.step(1500)
-        base = optimizer.get_lr()
         parameters = {n: p for n, p in model.named_parameters() if not p.stop_gradient}
         for p in parameters.values():
             p.set_value(paddle.ones_like(p))
             p.grad = paddle.full(p.shape, sign)
         optimizer.step()
         ends.append({name: p.numpy().astype("float64") for name, p in parameters.items()})
-    assert base == pytest.approx(6e-5 * (1 - 1500 / 160000), rel=1e-12)
+    layers = model.backbone.named_sublayers(prefix="backbone")
+    norms = {f"{name}.weight" for name, layer in layers if isinstance(layer, paddle.nn.LayerNorm)}
+    norms |= {name.replace(".weight", ".bias") for name in norms}
+    assert len(norms) == 2 * (4 + 8 + 3 + 4)  # of embedding, blocks, reduction and stages
+    base = 6e-5 * (1 - 1500 / 160000)
     for name in parameters:
-        head = not name.startswith("backbone.")
-        norm = not head and "norm" in name
-        rate = base * (10 if head else 1)
+        rate = base if name.startswith("backbone.") else base * multiplier
+        decay = norm_decay if name in norms else 0.01
         np.testing.assert_allclose((ends[1][name] - ends[0][name]) / 2, rate, rtol=2e-3)
         lost = 1 - (ends[0][name] + ends[1][name]) / 2
         # float32 near 1 has a resolution of 6e-8, a tenth of the backbone's decay
-        np.testing.assert_allclose(lost, 0 if norm else 0.01 * rate, atol=6e-8, err_msg=name)
-
-
-def test_a_group_that_matches_nothing_is_an_error(config):
-    (model,) = build(config, "model")
-    config.dic["optimizer"]["custom_cfg"][0]["name"] = "hed"
-    with pytest.raises(InputError, match="'hed' matches no parameter"):
-        configure_parameters(config, model)
-
-
-@pytest.mark.parametrize("pretrained", [None, "b0.pdparams"])
-def test_freezing_random_weights_is_a_warning(pretrained, config, caplog):
-    (model,) = build(config, "model")
-    config.dic["model"]["pretrained"] = pretrained
-    configure_parameters(config, model, freeze_backbone=True)
-    assert ("random weights" in caplog.text) == (pretrained is None)
-
-
-def test_a_model_without_a_backbone_cannot_freeze_it(config):
-    model = BiSeNetV2(num_classes=2)
-    config.dic["optimizer"].pop("custom_cfg")
-    with pytest.raises(InputError, match="--freeze_backbone: BiSeNetV2 has no backbone"):
-        configure_parameters(config, model, freeze_backbone=True)
+        np.testing.assert_allclose(lost, decay * rate, atol=6e-8, err_msg=name)
