@@ -11,7 +11,7 @@ from PIL import Image
 from paddleseg_segformer import InputError
 from paddleseg_segformer.config import load_config
 from paddleseg_segformer.data import class_names, palette
-from paddleseg_segformer.data.classes import out_of_range_label
+from paddleseg_segformer.data.classes import out_of_range_label, read_class_table
 from paddleseg_segformer.engine import train, validate
 from paddleseg_segformer.inference import Predictor
 
@@ -27,8 +27,8 @@ def test_a_line_has_a_name_and_optionally_a_color(tmp_path):
     found = data_set(tmp_path, 3)
     assert class_names(found) == ["wall", "traffic light", "zone 30"]
     assert palette(found)[1:3].tolist() == [[250, 170, 30], [1, 2, 3]]
-    for index in (0, 3):  # PaddleSeg's own
-        np.testing.assert_array_equal(palette(found)[index], palette(data_set("", 3))[index])
+    assert palette(found)[[0, 3]].tolist() == [[128, 0, 0], [0, 0, 128]]  # PaddleSeg's own
+    assert palette(found).shape == (256, 3)
 
 
 def test_a_wrong_number_of_names_is_one_warning(tmp_path, caplog):
@@ -39,7 +39,30 @@ def test_a_wrong_number_of_names_is_one_warning(tmp_path, caplog):
     assert caplog.text.count("labels.txt: has 3 names, but num_classes is 4") == 1
 
 
+def test_without_a_file_classes_are_numbered(tmp_path):
+    for root in (tmp_path, ""):
+        assert class_names(data_set(root, 3)) == ["0", "1", "2"]
+
+
+def test_names_and_colors_of_the_class_come_before_the_file(tmp_path):
+    (tmp_path / "labels.txt").write_text("wall 1 2 3\nsky\n")
+    found = data_set(tmp_path, 2)
+    found.CLASS_NAMES, found.PALETTE = ("road", "car"), [[7, 8, 9], [250, 0, 1]]
+    assert class_names(found) == ["road", "car"]
+    assert palette(found).tolist() == [[7, 8, 9], [250, 0, 1]] and palette(found).dtype == "uint8"
+    found.num_classes = 3  # a subclass with another number
+    assert class_names(found) == ["0", "1", "2"]
+
+
+def test_a_class_table_has_columns_in_any_order(tmp_path):
+    (tmp_path / "classes.tsv").write_text("red\tblue\tname\tgreen\n1\t3\tthe sea\t2\n")
+    names, colors = read_class_table(tmp_path / "classes.tsv")
+    assert names == ["the sea"] and colors.tolist() == [[1, 2, 3]] and colors.dtype == "uint8"
+
+
 def test_a_color_out_of_range_is_an_error(tmp_path):
+    (tmp_path / "labels.txt").write_text("wall 1 2 255\n")
+    assert palette(data_set(tmp_path, 1))[0].tolist() == [1, 2, 255]
     (tmp_path / "labels.txt").write_text("wall 1 2 256\n")
     with pytest.raises(InputError, match=r"labels.txt: 'wall 1 2 256' .* are 0 to 255"):
         class_names(data_set(tmp_path, 1))
@@ -70,6 +93,7 @@ def test_an_ignored_class_is_in_range():
     assert out_of_range_label(np.array([0, 1, 2]), 3, ignore_index=0) is None
 
 
+@pytest.mark.integration
 def test_names_and_colors_in_manifest_report_and_predictions(request, tmp_path, caplog):
     """Of labels.txt: in a run's manifest, the class table, the report and predicted images."""
     root, random = tmp_path / "data", np.random.default_rng(0)
@@ -87,7 +111,9 @@ def test_names_and_colors_in_manifest_report_and_predictions(request, tmp_path, 
     }
     overrides = [f"{split}_dataset={json.dumps(value)}" for split, value in splits.items()]
     config = request.config.rootpath / "configs/quickstart.yaml"
-    overrides += ["model.num_classes=2"]
+    overrides += ["model.num_classes=2", "model.embedding_dim=8"]
+    stages = "embed_dims: [4, 8, 20, 32], depths: [1, 1, 1, 1]"
+    overrides.append(f"model.backbone={{type: MixVisionTransformer, {stages}}}")
 
     train(load_config(config, overrides, iters=1, batch_size=2), save_dir=str(tmp_path / "run"))
     manifest = json.loads((tmp_path / "run/iter_1/manifest.json").read_text())
