@@ -7,6 +7,7 @@ lines that name what is wrong, and changes no file.
 import copy
 import json
 import os
+import re
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -181,7 +182,8 @@ class Case:
         name: Name of the case.
         tool: Name of the tool.
         make: Function that damages a ``Workspace`` and returns the tool's arguments.
-        expected: Text that the tool's error output must contain, or several.
+        expected: Beginning of an error message, or several: what is wrong with which file or key.
+            ``{}`` is the workspace, and ``…`` stands for any text.
         code: Exit code.
         new_process: Whether to run the tool in a new process instead of a fork.
     """
@@ -219,8 +221,11 @@ def check(case, workspace, tools):
     assert len(result.err.splitlines()) <= 3, result.err
     # These tools log all problems on standard output, and their number on standard error.
     output = result.err + (result.out if case.tool in ("check_dataset", "predict") else "")
-    for name in [case.expected] if isinstance(case.expected, (str, Path)) else case.expected:
-        assert str(name) in output
+    problems = re.findall(r"^(?:error: |.*\[ERROR\] )(.*)", output, re.MULTILINE)
+    for expected in [case.expected] if isinstance(case.expected, str) else case.expected:
+        parts = expected.replace("{}", str(workspace.root)).split("…")
+        pattern = ".*".join(map(re.escape, parts))
+        assert any(re.match(pattern, problem) for problem in problems), f"{expected}\n{output}"
     assert workspace.files() == before
 
 

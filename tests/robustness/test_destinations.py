@@ -27,37 +27,46 @@ def at(tool, where):
 
 TOOLS = ("train", "predict", "export", "convert", "make_scenes", "val", "report")
 WHERE = {
-    "a file": "{}/file",
-    "within a file": "{}/file/out",
-    "not writable": "/proc/nowhere",
-    "a name that is too long": "{}/" + 300 * "a",
+    "a file": ("{}/file", "File exists"),
+    "within a file": ("{}/file/out", "Not a directory"),
+    "not writable": ("/proc/nowhere", "No such file or directory"),
+    "a name that is too long": ("{}/" + 300 * "a", "File name too long"),
 }
+FLAGS = {"convert": "", "val": "--json ", "report": "--report "}
 INVALID = [
-    Case(f"{tool}, {name}", tool.replace("report", "val"), at(tool, where), where.strip("{}")[:20])
+    Case(
+        f"{tool}, {name}",
+        tool.replace("report", "val"),
+        at(tool, where),
+        f"{FLAGS.get(tool, '--save_dir ')}{where}…: cannot be written …{reason}",
+    )
     for tool in TOOLS
-    for name, where in WHERE.items()
+    for name, (where, reason) in WHERE.items()
 ]
 INVALID += [
     Case(
-        "convert to a folder", "convert", lambda p: [p.root / "run/best_model", p.root], "must end"
+        "convert to a folder",
+        "convert",
+        lambda p: [p.root / "run/best_model", p.root],
+        "{}: must end in .pdparams or .safetensors.",
     ),
     Case(
         "convert to another suffix",
         "convert",
         lambda p: [p.root / "run/best_model", p.out / "a.txt"],
-        ".safetensors",
+        "{}/out/a.txt: must end in .pdparams or .safetensors.",
     ),
     Case(
         "convert to an existing file",
         "convert",
         lambda p: [p.root / "run/best_model", p.write("a.pdparams")],
-        "--force",
+        "{}/a.pdparams: exists",
     ),
     Case(
         "--json of a folder",
         "val",
         lambda p: [*p.with_opts(), "--model_path", p.root / "run/best_model", "--json", p.root],
-        "--json",
+        "--json {}: cannot be written (Is a directory)",
     ),
 ]
 

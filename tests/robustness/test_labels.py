@@ -31,24 +31,65 @@ INVALID = [
         "another size",
         "train",
         label(SQUARE[:, :-1]),
-        ("labels/0.png", "63x64", "64x64"),
-        new_process=True,
+        "{}/labels/0.png: is 63x64",
     ),
-    Case("another height", "train", label(np.zeros([32, 64], "uint8")), "labels/0.png"),
-    Case("RGB", "train", label(np.zeros([SIZE, SIZE, 3], "uint8")), "labels/0.png"),
-    Case("RGBA", "train", label(np.zeros([SIZE, SIZE, 4], "uint8")), "labels/0.png"),
-    Case("out of range", "train", label(SQUARE + 3), ("labels/0.png", "label 3", "num_classes")),
+    Case(
+        "another height", "train", label(np.zeros([32, 64], "uint8")), "{}/labels/0.png: is 64x32"
+    ),
+    Case(
+        "RGB",
+        "train",
+        label(np.zeros([SIZE, SIZE, 3], "uint8")),
+        "{}/labels/0.png: must be a single-channel 8-bit image",
+    ),
+    Case(
+        "RGBA",
+        "train",
+        label(np.zeros([SIZE, SIZE, 4], "uint8")),
+        "{}/labels/0.png: must be a single-channel 8-bit image",
+    ),
+    Case(
+        "out of range",
+        "train",
+        label(SQUARE + 3),
+        "{}/labels/0.png: label 3 is neither a class (0 to 2) nor ignored (255)",
+    ),
     Case(
         "out of range, check_dataset",
         "check_dataset",
         label(SQUARE + 3, "check"),
-        "labels/0.png: label 3",
+        "{}/labels/0.png: label 3 is neither a class nor ignored.",
     ),
-    Case("16 bits, out of range", "train", label(SQUARE.astype("uint16") + 256), "labels/0.png"),
-    Case("floats", "train", label(SQUARE.astype("float32"), ending="TIFF"), "labels/0.png"),
-    Case("empty", "train", content(lambda data: b""), "labels/0.png"),
-    Case("text", "train", content(lambda data: b"not a picture"), "labels/0.png"),
-    Case("truncated", "train", content(lambda data: data[: len(data) // 2]), "labels/0.png"),
+    Case(
+        "16 bits, out of range",
+        "train",
+        label(SQUARE.astype("uint16") + 256),
+        "{}/labels/0.png: must be a single-channel 8-bit image",
+    ),
+    Case(
+        "floats",
+        "train",
+        label(SQUARE.astype("float32"), ending="TIFF"),
+        "{}/labels/0.png: must be a single-channel 8-bit image",
+    ),
+    Case(
+        "empty",
+        "train",
+        content(lambda data: b""),
+        "{}/labels/0.png: cannot be read as an image (cannot identify image file",
+    ),
+    Case(
+        "text",
+        "train",
+        content(lambda data: b"not a picture"),
+        "{}/labels/0.png: cannot be read as an image (cannot identify image file",
+    ),
+    Case(
+        "truncated",
+        "train",
+        content(lambda data: data[: len(data) // 2]),
+        "{}/labels/0.png: cannot be read as an image (image file is truncated).",
+    ),
 ]
 
 

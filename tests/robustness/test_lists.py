@@ -39,24 +39,91 @@ def directory(workspace):
 
 
 INVALID = [
-    Case("missing", "train", missing, "train.txt", new_process=True),
-    Case("a directory", "train", directory, "train.txt"),
-    Case("empty", "train", content(b""), "train_dataset"),
-    Case("empty, check_dataset", "check_dataset", lambda p: content(b"")(p)[2:], "train_dataset"),
-    Case("only blank lines", "train", content(b"\n \n\t\n"), "train_dataset"),
-    Case("binary", "train", content(bytes(range(256))), "train.txt"),
-    Case("UTF-16", "train", content("\n".join(PAIRS).encode("utf-16")), "train.txt"),
-    Case("one column", "train", listed(*PAIRS, "images/0.png"), ("train.txt", "line 5")),
-    Case("three columns", "train", listed(f"{PAIRS[0]} edges/0.png"), ("train.txt", "line 1")),
     Case(
-        "comma separators", "train", listed("images/0.png,labels/0.png"), ("train.txt", "separator")
+        "missing",
+        "train",
+        missing,
+        "{}/train.txt: cannot be read as a list (No such file or directory).",
     ),
-    Case("spaces in names", "train", listed("a b.png c d.png"), ("train.txt", "separator")),
-    Case("a missing image", "train", listed(*PAIRS, "images/9.png labels/0.png"), "images/9.png"),
-    Case("a missing label", "train", listed(*PAIRS, "images/0.png labels/9.png"), "labels/9.png"),
-    Case("a folder as image", "train", listed(PAIRS[0], "images labels"), "images"),
-    Case("a NUL character", "train", listed("images/0\0.png labels/0.png"), "images/0"),
-    Case("label and image swapped", "train", listed("labels/0.png images/0.png"), "images/0.png"),
+    Case(
+        "a directory",
+        "train",
+        directory,
+        "{}/train.txt: cannot be read as a list (Is a directory).",
+    ),
+    Case(
+        "empty",
+        "train",
+        content(b""),
+        "The config cannot be built: The number of samples in train_dataset is 0. Please",
+    ),
+    Case(
+        "empty, check_dataset",
+        "check_dataset",
+        lambda p: content(b"")(p)[2:],
+        "The config cannot be built: The number of samples in train_dataset is 0. Please",
+    ),
+    Case(
+        "only blank lines",
+        "train",
+        content(b"\n \n\t\n"),
+        "The config cannot be built: The number of samples in train_dataset is 0. Please",
+    ),
+    Case("binary", "train", content(bytes(range(256))), "{}/train.txt: is not a UTF-8 text file"),
+    Case(
+        "UTF-16",
+        "train",
+        content("\n".join(PAIRS).encode("utf-16")),
+        "{}/train.txt: is not a UTF-8 text file",
+    ),
+    Case(
+        "one column", "train", listed(*PAIRS, "images/0.png"), "{}/train.txt: line 5 has 1 columns"
+    ),
+    Case(
+        "three columns",
+        "train",
+        listed(f"{PAIRS[0]} edges/0.png"),
+        "{}/train.txt: line 1 has 3 columns",
+    ),
+    Case(
+        "comma separators",
+        "train",
+        listed("images/0.png,labels/0.png"),
+        "{}/train.txt: line 1 has 1 columns",
+    ),
+    Case(
+        "spaces in names", "train", listed("a b.png c d.png"), "{}/train.txt: line 1 has 4 columns"
+    ),
+    Case(
+        "a missing image",
+        "train",
+        listed(*PAIRS, "images/9.png labels/0.png"),
+        "train_dataset: {}/images/9.png does not exist as a file",
+    ),
+    Case(
+        "a missing label",
+        "train",
+        listed(*PAIRS, "images/0.png labels/9.png"),
+        "train_dataset: {}/labels/9.png does not exist as a file",
+    ),
+    Case(
+        "a folder as image",
+        "train",
+        listed(PAIRS[0], "images labels"),
+        "train_dataset: {}/images does not exist as a file, nor do 1 other files",
+    ),
+    Case(
+        "a NUL character",
+        "train",
+        listed("images/0\0.png labels/0.png"),
+        "train_dataset: {}/images/0\\x00.png does not exist as a file",
+    ),
+    Case(
+        "label and image swapped",
+        "train",
+        listed("labels/0.png images/0.png"),
+        "{}/images/0.png: must be a single-channel 8-bit image",
+    ),
 ]
 
 
