@@ -1,9 +1,11 @@
 """Reading configs, config overrides and building components; errors name the file or key."""
 
+import json
+
 import pytest
 
 import paddleseg_segformer as ps
-from paddleseg_segformer.config import build, load_config
+from paddleseg_segformer.config import build, load_config, settings
 
 TEXT = """
 batch_size: 2
@@ -44,10 +46,43 @@ def test_opts(path, text, value):
     assert config.to_static_training == value
 
 
-@pytest.mark.parametrize("option", ["model.pretrained", "modle.pretrained=1", "iters.x=1"])
-def test_malformed_opts_are_errors(path, option):
-    with pytest.raises(ps.InputError, match=option.split("=")[0]):
+@pytest.mark.parametrize(
+    "option, reason",
+    [
+        ("model.pretrained", "must have the form key=value."),
+        ("modle.pretrained=1", "the config has no section 'modle'."),
+        ("iters.x=1", "the config has no section 'iters'."),
+        ("model.a.b=1", "the config has no section 'a'."),
+        ("=1", "must have the form key=value."),
+    ],
+)
+def test_malformed_opts_are_errors(path, option, reason):
+    with pytest.raises(ps.InputError) as caught:
         load_config(path, [option])
+    assert str(caught.value) == f"{path}: --opts {option}: {reason}"
+
+
+def test_settings_are_a_copy_of_plain_values(path):
+    config = load_config(path, ["lr_scheduler.learning_rate=6e-5"])
+    copy = settings(config)
+    assert json.loads(json.dumps(copy)) == copy
+    assert copy["lr_scheduler"]["learning_rate"] == 6e-5
+    copy["model"]["backbone"]["type"] = "changed"
+    assert config.model_cfg["backbone"]["type"] == "MixVisionTransformer_B0"
+
+
+def test_bases_are_merged_in_their_order_and_overridden(path):
+    """The first base has precedence, and an option changes one key of a nested section."""
+    folder = path.parent
+    (folder / "first.yaml").write_text("batch_size: 3\nmodel: {dropout: 0.3}\n")
+    (folder / "second.yaml").write_text(f"_base_: {path.name}\nbatch_size: 4\niters: 60\n")
+    (folder / "top.yaml").write_text("_base_: [first.yaml, second.yaml]\nloss: {coef: [2]}\n")
+    config = load_config(folder / "top.yaml", ["model.backbone.pretrained=null"])
+    assert (config.batch_size, config.iters) == (3, 60)
+    assert config.loss_cfg["coef"] == [2] and len(config.loss_cfg["types"]) == 1
+    assert config.model_cfg["dropout"] == 0.3 and config.model_cfg["embedding_dim"] == 16
+    backbone = config.model_cfg["backbone"]
+    assert backbone["type"] == "MixVisionTransformer_B0" and backbone["pretrained"] is None
 
 
 def test_overrides_and_shortened_warmup(path):
@@ -81,7 +116,11 @@ def test_wrong_types_name_the_key(path, option):
 
 @pytest.mark.parametrize(
     "text, message",
-    [("a: [1", "not valid YAML"), ("iters: 3", "model: is missing"), ("", "config.yaml")],
+    [
+        ("a: [1", r"config\.yaml: is not valid YAML \(while parsing a flow sequence"),
+        ("iters: 3", r"config\.yaml: model: is missing; add it, or a _base_ that has it"),
+        ("", r"config\.yaml: holds no settings, such as iters: 300"),
+    ],
     ids=["syntax", "incomplete", "empty"],
 )
 def test_bad_files(path, text, message):
@@ -91,7 +130,7 @@ def test_bad_files(path, text, message):
 
 
 def test_missing_file():
-    with pytest.raises(ps.InputError, match=r"nowhere\.yaml"):
+    with pytest.raises(ps.InputError, match=r"^nowhere\.yaml: does not exist; the configs of "):
         load_config("nowhere.yaml")
 
 
@@ -148,7 +187,13 @@ def test_components_that_cannot_be_built(path, section, option, message):
 
 
 def test_numbers_that_yaml_reads_as_text(path):
-    path.write_text(TEXT.replace("learning_rate: 0.1", "learning_rate: 6e-5"))
-    assert load_config(path).lr_scheduler_cfg["learning_rate"] == 6e-5
+    for text, number in (("6e-5", 6e-5), ("6E-5", 6e-5), ("+1e+2", 100), ("1.e-2", 0.01)):
+        path.write_text(TEXT.replace("learning_rate: 0.1", f"learning_rate: {text}"))
+        assert load_config(path).lr_scheduler_cfg["learning_rate"] == number
+    path.write_text(TEXT.replace("coef: [1]", "coef: [-2e-1]"))
+    assert load_config(path).loss_cfg["coef"] == [-0.2]
+    path.write_text(TEXT.replace("pretrained: somewhere", "pretrained: 1e5.pdparams"))
+    assert load_config(path).model_cfg["backbone"]["pretrained"] == "1e5.pdparams"
+    path.write_text(TEXT)
     with pytest.raises(ps.InputError, match=r"lr_scheduler\.power must be a number"):
         load_config(path, ["lr_scheduler.power=one"])

@@ -115,6 +115,14 @@ INVALID = [
         "loss.types[0].weight: has 2 entries for 3 classes; give one for each.",
     ),
     (
+        "loss.types=[{type: CrossEntropyLoss, weight: [1, 2, 3, 4]}]",
+        "loss.types[0].weight: has 4 entries for 3 classes; give one for each.",
+    ),
+    (
+        "model={type: BiSeNetV2, in_channels: 1}",
+        "model.in_channels: is 1, but train_dataset's images have 3 channels; make them equal.",
+    ),
+    (
         "model.backbone.in_channels=1",
         "model.backbone.in_channels: is 1, but train_dataset's images have 3 channels; make them "
         "equal.",
@@ -388,10 +396,21 @@ def test_our_configs_pass(request, caplog):
     assert not records
 
 
-def test_an_export_section_is_a_warning(path, caplog):
+@pytest.mark.parametrize(
+    "option, warnings",
+    [
+        (
+            "export={transforms: [{type: Resize, target_size: [64, 64]}]}",
+            ["export: is not used; an export uses the transforms of val_dataset"],
+        ),
+        ("to_static_training=true", ["to_static_training: is not used; training is dynamic"]),
+        ("to_static_training=false", []),
+    ],
+)
+def test_unused_sections_are_a_warning(option, warnings, path, caplog):
     with caplog.at_level(logging.WARNING):
-        load_config(path, ["export={transforms: [{type: Resize, target_size: [64, 64]}]}"])
-    assert "export: is not used; an export uses the transforms of val_dataset" in caplog.text
+        load_config(path, [option])
+    assert [r.getMessage() for r in caplog.records if "paddleseg_seg" in r.name] == warnings
 
 
 def test_other_unknown_keys_are_a_warning(path, caplog):

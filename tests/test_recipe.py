@@ -11,6 +11,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import paddle
 import pytest
 
 from paddleseg_segformer.config import build, load_config
@@ -400,6 +401,10 @@ def test_all_components_can_be_built(file, data, caplog):
     assert len(train_set) and len(val_set)
     assert len(loss["types"]) == len(loss["coef"])
     assert not [record for record in caplog.records if record.name.startswith("paddleseg_seg")]
+    model.train()
+    with paddle.no_grad():
+        outputs = model(paddle.randn([2, 3, 64, 64]))
+    assert len(outputs) == len(loss["coef"])
     groups = [len(group["params"]) for group in optimizer._param_groups]
     assert all(groups[:-1]), "a group without parameters"
     assert sum(groups) == len([p for p in model.parameters() if not p.stop_gradient])

@@ -37,6 +37,15 @@ def test_other_base_rates_powers_and_end_rates(request):
         schedule.step()
 
 
+def test_the_power_must_not_be_negative():
+    constant = WarmupPolynomialDecay(0.2, 10, power=0)
+    for _ in range(10):
+        assert constant() == 0.2
+        constant.step()
+    with pytest.raises(ValueError, match=r"power must be at least 0, not -0\.5"):
+        WarmupPolynomialDecay(0.2, 10, power=-0.5)
+
+
 @pytest.mark.parametrize("start", [0, 4])
 def test_the_default_is_linear_decay_to_0(start):
     schedule = WarmupPolynomialDecay(0.2, 10, last_epoch=start - 1)

@@ -81,6 +81,7 @@ def test_another_encoding_is_an_error(tmp_path):
         ([0, 255, 2], None),
         ([], None),
         ([0, 3, 255], 3),
+        ([0, 3], 3),
         ([-1, 2], -1),
         ([0, 254, 255], 254),
     ],
