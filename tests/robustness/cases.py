@@ -5,11 +5,7 @@ lines that name what is wrong, and changes no file.
 """
 
 import copy
-import json
-import os
 import re
-import subprocess
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Callable, NamedTuple
@@ -18,8 +14,8 @@ import cv2
 import numpy as np
 import pytest
 import yaml
+from run_tools import run_in_new_process, run_tool
 
-ROOT = Path(__file__).parents[2]
 TIMEOUT = 60
 SIZE = 64  # pixels a side
 
@@ -57,7 +53,7 @@ class Workspace:
         root: Path of the folder.
         out: Path in it for results, which does not exist.
         config: Path of the config.
-        options: Options of ``Tools.__call__``.
+        options: Options of ``fork_server.start``.
     """
 
     def __init__(self, root):
@@ -131,47 +127,18 @@ class Workspace:
 
 
 class Tools:
-    """Runs the command-line tools, forked from one process or each in a new one."""
+    """Runs the command-line tools, in forks of one process or each in a new one."""
 
-    def __init__(self, folder):
-        self.folder = folder
-        self.server = subprocess.Popen(
-            [sys.executable, str(Path(__file__).with_name("forks.py"))],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            env={**os.environ, "PYTHONPATH": str(ROOT)},
-            cwd=ROOT,
-            text=True,
-        )
-        assert self.server.stdout.readline() == "ready\n"
-
-    def __call__(self, name, arguments, hidden=(), max_file_bytes=None):
-        """Run a tool in a fork, without the ``hidden`` packages and with a limit of file sizes."""
-        outputs = [self.folder / stream for stream in ("stdout", "stderr")]
-        for path in outputs:
-            path.write_bytes(b"")
-        job = {
-            "script": str(ROOT / f"tools/{name}.py"),
-            "arguments": list(map(str, arguments)),
-            "hidden": list(hidden),
-            "max_file_bytes": max_file_bytes,
-            "timeout": TIMEOUT,
-            "stdout": str(outputs[0]),
-            "stderr": str(outputs[1]),
-        }
-        print(json.dumps(job), file=self.server.stdin, flush=True)
-        code = json.loads(self.server.stdout.readline())
-        return Result(code, *(path.read_text(errors="replace") for path in outputs))
+    def __call__(self, name, arguments, **options):
+        """Run a tool in a fork, with options of ``fork_server.start``."""
+        return self._result(run_tool(name, *arguments, timeout=TIMEOUT, **options))
 
     def run_in_new_process(self, name, arguments):
         """Run a tool like a user."""
-        command = [sys.executable, f"tools/{name}.py", *map(str, arguments)]
-        result = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=TIMEOUT)
-        return Result(result.returncode, result.stdout, result.stderr)
+        return self._result(run_in_new_process(name, *arguments))
 
-    def close(self):
-        self.server.stdin.close()
-        self.server.wait()
+    def _result(self, done):
+        return Result(done.returncode, done.stdout, done.stderr)
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""A process to fork the tools from, and a valid workspace for each case."""
+"""A valid workspace for each case."""
 
 import shutil
 
@@ -8,10 +8,8 @@ from .cases import Tools, Workspace, succeeds
 
 
 @pytest.fixture(scope="session")
-def tools(tmp_path_factory):
-    tools = Tools(tmp_path_factory.mktemp("outputs"))
-    yield tools
-    tools.close()
+def tools():
+    return Tools()
 
 
 @pytest.fixture(scope="session")
