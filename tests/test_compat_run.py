@@ -4,11 +4,15 @@ import re
 import subprocess
 import sys
 
+import pytest
 import yaml
+from fork_server import python
 
 from paddleseg_segformer.config import load_config
 from paddleseg_segformer.data.scenes import write_scenes
 from paddleseg_segformer.engine import validate
+
+pytestmark = pytest.mark.integration
 
 # A short version of PaddleSeg's tools/train.py.
 SCRIPT = """
@@ -66,8 +70,8 @@ def test_paddleseg_trains_and_evaluates_as_we_do(tmp_path):
 
 def test_the_former_name_still_works(tmp_path):
     (tmp_path / "script.py").write_text("import sys; print(sys.argv)")
-    command = [sys.executable, "-m", "paddleseg_segformer.plugin", "script.py", "--flag"]
-    run = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    command = ("-m", "paddleseg_segformer.plugin", "script.py", "--flag")
+    run = python(*command, cwd=tmp_path)
     assert run.stdout.splitlines()[-1:] == ["['script.py', '--flag']"], run.stderr
-    run = subprocess.run(command[:3], capture_output=True, text=True, timeout=300)
+    run = python(*command[:2])
     assert run.returncode == 1 and run.stderr.startswith("usage: ")

@@ -2,15 +2,17 @@
 
 import json
 import os
-import subprocess
-import sys
 
 import pytest
-from run_tools import CONFIG, ROOT, cpu_options, run_tool
+from fork_server import python
+from run_tools import CONFIG, cpu_options, run_tool
 
 from paddleseg_segformer.data.scenes import write_scenes
 
+pytestmark = pytest.mark.integration
 
+
+@pytest.mark.slow
 def test_results_of_infer(tmp_path):
     results = tmp_path / "results.json"
     done = run_tool(
@@ -72,14 +74,13 @@ class FakeGPU:  # 100 bytes are allocated before the run; the peak was higher ea
     def peak_memory(self): return self.peak
 worker.IMPLEMENTATIONS["ours"] = FakeGPU
 spec = dict(implementation="ours", job="eval", size=[32, 32], batch_size=1, classes=2)
+sys.stdin = ["go"]
 sys.argv = ["worker.py", worker.json.dumps(spec)]
 worker.main()
 """
 
 
 def test_gpu_memory_is_measured_above_the_baseline():
-    done = subprocess.run(
-        [sys.executable, "-c", GPU_MEMORY], input="go\n", capture_output=True, text=True, cwd=ROOT
-    )
+    done = python("-c", GPU_MEMORY)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout.splitlines()[-1]) == {"peak_memory": 250}

@@ -1,7 +1,12 @@
+"""benchmarks/plot.py."""
+
 import json
 import re
 
+import pytest
 from run_tools import run_tool
+
+pytestmark = pytest.mark.integration
 
 
 def test_models_are_labeled_in_any_order(tmp_path):
