@@ -29,9 +29,12 @@ def can_build():
     return [int(part) for part in setuptools.split(".")[:2]] >= [70, 1]
 
 
-pytestmark = pytest.mark.skipif(
-    not can_build(), reason="needs pip, and setuptools 70.1 or newer (requirements-test.txt)"
-)
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(
+        not can_build(), reason="needs pip, and setuptools 70.1 or newer (requirements-test.txt)"
+    ),
+]
 
 
 def pip(*arguments):

@@ -84,6 +84,7 @@ def free_port():
         return server.getsockname()[1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("page", PAGES, ids=name)
 def test_commands(page, stock, tmp_path):
     text = script(page, tmp_path)
