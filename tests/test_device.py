@@ -1,69 +1,146 @@
-"""Parallel CPU work in processes set up by tune_cpu, and the choice of a device."""
+"""CPU threads and memory in processes set up by tune_cpu, and the choice of a device."""
 
+import os
 import subprocess
 import sys
+import types
 
 import paddle
 import pytest
+from fork_server import python
 
 from paddleseg_segformer import device
 
-PROGRAMS = {
-    "order, errors and gradients": """
-        assert device.num_threads() == 3
-        squares = device.parallel_map(lambda i: i * i, range(50))
-        assert squares == [i * i for i in range(50)]
-        tensor = paddle.ones([2])
-        tensor.stop_gradient = False
-        assert all(t.stop_gradient for t in device.parallel_map(lambda i: tensor * i, range(9)))
-        assert not (tensor * 2).stop_gradient
-        try:
-            device.parallel_map(lambda i: 1 // i, [1, 0])
-        except ZeroDivisionError:
-            print("done")
-    """,
-    "a forked child": """
-        import os
-        device.parallel_map(lambda i: i, range(20))
-        child = os.fork()
-        if child == 0:
-            os._exit(7 if device.parallel_map(lambda i: i, range(5)) == list(range(5)) else 1)
-        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
-        print("done")
-    """,
-    "a forked child that calls tune_cpu": """
-        import os, signal
-        device.parallel_map(lambda i: i, range(20))
-        child = os.fork()
-        if child == 0:
-            signal.alarm(30)
+THREADS_BY_USER = """
+from paddleseg_segformer import device
+device.tune_cpu()
+import paddle, os, signal
+
+assert device.USER_SET_THREADS and device.num_threads() == 3
+squares = device.parallel_map(lambda i: i * i, range(50))
+assert squares == [i * i for i in range(50)]
+tensor = paddle.ones([2])
+tensor.stop_gradient = False
+assert all(t.stop_gradient for t in device.parallel_map(lambda i: tensor * i, range(9)))
+assert not (tensor * 2).stop_gradient
+try:
+    device.parallel_map(lambda i: 1 // i, [1, 0])
+except ZeroDivisionError:
+    pass
+else:
+    raise AssertionError("the error is lost")
+for tunes in (False, True):  # in a forked child, whose parent's threads are gone
+    child = os.fork()
+    if child == 0:
+        signal.alarm(30)
+        if tunes:
             device.tune_cpu()
-            assert device.num_threads() == 3
-            os._exit(7 if device.parallel_map(lambda i: i, range(5)) == list(range(5)) else 1)
-        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
-        print("done")
-    """,
-}
+        assert device.num_threads() == (3 if tunes else 1)
+        os._exit(7 if device.parallel_map(lambda i: i, range(5)) == list(range(5)) else 1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
+print("done")
+"""
+
+# Importing Paddle sets OMP_NUM_THREADS to 1.
+THREADS_BY_PADDLE = """
+import os, paddle
+from paddleseg_segformer import device
+assert os.environ["OMP_NUM_THREADS"] == "1" and not device.USER_SET_THREADS
+print(device.num_threads(), device.parallel_map(abs, [-1, 2]))
+device.tune_cpu()
+assert device.num_threads() == len(os.sched_getaffinity(0))
+"""
 
 
-@pytest.mark.parametrize("program", PROGRAMS)
-def test_parallel_map(program):
-    lines = ["from paddleseg_segformer import device", "device.tune_cpu()", "import paddle"]
-    lines += [line[8:] for line in PROGRAMS[program].splitlines()]
+@pytest.mark.integration
+@pytest.mark.parametrize(
+    "program, environment, output",
+    [
+        (THREADS_BY_USER, {"OMP_NUM_THREADS": "3"}, "done"),
+        (THREADS_BY_PADDLE, {}, "1 [1, 2]"),
+    ],
+    ids=["set by the user", "set by Paddle"],
+)
+def test_threads(program, environment, output):
     result = subprocess.run(
-        [sys.executable, "-c", "\n".join(lines)],
-        env={"OMP_NUM_THREADS": "3", "PATH": ""},
+        [sys.executable, "-c", program],
+        env={"PATH": "", "PYTHONPATH": os.pathsep.join(sys.path), **environment},
         capture_output=True,
         text=True,
         timeout=120,
     )
-    assert result.stdout.strip() == "done", result.stderr
+    assert result.stdout.strip() == output, result.stderr
 
 
-def test_without_tuning_there_is_one_thread():
-    program = "from paddleseg_segformer import device; print(device.parallel_map(abs, [-1, 2]))"
-    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
-    assert result.stdout.strip() == "[1, 2]", result.stderr
+@pytest.mark.parametrize(
+    "environment, paddle_is_imported, expected",
+    [
+        ({}, False, False),
+        ({"OMP_NUM_THREADS": "4"}, False, True),
+        ({"OMP_NUM_THREADS": "4"}, True, True),
+        ({"OMP_NUM_THREADS": "1"}, False, True),
+        ({"OMP_NUM_THREADS": "1", "PADDLE_TRAINER_ID": "0"}, False, False),
+        ({"OMP_NUM_THREADS": "4", "PADDLE_TRAINER_ID": "0"}, False, True),
+    ],
+)
+def test_threads_set_by_the_user(environment, paddle_is_imported, expected, monkeypatch):
+    """paddle.distributed.launch sets one thread, too."""
+    for name in ("OMP_NUM_THREADS", "PADDLE_TRAINER_ID"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    modules = {"paddle": paddle} if paddle_is_imported else {}
+    monkeypatch.setattr(device, "sys", types.SimpleNamespace(modules=modules))
+    assert device._user_set_threads() is expected
+
+
+TUNED = """
+import os
+import numpy as np
+from paddleseg_segformer import device
+
+def megabytes():
+    return int(open("/proc/self/statm").read().split()[1]) * os.sysconf("SC_PAGESIZE") >> 20
+
+device.available_cpus = lambda: 6
+device.tune_cpu()
+before = megabytes()
+np.ones(64 << 20, "uint8")
+print(device.num_threads(), megabytes() - before > 32, os.environ["MKL_DEBUG_CPU_TYPE"])
+"""
+
+
+@pytest.mark.integration
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs Linux's /proc")
+@pytest.mark.parametrize(
+    "variables, output",
+    [
+        ({}, "6 True 5"),
+        ({"OMP_NUM_THREADS": "2,1"}, "2 True 5"),
+        ({"PADDLE_LOCAL_SIZE": "2"}, "3 True 5"),
+        ({"MALLOC_TOP_PAD_": "0"}, "6 False 5"),
+        ({"GLIBC_TUNABLES": "glibc.malloc.perturb=0"}, "6 False 5"),
+        ({"MKL_DEBUG_CPU_TYPE": "4"}, "6 True 4"),
+    ],
+)
+def test_tuning_respects_the_users_variables(variables, output):
+    """Number of threads, whether 64 MB of freed memory are kept, and MKL's variable."""
+    removed = ("OMP_NUM_THREADS", "MKL_DEBUG_CPU_TYPE")
+    environment = {name: value for name, value in os.environ.items() if name not in removed}
+    done = python("-c", TUNED, env={**environment, **variables})
+    assert done.stdout.strip() == output, done.stderr
+
+
+@pytest.mark.parametrize("gpus, name", [(0, "cpu"), (2, "gpu")])
+def test_the_default_device_is_a_gpu_if_there_is_one(gpus, name, monkeypatch):
+    monkeypatch.setattr(paddle, "is_compiled_with_cuda", lambda: True)
+    monkeypatch.setattr(paddle.device.cuda, "device_count", lambda: gpus)
+    selected = []
+    monkeypatch.setattr(paddle, "set_device", selected.append)
+    assert device.set_device() == name and selected == [name]
+    if not gpus:
+        with pytest.raises(ValueError, match="--device gpu:0: no GPU is visible"):
+            device.set_device("gpu:0")
 
 
 @pytest.mark.parametrize("index", ["2", "7", "-1", ""])

@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -255,6 +256,44 @@ def test_custom_dataset_from_color_masks_to_a_trained_head(tmp_path):
     for step in steps[:2]:
         done = run_tool(*step)
         assert done.returncode == 2 and "--force" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_the_readmes_commands_write_to_the_folders_that_it_names(config, tmp_path):
+    """By the installed command, in another folder than the checkout's."""
+    program = Path(sys.executable).with_name("segformer")
+    if not program.exists():
+        pytest.skip("needs the installed package: pip install -e .")
+    train = ("train", "--config", config, "--do_eval", "--iters", 1, "--device", "cpu")
+    done = subprocess.run(
+        [program, *map(str, train)],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
+    assert done.returncode == 0, done.stderr
+    write_scenes(tmp_path / "photos", train=1, val=1, size=(96, 96))
+    (tmp_path / "photos/images/training").rename(tmp_path / "one")
+    photo = next((tmp_path / "one").iterdir())
+    model, weights = "output/best_model", "output/best_model/model.pdparams"
+    for command in (
+        ("val", "--config", config, "--model_path", weights, "--aug_eval", "--report", "report/"),
+        ("predict", "--model_path", model, "--image_path", "one/"),
+        ("export", "--model_path", model, "--image_path", photo),
+        ("make_scenes", "--train", 1, "--val", 1),
+    ):
+        done = python("-m", "paddleseg_segformer", *command, cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+    names = {path.name for path in (tmp_path / "output").iterdir()}
+    assert {"best_model", "iter_1", "result", "inference_model"} <= names
+    found = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()}
+    kinds = ("added_prediction", "pseudo_color_prediction", "label_map")
+    expected = {f"output/result/{kind}/{photo.stem}.png" for kind in kinds}
+    files = ("model.json", "model.pdiparams", "deploy.yaml")
+    expected |= {f"output/inference_model/{name}" for name in files}
+    expected |= {"report/report.html", "data/scenes/images/training/scene_train_00000001.jpg"}
+    expected |= {weights, "output/iter_1/model.pdopt"}
+    assert expected <= found
 
 
 LIGHT = """

@@ -84,3 +84,65 @@ def test_gpu_memory_is_measured_above_the_baseline():
     done = python("-c", GPU_MEMORY)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout.splitlines()[-1]) == {"peak_memory": 250}
+
+
+TABLE = """
+import sys, types
+sys.path.insert(0, "benchmarks")
+import benchmark
+rows = []
+for name, seconds, memory, agreement in (
+    ("ours", [0.3, 0.1, 0.2], 100 << 20, {"ours": 1.0, "theirs": 0.875}),
+    ("theirs", [0.9, 0.8, 0.7], 400 << 20, {"ours": 1.0, "theirs": 0.875}),
+):
+    summary = {"peak_memory": memory, "gmacs": 2.0, "machine_gmacs_per_second": 60.0}
+    process = types.SimpleNamespace(name=name, seconds=seconds, summary=summary)
+    spec = {"job": sys.argv[1], "batch_size": 4, "samples": 6}
+    rows.append(benchmark.result_row(process, spec, agreement if sys.argv[1] == "infer" else {}))
+print(benchmark.format_table(rows))
+"""
+
+
+@pytest.mark.parametrize("job, of_peak", [("train", ("200%", "50%")), ("infer", ("67%", "17%"))])
+def test_medians_ratios_and_share_of_the_peak(job, of_peak):
+    """Ours takes 0.2 s for 4 images of 2 GMACs; a training step has three times as many."""
+    done = python("-c", TABLE, job)
+    assert done.returncode == 0, done.stderr
+    ours, theirs = (line.split() for line in done.stdout.splitlines()[1:])
+    assert ours[:11] == f"ours 0.200 s 0.100-0.300 s 1.00x 100 MB 1.00x 2.0 {of_peak[0]}".split()
+    expected = f"theirs 0.800 s 0.700-0.900 s 0.25x 400 MB 0.25x 2.0 {of_peak[1]}".split()
+    assert theirs[:11] == expected and ours[11:] == []
+    assert theirs[11:] == (["87.50%", "of", "pixels", "agree"] if job == "infer" else [])
+
+
+ROUNDS = """
+import sys
+sys.path.insert(0, "benchmarks")
+import benchmark
+import numpy as np
+log = []
+class Process:
+    def __init__(self, name, spec, threads):
+        self.name, self.seconds, self.spec = name, [], spec
+        log.append(f"start {name} {spec['weights'].rsplit('/')[-1]}")
+    def run(self):
+        log.append(self.name)
+        return float(len(log))
+    def finish(self):
+        labels = {"ours": [1, 2, 3, 4], "huggingface": [1, 2, 3, 9]}[self.name]
+        np.save(self.spec["result"], labels)
+benchmark.Process = Process
+processes, agreement = benchmark.measure(["ours", "huggingface"], {"job": "infer"}, 2, None)
+print("; ".join(log))
+print([(p.name, p.seconds) for p in processes], agreement)
+"""
+
+
+def test_implementations_alternate_after_a_round_of_warm_up():
+    """Hugging Face, which cannot read other formats, writes the weights for all."""
+    done = python("-c", ROUNDS)
+    assert done.returncode == 0, done.stderr
+    order = "start huggingface weights; start ours weights" + 3 * "; ours; huggingface"
+    seconds = [("ours", [5.0, 7.0]), ("huggingface", [6.0, 8.0])]
+    agreement = {"ours": 1.0, "huggingface": 0.75}
+    assert done.stdout.splitlines() == [order, f"{seconds} {agreement}"]

@@ -69,6 +69,16 @@ def test_folders_may_be_named_from_the_top(ten, monkeypatch):
     assert ["images/day_0/0.png", "masks/day_0/0.png"] in lines(ten / "train.txt")
 
 
+def test_the_files_of_both_folders_are_sorted_and_paired_by_name(tmp_path, caplog):
+    """A mask without image is left out, with a warning."""
+    touch(tmp_path, *(f"images/{n}.jpg" for n in "edcba"), *(f"masks/{n}.png" for n in "fbdaec"))
+    write_lists(tmp_path, "images", "masks", (0.6, 0.4, 0))
+    train, val = (lines(tmp_path / f"{name}.txt") for name in ("train", "val"))
+    assert train == sorted(train) and val == sorted(val) and len(train) == 3
+    assert sorted(train + val) == [[f"images/{n}.jpg", f"masks/{n}.png"] for n in "abcde"]
+    assert caplog.messages == ["1 masks have no image, such as masks/f.png: left out"]
+
+
 def test_a_name_with_a_space_needs_another_separator(tmp_path):
     touch(tmp_path, "images/a 1.jpg", "masks/a 1.png", "images/b.jpg", "masks/b.png")
     with pytest.raises(InputError, match=r"a 1\.jpg: has the separator"):
