@@ -144,6 +144,19 @@ def test_every_mask_format_gives_the_same_indices(colored_root):
         np.testing.assert_array_equal(np.asarray(written.convert("RGB")), rgb, err_msg=name)
 
 
+def test_the_palette_shows_the_classes_in_their_colors(tmp_path):
+    colors = [[255, 0, 0], [0, 255, 0], [0, 0, 255], [1, 2, 3]]
+    text = "".join(f"c{i} {r} {g} {b}\n" for i, (r, g, b) in enumerate(colors))
+    (tmp_path / "labels.txt").write_text(text)
+    (tmp_path / "colored").mkdir()
+    rgb = np.array([colors], dtype="uint8")
+    Image.fromarray(rgb).save(tmp_path / "colored/a.bmp")
+    convert_color_masks(tmp_path, "colored", "masks")
+    written = Image.open(tmp_path / "masks/a.png")
+    assert np.asarray(written).tolist() == [[0, 1, 2, 3]]
+    np.testing.assert_array_equal(np.asarray(written.convert("RGB")), rgb)
+
+
 def test_hidden_files_and_converted_masks_are_skipped(colored_root):
     Image.new("RGB", (2, 2)).save(colored_root / "colored/a.png")
     (colored_root / "colored/__MACOSX").mkdir()

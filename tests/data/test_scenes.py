@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from paddleseg_segformer import ADE20K
+from paddleseg_segformer.data import scenes
 from paddleseg_segformer.data.scenes import CLASSES, UNLABELED, draw_scene, write_scenes
 
 TRAIN, VAL, SIZE = 40, 24, (192, 144)
@@ -110,6 +111,29 @@ def test_cars_are_big_enough_to_segment(splits):
         _, _, boxes, _ = cv2.connectedComponentsWithStats(car)
         smaller_sides += [min(width, height) for _, _, width, height, _ in boxes[1:]]
     assert np.median(smaller_sides) >= 20
+
+
+def test_cars_have_an_unlabeled_outline(splits):
+    """Nearly always between a car and the road beside it."""
+    labels = np.concatenate([labels for _, labels in splits.values()])
+    left, right = labels[:, :, :-1], labels[:, :, 1:]
+    car, road = CLASSES["car"] + 1, CLASSES["road"] + 1
+
+    def borders(a, b):
+        return ((left == a) & (right == b)).sum() + ((left == b) & (right == a)).sum()
+
+    assert borders(car, road) < 0.1 * borders(car, UNLABELED)
+
+
+def test_near_objects_hide_far_ones(monkeypatch):
+    """The nearer an object, the lower its foot is in the image."""
+    feet = []
+    for name in ("draw_house", "draw_tree", "draw_boulder", "draw_car"):
+        monkeypatch.setattr(scenes, name, lambda scene, x, y, *width: feet.append(y))
+    for seed in range(5):
+        feet.clear()
+        draw_scene(rng(seed), SIZE)
+        assert feet == sorted(feet) and len(feet) > 2
 
 
 def test_label_borders_are_image_edges(splits):
