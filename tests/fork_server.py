@@ -8,6 +8,7 @@ would not survive a fork. There is one server per test process (pytest-xdist: pe
 
 import atexit
 import contextlib
+import fcntl
 import functools
 import gc
 import importlib
@@ -30,7 +31,8 @@ ROOT = Path(__file__).parents[1]
 TIMEOUT = 120  # seconds a program may take
 POLL = 0.005  # seconds between looks for ended programs
 PIPE_BYTES = 1 << 20
-# Imported before the forks, if installed; without the effects of engine.signals or compat_run.
+F_SETPIPE_SZ = 1031  # a name in fcntl from Python 3.10 on
+# Imported before the forks, if installed. Not compat_run, whose import patches PaddleSeg.
 MODULES = ("paddleseg_segformer.cli.common", "paddleseg_segformer.engine")
 MODULES += ("paddleseg_segformer.data.validate", "paddleseg_segformer.data.scenes")
 MODULES += ("paddleseg_segformer.weights.convert", "onnx", "onnxruntime")
@@ -92,10 +94,8 @@ def start(
             descriptors.append(os.open(os.devnull, os.O_WRONLY))
         elif stream == subprocess.PIPE:
             reader, writer = os.pipe()
-            with contextlib.suppress(OSError, AttributeError):
-                import fcntl
-
-                fcntl.fcntl(writer, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
+            with contextlib.suppress(OSError):
+                fcntl.fcntl(writer, F_SETPIPE_SZ, PIPE_BYTES)
             readers[name] = reader
             descriptors.append(writer)
         else:
@@ -167,6 +167,7 @@ def _server():
         pass_fds=[theirs.fileno()],
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         cwd=ROOT,
+        start_new_session=True,  # Ctrl-C ends pytest, and so the server
     )
     theirs.close()
     assert ours.recv(16) == b"ready"
@@ -185,7 +186,8 @@ def serve(connection):
                 for pid, status in running.items():
                     os.close(status)
                     if child is None:
-                        os.killpg(pid, signal.SIGKILL)
+                        with contextlib.suppress(ProcessLookupError):
+                            os.killpg(pid, signal.SIGKILL)
                 connection.close()
                 return (json.loads(message), descriptors) if message else None
             for descriptor in descriptors[:3]:

@@ -114,10 +114,8 @@ TEST_FLAGS = {
 )
 def test_evaluation(run, config, description, flags):
     model = run[0] / "best_model/model.pdparams"
-    is_first = "whole image" in description and "no flip" in description
-    start = run_in_new_process if is_first else run_tool
     options = ("--config", config, "--model_path", model, "--device", "cpu")
-    done = succeeds("val", *options, *flags, start=start)
+    done = succeeds("val", *options, *flags)
     assert f"[EVAL] {description}\n" in done.stdout
     assert re.search(r"#Images: 3 mIoU: 0\.\d{4} Acc: 0\.\d{4}", done.stdout)
     assert re.search(r"^sky +\d\.\d{4} \d\.\d{4} +\d+\.\d\d%$", done.stdout, re.MULTILINE)
@@ -127,7 +125,7 @@ def test_two_processes_evaluate_like_one(run, config, tmp_path):
     """On three images, which two processes cannot share evenly: bit-identical metrics."""
     model = run[0] / "best_model/model.pdparams"
     options = ("--config", config, "--model_path", model, "--device", "cpu", "--json")
-    succeeds("val", *options, tmp_path / "one.json")
+    succeeds("val", *options, tmp_path / "one.json", start=run_in_new_process)
     launch = ["-m", "paddle.distributed.launch", "--nproc_per_node", 2, "tools/val.py"]
     done = subprocess.run(
         [sys.executable, *map(str, (*launch, *options, tmp_path / "two.json"))],

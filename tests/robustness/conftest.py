@@ -7,6 +7,12 @@ import pytest
 from .cases import Tools, Workspace, succeeds
 
 
+def pytest_collection_modifyitems(items):
+    for item in items:
+        if "tools" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.integration)
+
+
 @pytest.fixture(scope="session")
 def tools():
     return Tools()
