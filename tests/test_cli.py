@@ -233,9 +233,9 @@ def call(command, text, monkeypatch, tmp_path):
         arguments.update({**bound.pop("options", {}), **bound})
         raise CalledError
 
-    monkeypatch.setattr(module, name, record)
-    monkeypatch.setattr(sys, "argv", ["segformer", *shlex.split(text.format(tmp=tmp_path))])
-    with pytest.raises(CalledError):
+    with monkeypatch.context() as patch, pytest.raises(CalledError):
+        patch.setattr(module, name, record)
+        patch.setattr(sys, "argv", ["segformer", *shlex.split(text.format(tmp=tmp_path))])
         module.main()
     return function, arguments
 
@@ -263,6 +263,23 @@ def test_without_flags_the_defaults_are_the_librarys(command, monkeypatch, tmp_p
     defaults = {name: p.default for name, p in parameters.items() if p.default is not p.empty}
     shared = found.keys() & defaults.keys() - {"config"}
     assert {name: found[name] for name in shared} == {name: defaults[name] for name in shared}
+
+
+SWITCHES = [
+    (command, switch)
+    for command, (_, _, flags, _) in CALLS.items()
+    for switch in re.findall(r"--\w+(?= --|$)", flags)
+]
+
+
+@pytest.mark.parametrize("command, switch", SWITCHES)
+def test_a_switch_sets_its_option_alone(command, switch, monkeypatch, tmp_path):
+    required = CALLS[command][1]
+    _, without = call(command, required, monkeypatch, tmp_path)
+    _, found = call(command, f"{required} {switch}", monkeypatch, tmp_path)
+    changed = {name: value for name, value in found.items() if without.get(name) != value}
+    changed.pop("config", None)  # read anew
+    assert changed == {switch[2:].replace("aug_pred", "aug_eval"): True}
 
 
 def test_serve_passes_model_address_and_limit(monkeypatch):
