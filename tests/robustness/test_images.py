@@ -255,12 +255,19 @@ VALID = {
     "animated": ("photo.gif", encoded(PICTURE, "GIF", save_all=True, append_images=[PICTURE])),
     "a pixel": ("photo.png", encoded(COLORS[:1, :1], "PNG")),
     "a line": ("photo.png", encoded(np.resize(COLORS, [1, 5000, 3]), "PNG")),
+    "a long line": ("photo.png", encoded(np.resize(COLORS, [1, 20000, 3]), "PNG")),
     "a column": ("photo.png", encoded(np.resize(COLORS, [5000, 1, 3]), "PNG")),
     "a name with spaces": ("ein schönes Bild.png", PNG),
 }
 
 
-@pytest.mark.parametrize("name, data", VALID.values(), ids=VALID)
+SLOW = {"a long line": pytest.mark.slow}
+
+
+@pytest.mark.parametrize(
+    "name, data",
+    [pytest.param(*value, id=key, marks=SLOW.get(key, ())) for key, value in VALID.items()],
+)
 def test_valid(name, data, workspace, tools):
     photo = workspace.write(name, data)
     succeeds("predict", workspace.predict(photo), tools)
