@@ -7,7 +7,6 @@ lines that name what is wrong, and changes no file.
 import copy
 import re
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Callable, NamedTuple
 
 import cv2
