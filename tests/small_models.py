@@ -2,17 +2,24 @@
 
 import paddle
 
-from paddleseg_segformer import MixVisionTransformer_B0, SegFormer
+from paddleseg_segformer import MixVisionTransformer, MixVisionTransformer_B0, SegFormer
+
+TINY = {"embed_dims": [4, 8, 20, 32], "depths": [1, 1, 1, 1]}  # of a backbone
 
 
-def small_model(classes=5, stage_projection="linear"):
+def small_model(classes=5, stage_projection="linear", backbone=MixVisionTransformer_B0):
     """Its logits differ from pixel to pixel, and its BatchNorm is not an identity."""
     paddle.seed(1)
-    model = SegFormer(classes, MixVisionTransformer_B0(), 32, stage_projection)
+    model = SegFormer(classes, backbone(), 32, stage_projection)
     randomize(model)
     model.linear_pred.weight.set_value(paddle.randn(model.linear_pred.weight.shape))
     model.eval()
     return model
+
+
+def tiny_model(classes=5, stage_projection="linear"):
+    """``small_model`` with the smallest backbone."""
+    return small_model(classes, stage_projection, lambda: MixVisionTransformer(**TINY))
 
 
 def randomize(model):
