@@ -103,3 +103,46 @@ def test_samples_are_bit_identical_to_paddlesegs(mode, transforms, root):
     assert ours["img"].dtype == np.float32 and ours["trans_info"] == theirs["trans_info"]
     np.testing.assert_array_equal(ours["img"], theirs["img"])
     np.testing.assert_array_equal(ours["label"], theirs["label"])
+
+
+@pytest.mark.parametrize(
+    "flips, flipped",
+    [
+        ([paddleseg.RandomVerticalFlip(1)], np.s_[::-1]),
+        ([paddleseg.RandomHorizontalFlip(1)], np.s_[:, ::-1]),
+        ([paddleseg.RandomHorizontalFlip(1), paddleseg.RandomVerticalFlip(1)], np.s_[::-1, ::-1]),
+    ],
+    ids=["vertical", "horizontal", "both"],
+)
+def test_flips_are_of_image_and_label(flips, flipped, root):
+    sample = dataset(root, transforms=flips)[0]
+    np.testing.assert_array_equal(sample["img"][0], np.arange(40).reshape(5, 8)[flipped])
+    np.testing.assert_array_equal(sample["label"], LABEL[flipped])
+
+
+def edge(root, label, mode="train", transforms=()):
+    cv2.imwrite(str(root / "image.png"), np.zeros([*label.shape, 3], "uint8"))
+    cv2.imwrite(str(root / "label.png"), label)
+    return dataset(root, mode, transforms, edge=True)[0].get("edge")
+
+
+def test_edges_are_two_pixels_on_each_side_of_a_border(root):
+    """Of a label map of two halves; the sides of the image are borders, too."""
+    label = np.zeros([11, 14], "uint8")
+    label[:, 8:] = 1
+    expected = np.ones([1, 11, 14])
+    expected[:, 2:9, 2:6] = expected[:, 2:9, 10:12] = 0
+    np.testing.assert_array_equal(edge(root, label), expected)
+    flips = [paddleseg.RandomHorizontalFlip(1)]
+    np.testing.assert_array_equal(edge(root, label, transforms=flips), expected[:, :, ::-1])
+    assert edge(root, label, "val") is None and "edge" not in dataset(root)[0]
+
+
+def test_edges_are_within_two_pixels_of_another_label(root):
+    """Around each pixel, ignored ones included; outside the image, all pixels are ignored."""
+    label = np.random.default_rng(0).choice([0, 1, 2, 255], [6, 7]).repeat(6, 0).repeat(7, 1)
+    padded, expected = np.pad(label, 2, constant_values=255), np.zeros(label.shape, bool)
+    for dy, dx in np.ndindex(5, 5):
+        if (dy - 2) ** 2 + (dx - 2) ** 2 <= 4:
+            expected |= padded[dy : dy + len(label), dx : dx + label.shape[1]] != label
+    np.testing.assert_array_equal(edge(root, label.astype("uint8"))[0], expected)

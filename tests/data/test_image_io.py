@@ -1,11 +1,14 @@
 """Image files of any format, against Pillow."""
 
+import struct
+from io import BytesIO
+
 import cv2
 import numpy as np
 import pytest
 from PIL import Image
 
-from paddleseg_segformer.data.image_io import decode_image, read_image
+from paddleseg_segformer.data.image_io import decode_image, from_pillow, read_image, read_pair
 from paddleseg_segformer.errors import InputError
 
 
@@ -55,6 +58,61 @@ def test_exif_orientation(colors, tmp_path):
     np.testing.assert_allclose(actual, np.rot90(colors, -1), atol=12)
 
 
+def test_a_thumbnail_does_not_hide_that_a_jpeg_is_truncated(colors):
+    """The thumbnail in the file's header has an end-of-image marker, too."""
+    image, thumbnail = BytesIO(), BytesIO()
+    Image.fromarray(colors).save(image, "jpeg")
+    Image.fromarray(colors[::8, ::8]).save(thumbnail, "jpeg")
+    header = b"\xff\xe1" + struct.pack(">H", 2 + len(thumbnail.getvalue())) + thumbnail.getvalue()
+    data = image.getvalue()[:2] + header + image.getvalue()[2:]
+    np.testing.assert_array_equal(decode_image(data), decode_image(image.getvalue()))
+    with pytest.raises(InputError, match="the file is truncated"):
+        decode_image(data[:-20])
+
+
+def test_the_first_frame_of_an_animation_is_read(tmp_path):
+    red, blue = (Image.new("RGB", (20, 10), color) for color in ("red", "blue"))
+    red.save(tmp_path / "image.gif", save_all=True, append_images=[blue])
+    assert (read_image(tmp_path / "image.gif") == [255, 0, 0]).all()
+
+
+INDICES = np.arange(24, dtype="uint8").reshape(4, 6)
+LABELS = {
+    "8 bits": (Image.fromarray(INDICES), INDICES),
+    "palette": (Image.fromarray(INDICES, mode="P"), INDICES),
+    "16 bits": (Image.fromarray(INDICES.astype("uint16")), INDICES),
+    "1 bit": (Image.fromarray(INDICES % 3 == 0), INDICES % 3 == 0),
+}
+
+
+@pytest.mark.parametrize("case", LABELS)
+def test_labels_are_the_stored_values(case, tmp_path):
+    """Of a palette image, the indices and not the colors."""
+    label, expected = LABELS[case]
+    if label.mode == "P":
+        label.putpalette(np.random.default_rng(0).integers(0, 256, 768, "uint8").tobytes())
+    label.save(tmp_path / "label.png")
+    cv2.imwrite(str(tmp_path / "image.png"), np.zeros([4, 6, 3], "uint8"))
+    _, found = read_pair(str(tmp_path / "image.png"), str(tmp_path / "label.png"))
+    assert found.dtype == np.uint8
+    np.testing.assert_array_equal(found, expected)
+
+
+def test_training_images_are_rotated_by_exif_too(colors, tmp_path):
+    """Their label maps are those of the displayed image."""
+    exif = Image.Exif()
+    exif[274] = 6
+    image, label = tmp_path / "image.jpg", tmp_path / "label.png"
+    Image.fromarray(colors).save(image, exif=exif, quality=95)
+    cv2.imwrite(str(label), np.rot90(colors[:, :, 0], -1))
+    found = read_pair(str(image), str(label))
+    np.testing.assert_array_equal(found[0], read_image(image))
+    np.testing.assert_array_equal(found[1], np.rot90(colors[:, :, 0], -1))
+    gray, _ = read_pair(str(image), None, channels=1)
+    luma = np.rot90(colors, -1) @ [0.299, 0.587, 0.114]
+    np.testing.assert_allclose(gray, luma, atol=12)
+
+
 HUGE = b"P6 9999999 9999999 255\n" + bytes(99)
 
 
@@ -76,7 +134,10 @@ def test_oversized_images_are_rejected(tmp_path):
         decode_image((tmp_path / "image.ppm").read_bytes())
 
 
-def test_float_images_are_rejected(tmp_path):
-    Image.fromarray(np.ones([4, 4], "float32")).save(tmp_path / "image.tif")
+@pytest.mark.parametrize("dtype", ["float32", "int32"])
+def test_other_numbers_than_8_and_16_bits_are_rejected(dtype, tmp_path):
+    Image.fromarray(np.ones([4, 4], dtype)).save(tmp_path / "image.tif")
+    with pytest.raises(ValueError, match="not an image of 8 or 16-bit"):
+        from_pillow(Image.open(tmp_path / "image.tif"))
     with pytest.raises(InputError, match="not an image of 8 or 16-bit"):
         read_image(tmp_path / "image.tif")

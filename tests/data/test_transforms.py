@@ -183,14 +183,36 @@ def distorted(image, shift=None, contrast=None, first=True, saturation=None, hue
     ],
 )
 def test_distortion(monkeypatch, changes):
+    np.testing.assert_array_equal(distort(monkeypatch, IMAGE, changes), distorted(IMAGE, **changes))
+
+
+def distort(monkeypatch, image, changes):
+    """``PhotometricDistortion`` with these random numbers."""
     is_changed = {k: k in changes for k in ("shift", "contrast", "saturation", "hue")}
     shift, contrast, saturation, hue = is_changed.values()
     coins = [shift, contrast, changes.get("first", True), saturation, hue]
     integers = [*map(int, coins), *([changes["hue"]] if hue else [])]
     numbers = [changes[k] for k in ("shift", "contrast", "saturation") if k in changes]
     draws(monkeypatch, randint=integers, uniform=numbers)
-    out = T.PhotometricDistortion()(sample())["img"]
-    np.testing.assert_array_equal(out, distorted(IMAGE, **changes))
+    return T.PhotometricDistortion()(sample(image))["img"]
+
+
+@pytest.mark.parametrize(
+    "before, changes, after",
+    [
+        ((255, 0, 0), {"hue": 15}, (255, 127.5, 0)),  # red by 30 degrees is orange
+        ((255, 0, 0), {"hue": -18}, (255, 0, 153)),  # by -36 degrees
+        ((200, 100, 100), {"saturation": 0.5}, (200, 150, 150)),
+        ((100, 90, 80), {"shift": 32, "contrast": 1.5}, (198, 183, 168)),  # brightness first
+        # Contrast clips red. Before: (255, 150, 97.5) has hue 20 and saturation 0.62, then 0.93.
+        ((200, 100, 65), {"contrast": 1.5, "saturation": 1.5}, (255, 98, 19)),
+        # After: (200, 100, 65) has hue 15.6 and saturation 0.68, then 1: (200, 52, 0).
+        ((200, 100, 65), {"contrast": 1.5, "saturation": 1.5, "first": False}, (255, 78, 0)),
+    ],
+)
+def test_distortion_computed_by_hand(monkeypatch, before, changes, after):
+    pixel = distort(monkeypatch, np.full([1, 1, 3], before, "uint8"), changes)[0, 0]
+    np.testing.assert_allclose(pixel, after, atol=2.5)  # hues are stored in steps of 2 degrees
 
 
 def test_distortion_uses_the_papers_ranges(monkeypatch):
@@ -362,3 +384,23 @@ def test_compose_keeps_8_bit_images_until_a_transform_needs_floats():
     out = T.Compose([*exact, Spy(), T.PhotometricDistortion(), Spy()])({"img": IMAGE})
     assert dtypes == ["float32"] * 2 and out["img"].dtype == np.float32
     assert T.Compose([])({"img": IMAGE[:, :, 0]})["img"].shape == (1, 90, 140)
+
+
+@pytest.mark.parametrize(
+    "transform, half, double",
+    [
+        (T.ResizeToFit((280, 100)), (50, 78), (200, 311)),  # the shorter side is the bound
+        (T.ResizeToFit((100, 150)), (48, 75), (193, 300)),  # the longer side is
+        (paddleseg.Resize((60, 40)), (20, 30), (80, 120)),
+        (paddleseg.ResizeByLong(140), (45, 70), (180, 280)),
+        (paddleseg.ResizeByShort(90), (45, 70), (180, 280)),
+    ],
+    ids=lambda value: getattr(type(value), "__name__", None),
+)
+def test_a_scale_multiplies_the_size_of_a_resize(transform, half, double):
+    """Sizes (height, width) computed by hand; the original image of 90x140 is resized once."""
+    transforms = [transform]
+    for scale, expected in ((0.5, half), (2, double), (0.5, half)):
+        out = T.Compose(T.at_scale(transforms, scale))({"img": IMAGE})
+        assert out["img"].shape[1:] == expected
+        assert out["trans_info"] == [("resize", (90, 140))]

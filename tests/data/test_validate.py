@@ -41,11 +41,11 @@ def write_lists(root, train=range(6), val=range(6, 8)):
         (root / f"{name}.txt").write_text("\n".join(lines))
 
 
-def configuration(root, *options, transforms="", classes=3, val_classes=3):
+def configuration(root, *options, transforms=""):
     sets = [
         f"{mode}_dataset: {{type: Dataset, dataset_root: {root}, {mode}_path: {root}/{mode}.txt, "
-        f"num_classes: {number}, mode: {mode}, transforms: [{extra}{NORMALIZE}]}}"
-        for mode, number, extra in (("train", classes, transforms), ("val", val_classes, ""))
+        f"num_classes: 3, mode: {mode}, transforms: [{extra}{NORMALIZE}]}}"
+        for mode, extra in (("train", transforms), ("val", ""))
     ]
     path = root / "config.yaml"
     path.write_text(
@@ -60,7 +60,7 @@ model:
   type: SegFormer
   num_classes: 3
   embedding_dim: 16
-  backbone: {type: MixVisionTransformer_B0}
+  backbone: {type: MixVisionTransformer, embed_dims: [4, 8, 20, 32], depths: [1, 1, 1, 1]}
 """
     )
     return load_config(path, options)
@@ -72,13 +72,14 @@ def refused(config, match, save_dir=None, **options):
         train(config, save_dir=save_dir, do_eval=True, **options)
 
 
+@pytest.mark.integration
 def test_valid_data_trains(data):
     assert train(configuration(data), save_dir=str(data / "out"), do_eval=True) >= 0
 
 
-def dataset(root, mode="train", kind=Dataset, transforms=()):
+def dataset(root, mode="train", kind=Dataset, transforms=(), classes=3):
     lists = {f"{mode}_path": str(root / f"{mode}.txt")}
-    return kind(mode, str(root), list(transforms), num_classes=3, **lists)
+    return kind(mode, str(root), list(transforms), num_classes=classes, **lists)
 
 
 def test_black_and_white_masks_are_a_warning(data, caplog):
@@ -133,8 +134,39 @@ def test_missing_files(number, section, data):
 
 @pytest.mark.parametrize("number", [5, 6])
 def test_a_label_out_of_range(number, data):
+    """Of the last training image and the first validation image."""
     cv2.imwrite(str(data / f"annotations/{number}.png"), np.full([48, 64], 3, "uint8"))
     refused(configuration(data), rf"annotations/{number}\.png: label 3 is neither a class \(0 to 2")
+
+
+def test_samples_are_spread_over_the_whole_data_set(data):
+    """The last of 100 is among the few that are checked."""
+    write_lists(data, train=[0] * 99 + [1])
+    check_before_training(dataset(data))
+    cv2.imwrite(str(data / "annotations/1.png"), np.full([48, 64], 3, "uint8"))
+    with pytest.raises(InputError, match=r"annotations/1\.png: label 3 is neither"):
+        check_before_training(dataset(data))
+
+
+def test_other_numbers_of_classes(data):
+    with pytest.raises(InputError, match="val_dataset: has 4 classes, train_dataset 3;"):
+        check_before_training(dataset(data), dataset(data, "val", classes=4))
+
+
+def test_a_tolerant_check_warns_of_missing_and_unreadable_files(data, caplog):
+    for name in ("images/1.png", "images/3.png", "annotations/3.png"):
+        (data / name).unlink()
+    (data / "images/4.png").write_bytes(b"")
+    with pytest.raises(InputError, match=r"images/1\.png does not exist as a file, nor do 2 other"):
+        check_before_training(dataset(data))
+    check_before_training(dataset(data), dataset(data, "val"), tolerant=True)
+    texts = [record.getMessage() for record in caplog.records]
+    assert len(texts) == 4 and "nor do 2 other files" in texts[0]
+    for text, name in zip(texts[1:], ("images/1.png", "images/3.png", "images/4.png")):
+        assert text.startswith(f"{data}/{name}: ")
+    (data / "images/7.png").unlink()
+    with pytest.raises(InputError, match=r"val_dataset: .*images/7\.png does not exist as a file;"):
+        check_before_training(dataset(data), dataset(data, "val"), tolerant=True)
 
 
 def test_unreadable_validation_image(data):
@@ -142,6 +174,7 @@ def test_unreadable_validation_image(data):
     refused(configuration(data), r"images/7\.png")
 
 
+@pytest.mark.integration
 def test_images_of_several_sizes_cannot_be_batched(data):
     cv2.imwrite(str(data / "images/5.png"), np.zeros([48, 80, 3], "uint8"))
     cv2.imwrite(str(data / "annotations/5.png"), np.zeros([48, 80], "uint8"))
@@ -182,7 +215,8 @@ def test_checkpoints_of_another_run_are_not_counted_as_saved(data, monkeypatch):
     """The run needs space for two, and the folder of another run is neither."""
     (data / "out/iter_900").mkdir(parents=True)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: namedtuple("Usage", "free")(75e6))
-    refused(configuration(data), "2 checkpoints of .* GB need 0.09", save_interval=1)
+    config = configuration(data, "model.backbone={type: MixVisionTransformer_B0}")
+    refused(config, "2 checkpoints of .* GB need 0.09", save_interval=1)
 
 
 def test_an_unknown_key_of_a_parameter_group(data):
@@ -211,11 +245,22 @@ def test_class_frequencies(request, scenes, caplog):
     log = check(request, scenes, caplog)
     labels = [np.asarray(Image.open(p)) for p in (scenes / "annotations/training").iterdir()]
     share = np.mean([label == 3 for label in labels])  # the sky's annotation value
-    row = next(line for line in log.splitlines() if line.startswith("sky "))
-    assert row.split()[1:] == [f"{share:.3%}", "6"]
+    rows = [line.split()[1:] for line in log.splitlines() if line.startswith(("sky ", "(ignored)"))]
+    unlabeled = np.mean([label == 0 for label in labels])
+    assert rows[:2] == [[f"{share:.3%}", "6"], [f"{unlabeled:.3%}"]]
     unnamed = 150 - len(set(np.unique(labels)) - {0}) - 20  # of the classes without pixels
     assert f" and {unnamed} more; values from 0 to 149 are classes, 255 is ignored" in log
-    assert "train_dataset: 6 images; the whole ADE20K has 20210" in log
+    assert "train_dataset: 6 images; the whole ADE20K has 20210\n" in log
+    assert "val_dataset: 2 images; the whole ADE20K has 2000\n" in log
+
+
+def test_many_problems_are_counted(data, caplog):
+    """25 of the training set, of which 20 are shown."""
+    write_lists(data, train=[9] * 25)
+    with pytest.raises(InputError, match=r"^25 problems in the data; 5 are not shown; "):
+        check_dataset_splits(configuration(data), num_workers=2)
+    errors = [r.getMessage() for r in caplog.records if r.levelno == logging.ERROR]
+    assert errors == [f"{data}/images/9.png: does not exist, or is not a file."] * 20
 
 
 def test_every_problem_is_reported(request, scenes, caplog):
