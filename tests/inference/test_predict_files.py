@@ -6,12 +6,11 @@ import cv2
 import numpy as np
 import pytest
 from PIL import Image
-from small_models import save, small_model
+from small_models import save, tiny_model
 
 from paddleseg_segformer import SegFormer
-from paddleseg_segformer.deploy import export
 from paddleseg_segformer.errors import InputError, RunError
-from paddleseg_segformer.inference import Predictor, predict
+from paddleseg_segformer.inference import Prediction, Predictor, predict, predict_files
 from paddleseg_segformer.inference.predict_files import find_images
 
 
@@ -19,7 +18,7 @@ from paddleseg_segformer.inference.predict_files import find_images
 def folder(tmp_path_factory):
     """A checkpoint, and images in two folders; two differ only in their extensions."""
     folder = tmp_path_factory.mktemp("files")
-    save(small_model(), folder / "model.pdparams")
+    save(tiny_model(), folder / "model.pdparams")
     rng = np.random.default_rng(0)
     for name in ("a.png", "a.jpg", "b.png", "deep/c.png"):
         path = folder / "photos" / name
@@ -27,6 +26,54 @@ def folder(tmp_path_factory):
         image = rng.integers(0, 255, [4, 6, 3]).astype("uint8")
         cv2.imwrite(str(path), cv2.resize(image, (96, 64)))
     return folder
+
+
+class ByColor:
+    """A predictor of the greatest channel of each pixel, in colors that differ in each channel."""
+
+    classes = ("red", "green", "blue")
+    palette = np.array([[250, 130, 0], [0, 60, 190], [180, 0, 90]], "uint8")
+
+    def __init__(self, model_path, **options):
+        pass
+
+    def __call__(self, image):
+        labels = image.argmax(axis=2).astype("uint8")
+        return Prediction(labels, image, self.classes, self.palette)
+
+    def batch(self, images, probabilities=False):
+        return [self(image) for image in images]
+
+
+@pytest.fixture
+def by_color(monkeypatch):
+    monkeypatch.setattr(predict_files, "Predictor", ByColor)
+
+
+# Labels, and an image whose red, green or blue is the greatest channel, as they say.
+LABELS = np.array([[0, 1], [2, 0], [1, 2]], "uint8").repeat(32, 0).repeat(48, 1)
+COLORS = np.array([[220, 60, 30], [50, 200, 20], [10, 40, 210]], "uint8")[LABELS]
+
+
+def test_all_kinds_of_images_are_segmented_as_displayed(by_color, tmp_path):
+    """With alpha, with a palette, rotated by EXIF; gray pixels have the first class."""
+    photos, exif = tmp_path / "photos", Image.Exif()
+    photos.mkdir()
+    exif[274] = 6  # rotate by 90 degrees clockwise
+    image, alpha = Image.fromarray(COLORS), Image.fromarray(LABELS * 100)
+    image.save(photos / "rgb.png")
+    Image.merge("RGBA", [*image.split(), alpha]).save(photos / "alpha.png")
+    image.quantize(3).save(photos / "palette.png")
+    image.convert("L").save(photos / "gray.png")
+    image.save(photos / "rotated.jpg", exif=exif, quality=95)
+    assert predict("model", photos, tmp_path / "out") == (5, [])
+    expected = dict.fromkeys(("rgb", "alpha", "palette"), LABELS)
+    expected |= {"gray": 0 * LABELS, "rotated": np.rot90(LABELS, -1)}
+    for name, labels in expected.items():
+        found = np.asarray(Image.open(tmp_path / f"out/label_map/{name}.png"))
+        assert found.shape == labels.shape and (found == labels).mean() > 0.97, name  # JPEG's loss
+        colors = np.asarray(Image.open(tmp_path / f"out/pseudo_color_prediction/{name}.png"))
+        np.testing.assert_array_equal(colors, ByColor.palette[found])
 
 
 def written(root):
@@ -71,19 +118,24 @@ def test_a_broken_file_does_not_stop_the_others(folder, tmp_path):
     assert len(written(out)) == 3
 
 
-def test_an_unsupported_size_does_not_stop_the_others(folder, tmp_path):
-    pytest.importorskip("paddle2onnx")
-    weights = folder / "model.pdparams"
-    export(weights, tmp_path, folder / "photos/b.png", format="onnx")
-    photos = tmp_path / "photos"
-    photos.mkdir()
-    cv2.imwrite(str(photos / "tiny.png"), np.zeros([3, 3, 3], "uint8"))
-    (photos / "whole.png").write_bytes((folder / "photos/b.png").read_bytes())
-    with pytest.raises(InputError, match=r"--probabilities: .* --output_op none"):
-        predict(tmp_path / "model.onnx", photos, tmp_path / "out", probabilities=True)
-    count, problems = predict(tmp_path / "model.onnx", photos, tmp_path / "out")
-    assert count == 1 and "tiny.png: The graph does not support images of 3x3" in problems[0]
-    assert (tmp_path / "out/label_map/whole.png").is_file()
+def test_an_unsupported_size_does_not_stop_the_others(by_color, tmp_path, monkeypatch):
+    """Nor the others of those that are segmented together."""
+
+    def batch(self, images, probabilities):
+        if any(image.shape == (3, 3, 3) for image in images):
+            raise InputError("The graph does not support images of 3x3.")
+        return [self(image) for image in images]
+
+    monkeypatch.setattr(ByColor, "batch", batch)
+    monkeypatch.setattr(predict_files, "num_threads", lambda: 3)
+    for name, image in (("a", COLORS), ("b", COLORS[:3, :3]), ("c", COLORS[:, ::-1])):
+        Image.fromarray(image).save(tmp_path / f"{name}.png")
+    count, problems = predict("model", tmp_path, tmp_path / "out")
+    assert count == 2
+    assert problems == [f"{tmp_path}/b.png: The graph does not support images of 3x3."]
+    for name, labels in (("a", LABELS), ("c", LABELS[:, ::-1])):
+        found = np.asarray(Image.open(tmp_path / f"out/label_map/{name}.png"))
+        np.testing.assert_array_equal(found, labels)
 
 
 @pytest.mark.parametrize("save_dir", ["result", "."])
@@ -129,6 +181,9 @@ def test_patterns_and_lists(folder, tmp_path):
             find_images(absent)
 
 
+OUTPUTS = ("added_prediction/video.mp4", "pseudo_color_prediction/video.mp4")
+
+
 def write_video(path, frames):
     size = frames[0].shape[1::-1]
     writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"mp4v"), 10, size)
@@ -137,31 +192,28 @@ def write_video(path, frames):
     writer.release()
 
 
-def test_a_video(folder, tmp_path):
-    """The same number of frames, each the overlay of its prediction, up to compression loss."""
+def test_a_video(by_color, tmp_path):
+    """Colored frames: their classes, colors and overlays, up to the loss of the compression."""
     path = tmp_path / "video.mp4"
-    frames = [np.full([64, 96, 3], 40 * i, "uint8") for i in range(1, 6)]
-    write_video(path, frames)
-    count, problems = predict(folder / "model.pdparams", path, tmp_path / "out", device="cpu")
-    assert (count, problems) == (1, [])
-    assert written(tmp_path / "out") == {
-        "added_prediction/video.mp4",
-        "pseudo_color_prediction/video.mp4",
-    }
-    capture = cv2.VideoCapture(str(tmp_path / "out/added_prediction/video.mp4"))
-    found = [capture.read()[1] for _ in frames]
-    assert not capture.read()[0]
-    predictor = Predictor(folder / "model.pdparams", device="cpu")
-    for frame, overlay in zip(frames, found):
-        expected = np.asarray(predictor(frame).overlay())[:, :, ::-1].astype(int)
-        assert np.abs(overlay - expected).mean() < 12
+    images = [np.roll(COLORS, 32 * i, axis=0) for i in range(5)]
+    write_video(path, [image[:, :, ::-1] for image in images])
+    assert predict("model", path, tmp_path / "out") == (1, [])
+    assert written(tmp_path / "out") == set(OUTPUTS)
+    captures = [cv2.VideoCapture(str(tmp_path / "out" / name)) for name in OUTPUTS]
+    assert [capture.get(cv2.CAP_PROP_FPS) for capture in captures] == [10, 10]
+    for i, image in enumerate(images):
+        colors = ByColor.palette[np.roll(LABELS, 32 * i, axis=0)].astype(int)
+        for capture, expected in zip(captures, ((image + colors) / 2, colors)):
+            found = capture.read()[1][:, :, ::-1]
+            assert np.abs(found - expected).mean() < 12
+    assert not any(capture.read()[0] for capture in captures)
     (tmp_path / "text.mp4").write_text("no video")
-    count, problems = predict(folder / "model.pdparams", tmp_path / "text.mp4", tmp_path / "out2")
+    count, problems = predict("model", tmp_path / "text.mp4", tmp_path / "out2")
     assert count == 0 and "text.mp4: cannot be read as a video" in problems[0]
 
 
 @pytest.fixture
-def repeated(folder, tmp_path):
+def repeated(by_color, tmp_path):
     """A function that segments a video again, and the two output files of an earlier call."""
     rng = np.random.default_rng(0)
     write_video(tmp_path / "v.mp4", list(rng.integers(0, 255, [20, 64, 96, 3], dtype="uint8")))
@@ -170,8 +222,7 @@ def repeated(folder, tmp_path):
     for path in earlier:
         path.parent.mkdir(parents=True)
         path.write_text("whole")
-    options = {"device": "cpu", "image_path": tmp_path / "v.mp4", "save_dir": tmp_path / "out"}
-    return lambda: predict(folder / "model.pdparams", **options), earlier
+    return lambda: predict("model", tmp_path / "v.mp4", tmp_path / "out"), earlier
 
 
 def test_a_video_on_a_full_disk(repeated, tmp_path):

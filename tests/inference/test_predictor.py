@@ -5,10 +5,12 @@ import json
 import cv2
 import numpy as np
 import paddle
+import paddle.nn.functional as F
 import pytest
 from PIL import Image
+from served_model import write_model
 from shared import SHARED, needs_shared
-from small_models import save, small_model
+from small_models import TINY, save, tiny_model
 
 from paddleseg_segformer.config import load_config
 from paddleseg_segformer.data import ADE20K
@@ -16,6 +18,7 @@ from paddleseg_segformer.data.scenes import write_scenes
 from paddleseg_segformer.engine import train
 from paddleseg_segformer.errors import InputError
 from paddleseg_segformer.inference import Predictor
+from paddleseg_segformer.inference.visualize import color_map
 
 MEAN, STD = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
 
@@ -28,13 +31,16 @@ def image():
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory):
-    return save(small_model(), tmp_path_factory.mktemp("model") / "model.pdparams")
+    return save(tiny_model(), tmp_path_factory.mktemp("model") / "model.pdparams")
 
 
-def expected_labels(model, image):
+def expected_labels(model, image, size=None):
+    """The argmax of the model's logits, resized to a size ``(H, W)`` if given."""
     x = (image / 255 - MEAN) / STD
     with paddle.no_grad():
         logits = model(paddle.to_tensor(x.transpose(2, 0, 1)[None].astype("float32")))[0]
+    if size is not None:
+        logits = F.interpolate(logits, size, mode="bilinear")
     return logits.numpy()[0].argmax(axis=0)
 
 
@@ -42,7 +48,7 @@ def test_architecture_is_inferred_from_weights(checkpoint, image):
     """The same label map for an array, a Pillow image and a file, equal to the model's output."""
     predictor = Predictor(checkpoint, device="cpu")
     prediction = predictor(image)
-    expected = expected_labels(small_model(), image)
+    expected = expected_labels(tiny_model(), image)
     assert len(np.unique(expected)) > 2
     assert (prediction.label_map == expected).mean() > 0.999
     file = checkpoint.with_name("image.png")
@@ -58,10 +64,18 @@ def test_images_of_a_prediction(checkpoint, image):
     np.testing.assert_array_equal(np.asarray(prediction.color_map()), colors)
     np.testing.assert_array_equal(np.asarray(prediction.label_image()), prediction.label_map)
     np.testing.assert_array_equal(np.asarray(prediction.label_image().convert("RGB")), colors)
-    np.testing.assert_allclose(prediction.overlay(0.25), 0.75 * image + 0.25 * colors, atol=1)
+    for opacity, actual in ((0.25, prediction.overlay(0.25)), (0.5, prediction.overlay())):
+        blended = (1 - opacity) * image + opacity * colors
+        np.testing.assert_allclose(actual, blended, atol=0.5)  # rounded
     shares = prediction.shares()
     assert list(shares.values()) == sorted(shares.values(), reverse=True)
     assert shares["2"] == (prediction.label_map == 2).mean()
+
+
+def test_labels_beyond_the_palette_are_black():
+    labels = np.array([[0, 1, 2, 255]], "uint8")
+    colors = color_map(labels, np.array([[255, 0, 0], [0, 10, 20]], "uint8"))
+    np.testing.assert_array_equal(colors[0], [[255, 0, 0], [0, 10, 20], [0, 0, 0], [0, 0, 0]])
 
 
 @pytest.mark.parametrize("windows", [False, True])
@@ -86,6 +100,14 @@ def test_a_grayscale_array(checkpoint, image):
             predictor(wrong)
 
 
+def test_a_prediction_keeps_its_image(checkpoint, image):
+    """Callers may reuse the array."""
+    buffer = image.copy()
+    prediction = Predictor(checkpoint, device="cpu")(buffer)
+    buffer[:] = 0
+    np.testing.assert_array_equal(prediction.image, image)
+
+
 def test_a_pillow_image_is_read_as_its_file(checkpoint, image, tmp_path):
     """With an EXIF orientation, and with 16 bits."""
     predictor = Predictor(checkpoint, device="cpu")
@@ -98,6 +120,8 @@ def test_a_pillow_image_is_read_as_its_file(checkpoint, image, tmp_path):
         by_pillow = predictor(Image.open(tmp_path / name))
         np.testing.assert_allclose(by_pillow.image, by_path.image.astype(int), atol=2)
         assert by_pillow.label_map.shape == by_path.label_map.shape
+    with pytest.raises(InputError, match="cannot be segmented: not an image of 8 or 16-bit"):
+        predictor(Image.fromarray(image[:, :, 0].astype("int32")))
 
 
 def test_classes_of_the_same_name_have_one_share(checkpoint, image):
@@ -109,8 +133,8 @@ def test_classes_of_the_same_name_have_one_share(checkpoint, image):
 
 
 def test_too_many_classes_for_a_label_map(tmp_path):
-    path = save(small_model(classes=300), tmp_path / "model.pdparams")
-    with pytest.raises(InputError, match="has 300 classes; label maps hold 255"):
+    path = save(tiny_model(classes=256), tmp_path / "model.pdparams")
+    with pytest.raises(InputError, match="has 256 classes; label maps hold 255"):
         Predictor(path, device="cpu")
 
 
@@ -121,10 +145,42 @@ def test_options_that_do_not_apply(checkpoint):
         Predictor(checkpoint, device="gpu")
 
 
+def test_transforms_and_test_config_of_a_manifest(image, tmp_path):
+    """Resized to 224x160, and that by 0.5."""
+    write_model(tmp_path)
+    path = tmp_path / "manifest.json"
+    manifest = json.loads(path.read_text())
+    normalize = {"type": "Normalize", "mean": MEAN.tolist(), "std": STD.tolist()}
+    resize = {"type": "Resize", "target_size": [224, 160]}
+    manifest["config"]["val_dataset"] = {"transforms": [resize, normalize]}
+    manifest["config"]["test_config"] = {"aug_eval": True, "scales": [0.5]}
+    path.write_text(json.dumps(manifest))
+    resized = cv2.resize(image.astype("float32"), (112, 80))
+    expected = expected_labels(tiny_model(), resized, size=(96, 128))
+    found = Predictor(tmp_path, device="cpu")(image).label_map
+    assert (found == expected).mean() > 0.999
+
+
+def test_class_names_of_weights_without_a_manifest(tmp_path):
+    """Of ADE20K if there are 150; else those of Hugging Face's config.json, or numbers."""
+    weights = save(tiny_model(classes=150), tmp_path / "model.pdparams")
+    predictor = Predictor(weights, device="cpu")
+    assert predictor.classes[:3] == ["wall", "building", "sky"] and len(predictor.classes) == 150
+    np.testing.assert_array_equal(predictor.palette[:2], [[120, 120, 120], [180, 120, 120]])
+    names = [f"class {letter}" for letter in "zyxwvutsrqp"]
+    save(tiny_model(classes=11), weights)
+    assert Predictor(weights, device="cpu").classes == [str(i) for i in range(11)]
+    labels = {str(i): names[i] for i in (10, *range(10))}
+    (tmp_path / "config.json").write_text(json.dumps({"id2label": labels}))
+    assert Predictor(tmp_path, device="cpu").classes == names
+
+
+@pytest.mark.integration
 def test_a_training_checkpoint_needs_no_config(tmp_path):
     """Architecture, transforms, class names and palette come from its manifest."""
     write_scenes(tmp_path, train=2, val=1, size=(96, 96))
     roots = [f"{split}_dataset.dataset_root={tmp_path}" for split in ("train", "val")]
+    roots.append(f"model.backbone={json.dumps({'type': 'MixVisionTransformer', **TINY})}")
     config = load_config("configs/quickstart.yaml", roots, iters=1, batch_size=2)
     train(config, save_dir=str(tmp_path / "run"), do_eval=True)
     photo = tmp_path / "images/validation/scene_val_00000001.jpg"
@@ -143,7 +199,7 @@ def test_a_training_checkpoint_needs_no_config(tmp_path):
 
 
 def test_weights_of_a_backbone_are_rejected(tmp_path):
-    path = save(small_model().backbone, tmp_path / "backbone.pdparams")
+    path = save(tiny_model().backbone, tmp_path / "backbone.pdparams")
     with pytest.raises(InputError, match="does not have all weights of a SegFormer"):
         Predictor(path, device="cpu")
 
