@@ -11,6 +11,8 @@ from paddleseg_segformer.config import build, load_config
 from paddleseg_segformer.data.scenes import write_scenes
 from paddleseg_segformer.engine import validate
 
+pytestmark = pytest.mark.slow
+
 CONFIG = "configs/quickstart.yaml"
 
 

@@ -17,6 +17,8 @@ from paddleseg_segformer.inference import Predictor
 pytest.importorskip("flask", reason="Flask is not installed")
 pytest.importorskip("waitress", reason="Waitress is not installed")
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 WIDTH, HEIGHT = 96, 64
 IMAGE = np.random.default_rng(0).integers(0, 255, [HEIGHT, WIDTH, 3], "uint8")
