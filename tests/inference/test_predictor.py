@@ -145,20 +145,32 @@ def test_options_that_do_not_apply(checkpoint):
         Predictor(checkpoint, device="gpu")
 
 
-def test_transforms_and_test_config_of_a_manifest(image, tmp_path):
-    """Resized to 224x160, and that by 0.5."""
-    write_model(tmp_path)
-    path = tmp_path / "manifest.json"
+def write_model_with(folder, transform, **test_config):
+    """A checkpoint whose manifest has a transform before ``Normalize``, and a ``test_config``."""
+    path = write_model(folder) / "manifest.json"
     manifest = json.loads(path.read_text())
     normalize = {"type": "Normalize", "mean": MEAN.tolist(), "std": STD.tolist()}
-    resize = {"type": "Resize", "target_size": [224, 160]}
-    manifest["config"]["val_dataset"] = {"transforms": [resize, normalize]}
-    manifest["config"]["test_config"] = {"aug_eval": True, "scales": [0.5]}
+    manifest["config"]["val_dataset"] = {"transforms": [transform, normalize]}
+    manifest["config"]["test_config"] = test_config
     path.write_text(json.dumps(manifest))
+
+
+def test_transforms_and_test_config_of_a_manifest(image, tmp_path):
+    """Resized to 224x160, and that by 0.5."""
+    resize = {"type": "Resize", "target_size": [224, 160]}
+    write_model_with(tmp_path, resize, aug_eval=True, scales=[0.5])
     resized = cv2.resize(image.astype("float32"), (112, 80))
     expected = expected_labels(tiny_model(), resized, size=(96, 128))
     found = Predictor(tmp_path, device="cpu")(image).label_map
     assert (found == expected).mean() > 0.999
+
+
+def test_an_image_that_the_transforms_do_not_support(image, tmp_path):
+    write_model_with(tmp_path, {"type": "Padding", "target_size": [96, 96]})
+    with pytest.raises(
+        InputError, match=r"^The image of 128x96 cannot be transformed .*target_size"
+    ):
+        Predictor(tmp_path, device="cpu")(image)
 
 
 def test_class_names_of_weights_without_a_manifest(tmp_path):
