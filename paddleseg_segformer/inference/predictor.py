@@ -127,8 +127,8 @@ class Predictor:
             probabilities: Whether to return the softmax probabilities, too.
 
         Raises:
-            InputError: The image cannot be read, or an exported graph does not return the logits
-                that probabilities are computed from.
+            InputError: The image cannot be read or transformed, or an exported graph does not
+                return the logits that probabilities are computed from.
         """
         return self.batch([image], probabilities)[0]
 
@@ -137,7 +137,7 @@ class Predictor:
         if probabilities:
             self.check_probabilities()
         images = [as_rgb(image) for image in images]
-        inputs = [self._segmenter.augmented_inputs(image) for image in images]
+        inputs = [self._augmented_inputs(image) for image in images]
         if probabilities:
             results = self._segmenter.with_probabilities(inputs)
         else:
@@ -148,6 +148,13 @@ class Predictor:
             scores = [x.numpy().transpose(2, 0, 1).astype("float16") for x in scores]
             predictions.append(Prediction(labels, image, self.classes, self.palette, *scores))
         return predictions
+
+    def _augmented_inputs(self, image):
+        try:
+            return self._segmenter.augmented_inputs(image)
+        except ValueError as error:  # of PaddleSeg's Padding for an image larger than its target
+            size = f"{image.shape[1]}x{image.shape[0]}"
+            raise InputError(f"The image of {size} cannot be transformed ({error}).") from error
 
     def check_probabilities(self) -> None:
         """Raise ``InputError`` if the model is a graph that does not return logits."""
