@@ -4,7 +4,7 @@ import paddle
 
 from paddleseg_segformer import MixVisionTransformer, MixVisionTransformer_B0, SegFormer
 
-TINY = {"embed_dims": [4, 8, 20, 32], "depths": [1, 1, 1, 1]}  # of a backbone
+SMALLEST = {"embed_dims": [4, 8, 20, 32], "depths": [1, 1, 1, 1]}  # of a backbone
 
 
 def small_model(classes=5, stage_projection="linear", backbone=MixVisionTransformer_B0):
@@ -17,9 +17,9 @@ def small_model(classes=5, stage_projection="linear", backbone=MixVisionTransfor
     return model
 
 
-def tiny_model(classes=5, stage_projection="linear"):
+def smallest_model(classes=5, stage_projection="linear"):
     """``small_model`` with the smallest backbone."""
-    return small_model(classes, stage_projection, lambda: MixVisionTransformer(**TINY))
+    return small_model(classes, stage_projection, lambda: MixVisionTransformer(**SMALLEST))
 
 
 def randomize(model):

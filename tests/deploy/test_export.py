@@ -17,7 +17,7 @@ import yaml
 from paddleseg.deploy.infer import DeployConfig
 from PIL import Image
 from shared import SHARED, needs_shared
-from small_models import save, tiny_model
+from small_models import save, smallest_model
 
 from paddleseg_segformer import MixVisionTransformer_B0, Normalize, SegFormer
 from paddleseg_segformer.deploy import export
@@ -38,7 +38,7 @@ SIZES = [(96, 128), (75, 90), (64, 200)]
 def folder(tmp_path_factory):
     """A checkpoint, and images of several sizes."""
     folder = tmp_path_factory.mktemp("model")
-    save(tiny_model(), folder / "model.pdparams")
+    save(smallest_model(), folder / "model.pdparams")
     rng = np.random.default_rng(0)
     for height, width in SIZES:
         image = rng.integers(0, 255, [height // 12, width // 12, 3]).astype("uint8")
@@ -87,7 +87,7 @@ def description(folder):
 @pytest.mark.parametrize("align_corners", [False, True])
 @pytest.mark.parametrize("stage_projection", ["linear", "conv_bn_relu"])
 def test_the_folded_head_is_equivalent(stage_projection, align_corners):
-    model = tiny_model(stage_projection=stage_projection)
+    model = smallest_model(stage_projection=stage_projection)
     model.align_corners = align_corners
     folded = FoldedSegFormer(model)
     folded.eval()
@@ -300,7 +300,7 @@ def test_any_file_of_an_export_is_a_model_path(exported, folder):
 
 def test_a_kill_leaves_no_mixture_of_two_exports(folder, tmp_path, monkeypatch):
     """Such as the graph of one with the weights or classes of the other."""
-    sources = {3: save(tiny_model(classes=3), tmp_path / "o.pdparams")}
+    sources = {3: save(smallest_model(classes=3), tmp_path / "o.pdparams")}
     sources[5] = folder / "model.pdparams"
     image, states, replace = images(folder)[0], [tmp_path / "target"], os.replace
     expected = {n: Predictor(path, device="cpu")(image).label_map for n, path in sources.items()}

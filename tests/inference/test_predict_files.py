@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 import pytest
 from PIL import Image
-from small_models import save, tiny_model
+from small_models import save, smallest_model
 
 from paddleseg_segformer import SegFormer
 from paddleseg_segformer.errors import InputError, RunError
@@ -18,7 +18,7 @@ from paddleseg_segformer.inference.predict_files import find_images
 def folder(tmp_path_factory):
     """A checkpoint, and images in two folders; two differ only in their extensions."""
     folder = tmp_path_factory.mktemp("files")
-    save(tiny_model(), folder / "model.pdparams")
+    save(smallest_model(), folder / "model.pdparams")
     rng = np.random.default_rng(0)
     for name in ("a.png", "a.jpg", "b.png", "deep/c.png"):
         path = folder / "photos" / name

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 from served_model import write_model
 from shared import SHARED, needs_shared
-from small_models import TINY, save, tiny_model
+from small_models import SMALLEST, save, smallest_model
 
 from paddleseg_segformer.config import load_config
 from paddleseg_segformer.data import ADE20K
@@ -31,7 +31,7 @@ def image():
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory):
-    return save(tiny_model(), tmp_path_factory.mktemp("model") / "model.pdparams")
+    return save(smallest_model(), tmp_path_factory.mktemp("model") / "model.pdparams")
 
 
 def expected_labels(model, image, size=None):
@@ -48,7 +48,7 @@ def test_architecture_is_inferred_from_weights(checkpoint, image):
     """The same label map for an array, a Pillow image and a file, equal to the model's output."""
     predictor = Predictor(checkpoint, device="cpu")
     prediction = predictor(image)
-    expected = expected_labels(tiny_model(), image)
+    expected = expected_labels(smallest_model(), image)
     assert len(np.unique(expected)) > 2
     assert (prediction.label_map == expected).mean() > 0.999
     file = checkpoint.with_name("image.png")
@@ -133,7 +133,7 @@ def test_classes_of_the_same_name_have_one_share(checkpoint, image):
 
 
 def test_too_many_classes_for_a_label_map(tmp_path):
-    path = save(tiny_model(classes=256), tmp_path / "model.pdparams")
+    path = save(smallest_model(classes=256), tmp_path / "model.pdparams")
     with pytest.raises(InputError, match="has 256 classes; label maps hold 255"):
         Predictor(path, device="cpu")
 
@@ -160,7 +160,7 @@ def test_transforms_and_test_config_of_a_manifest(image, tmp_path):
     resize = {"type": "Resize", "target_size": [224, 160]}
     write_model_with(tmp_path, resize, aug_eval=True, scales=[0.5])
     resized = cv2.resize(image.astype("float32"), (112, 80))
-    expected = expected_labels(tiny_model(), resized, size=(96, 128))
+    expected = expected_labels(smallest_model(), resized, size=(96, 128))
     found = Predictor(tmp_path, device="cpu")(image).label_map
     assert (found == expected).mean() > 0.999
 
@@ -175,12 +175,12 @@ def test_an_image_that_the_transforms_do_not_support(image, tmp_path):
 
 def test_class_names_of_weights_without_a_manifest(tmp_path):
     """Of ADE20K if there are 150; else those of Hugging Face's config.json, or numbers."""
-    weights = save(tiny_model(classes=150), tmp_path / "model.pdparams")
+    weights = save(smallest_model(classes=150), tmp_path / "model.pdparams")
     predictor = Predictor(weights, device="cpu")
     assert predictor.classes[:3] == ["wall", "building", "sky"] and len(predictor.classes) == 150
     np.testing.assert_array_equal(predictor.palette[:2], [[120, 120, 120], [180, 120, 120]])
     names = [f"class {letter}" for letter in "zyxwvutsrqp"]
-    save(tiny_model(classes=11), weights)
+    save(smallest_model(classes=11), weights)
     assert Predictor(weights, device="cpu").classes == [str(i) for i in range(11)]
     labels = {str(i): names[i] for i in (10, *range(10))}
     (tmp_path / "config.json").write_text(json.dumps({"id2label": labels}))
@@ -192,7 +192,7 @@ def test_a_training_checkpoint_needs_no_config(tmp_path):
     """Architecture, transforms, class names and palette come from its manifest."""
     write_scenes(tmp_path, train=2, val=1, size=(96, 96))
     roots = [f"{split}_dataset.dataset_root={tmp_path}" for split in ("train", "val")]
-    roots.append(f"model.backbone={json.dumps({'type': 'MixVisionTransformer', **TINY})}")
+    roots.append(f"model.backbone={json.dumps({'type': 'MixVisionTransformer', **SMALLEST})}")
     config = load_config("configs/quickstart.yaml", roots, iters=1, batch_size=2)
     train(config, save_dir=str(tmp_path / "run"), do_eval=True)
     photo = tmp_path / "images/validation/scene_val_00000001.jpg"
@@ -211,7 +211,7 @@ def test_a_training_checkpoint_needs_no_config(tmp_path):
 
 
 def test_weights_of_a_backbone_are_rejected(tmp_path):
-    path = save(tiny_model().backbone, tmp_path / "backbone.pdparams")
+    path = save(smallest_model().backbone, tmp_path / "backbone.pdparams")
     with pytest.raises(InputError, match="does not have all weights of a SegFormer"):
         Predictor(path, device="cpu")
 
