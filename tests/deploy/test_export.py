@@ -428,6 +428,10 @@ def test_invalid_input_is_named_and_writes_nothing(exported, folder, tmp_path):
         predict(graph, image, tmp_path / "c", probabilities=True)
     with pytest.raises(InputError, match="--backend openvino: does not read"):
         Predictor(graph, backend="openvino")
+    config = resolve_model(weights).config
+    config.dic["val_dataset"]["transforms"].append({"type": "Resize"})
+    with pytest.raises(InputError, match="--with_normalize: the last validation transform must"):
+        export(weights, tmp_path / "a", image, config, with_normalize=True)
     with pytest.raises(InputError, match=r"absent\.png"):
         export(weights, tmp_path / "a", "absent.png")
     assert not (tmp_path / "a").exists()

@@ -221,6 +221,20 @@ def test_cross_origin_requests_are_rejected(headers, status, client):
     assert "Access-Control-Allow-Origin" not in answer.headers
 
 
+@pytest.mark.parametrize("host", ["localhost", "127.0.0.1", "127.0.1.1", "::1"])
+def test_a_local_server_has_local_names_only(host):
+    """So that a foreign name that resolves to this machine is refused."""
+    assert server._local_names(host) == {"localhost", "127.0.0.1", "::1", host}
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.1.5", "10.0.0.1", "example.org"])
+def test_a_server_that_others_can_reach_has_any_name(host):
+    assert server._local_names(host) is None
+    client = server.create_app(FakePredictor(), names=None).test_client()
+    answer = client.post(ENDPOINT, data=encoded(), headers={"Host": "segmentation.example"})
+    assert answer.status_code == 200
+
+
 def test_page_allows_only_its_own_script(client):
     answers = [client.get("/") for _ in range(2)]
     policies = [answer.headers["Content-Security-Policy"] for answer in answers]
@@ -228,11 +242,16 @@ def test_page_allows_only_its_own_script(client):
     assert nonces[0] != nonces[1]
     for answer, nonce, policy in zip(answers, nonces, policies):
         assert "default-src 'none'" in policy and "unsafe" not in policy
+        assert "frame-ancestors 'none'" in policy and "form-action 'none'" in policy
         assert f'<script nonce="{nonce}">' in answer.text
         assert not re.search(r"https?://(?!www\.w3\.org/2000/svg)| on\w+=| style=", answer.text)
         assert "has 5 classes" in answer.text and "up to 1 MB" in answer.text
     for path in ("/", "/nowhere", ENDPOINT):
-        assert client.get(path).headers["X-Content-Type-Options"] == "nosniff"
+        headers = client.get(path).headers
+        assert headers["X-Content-Type-Options"] == "nosniff"
+        assert (
+            headers["Cache-Control"] == "no-store" and "no-referrer" in headers["Referrer-Policy"]
+        )
     assert (
         client.get(ENDPOINT).status_code == 405 and "POST" in client.get(ENDPOINT).headers["Allow"]
     )

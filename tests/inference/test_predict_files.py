@@ -176,6 +176,13 @@ def test_patterns_and_lists(folder, tmp_path):
     (tmp_path / "my photo.jpg").touch()
     (tmp_path / "list.txt").write_text("my photo.jpg\n")
     assert list(map(str, find_images(tmp_path / "list.txt")[1])) == ["my photo.jpg"]
+    (tmp_path / "deep").mkdir()
+    for name in ("A.JPG", "deep/B.Mp4"):
+        (tmp_path / name).touch()
+        assert list(map(str, find_images(tmp_path / name)[1])) == [name.rpartition("/")[2]]
+    root, names = find_images(tmp_path)
+    assert root == tmp_path
+    assert list(map(str, names)) == ["A.JPG", "deep/B.Mp4", "my photo.jpg"]  # not list.txt
     for absent in (f"{folder}/*.jpeg", folder / "absent.png", tmp_path / "list.txt/x"):
         with pytest.raises(InputError):
             find_images(absent)
