@@ -75,6 +75,30 @@ def huggingface(ours, classes):
     return with_counts(state)
 
 
+HUGGINGFACE_5 = (
+    (r"encoder\.(patch_embeddings|layer_norm)\.(\d)\.", r"stages.\2.\1."),
+    (r"encoder\.block\.(\d)\.", r"stages.\1.blocks."),
+    (r"self\.query\.", "q_proj."),
+    (r"self\.key\.", "k_proj."),
+    (r"self\.value\.", "v_proj."),
+    (r"self\.sr\.", "sequence_reduction.sequence_reduction."),
+    (r"self\.layer_norm\.", "sequence_reduction.layer_norm."),
+    (r"output\.dense\.", "o_proj."),
+    (r"\.layer_norm_1\.", ".layernorm_before."),
+    (r"\.layer_norm_2\.", ".layernorm_after."),
+    (r"\.mlp\.dense", ".mlp.fc"),
+    (r"\.linear_c\.", ".linear_projections."),
+)
+
+
+def huggingface_5(ours, classes):
+    """The names of the model's own state dict in transformers 5."""
+    state = huggingface(ours, classes)
+    for old, new in HUGGINGFACE_5:
+        state = {re.sub(old, new, name): value for name, value in state.items()}
+    return state
+
+
 def _openmmlab(ours, layers):
     """Shared by mmsegmentation and PaddleViT; ``layers`` renames the layers of a block."""
     state = {}

@@ -1,6 +1,7 @@
 """A small SegFormer with random weights, and its files."""
 
 import paddle
+from reference import TINY
 
 from paddleseg_segformer import MixVisionTransformer, MixVisionTransformer_B0, SegFormer
 
@@ -20,6 +21,19 @@ def small_model(classes=5, stage_projection="linear", backbone=MixVisionTransfor
 def smallest_model(classes=5, stage_projection="linear"):
     """``small_model`` with the smallest backbone."""
     return small_model(classes, stage_projection, lambda: MixVisionTransformer(**SMALLEST))
+
+
+def tiny_model(state, dropout=0.1, align_corners=False, **backbone):
+    """A model with the arrays and sizes of ``reference.random_state``."""
+    projection = "linear" if "linear_c1.proj.weight" in state else "conv_bn_relu"
+    classes, width = state["linear_pred.weight"].shape[:2]
+    encoder = MixVisionTransformer(**TINY, **backbone)
+    model = SegFormer(classes, encoder, width, projection, dropout, align_corners)
+    names = {name: tensor.shape for name, tensor in model.state_dict().items()}
+    assert names == {name: list(value.shape) for name, value in state.items()}
+    model.set_state_dict({name: paddle.to_tensor(value) for name, value in state.items()})
+    model.eval()
+    return model
 
 
 def randomize(model):

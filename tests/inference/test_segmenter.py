@@ -6,11 +6,13 @@ import paddle
 import paddle.nn.functional as F
 import pytest
 from paddleseg.transforms import LimitLong, Normalize, Padding, Resize
+from reference import TINY, random_state
 
 import paddleseg_segformer as ps
+from paddleseg_segformer.config import load_config
 from paddleseg_segformer.data.image_io import read_image
 from paddleseg_segformer.data.transforms import Compose, at_scale
-from paddleseg_segformer.inference import Segmenter, TestConfig
+from paddleseg_segformer.inference import Segmenter, TestConfig, load_model
 from paddleseg_segformer.inference import segmenter as segmenter_module
 from paddleseg_segformer.inference.sliding_window import SlidingWindows
 from paddleseg_segformer.inference.tta import AugmentedInput
@@ -136,3 +138,19 @@ def test_bands_do_not_change_the_result(image, monkeypatch):
     model = ByColor()
     np.testing.assert_array_equal(segment(model, transforms, image, **test_config), whole)
     assert len(model.sizes) == 4 * (2 * 2 + 4 * 4)  # the model runs once per window
+
+
+def test_a_model_is_loaded_whole_and_without_its_pretrained_weights():
+    config = load_config("configs/quickstart.yaml", ["model.pretrained=absent"])
+    config.dic["model"]["embedding_dim"] = 6
+    config.dic["model"]["backbone"] = {"type": "MixVisionTransformer", "pretrained": "no", **TINY}
+    state = random_state(classes=150)
+    model = load_model(config, state)
+    assert not model.training
+    for name, tensor in model.state_dict().items():
+        np.testing.assert_array_equal(tensor.numpy(), state[name])
+    assert config.dic["model"]["pretrained"] == "absent"
+    assert config.dic["model"]["backbone"]["pretrained"] == "no"
+    for lacking in (random_state(), {n: v for n, v in state.items() if "backbone" in n}):
+        with pytest.raises(ps.InputError, match=r"has no linear_\S+ of this model; it is a"):
+            load_model(config, lacking)

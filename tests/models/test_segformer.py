@@ -1,4 +1,4 @@
-"""The decode head against equation 4 of the paper, and SegFormer's arguments."""
+"""SegFormer and its decode head against the paper's equations, and SegFormer's arguments."""
 
 import math
 
@@ -6,12 +6,72 @@ import numpy as np
 import paddle
 import paddle.nn.functional as F
 import pytest
-from reference import bilinear
-from small_models import randomize, small_model
+from reference import assert_close, bilinear, random_state, segformer, upsample
+from small_models import randomize, small_model, tiny_model
 
 import paddleseg_segformer as ps
 
 SIZES = [[(16, 16), (8, 8), (4, 4), (2, 2)], [(9, 7), (5, 4), (3, 2), (2, 1)]]
+
+
+@pytest.mark.parametrize("align_corners", [False, True])
+@pytest.mark.parametrize("projection", ["linear", "conv_bn_relu"])
+@pytest.mark.parametrize("size", [(32, 64), (50, 71)])
+def test_logits_are_the_papers(size, projection, align_corners):
+    state = random_state(projection)
+    model = tiny_model(state, align_corners=align_corners)
+    images = np.random.default_rng(1).normal(size=[2, 3, *size])
+    with paddle.no_grad():
+        (logits,) = model(paddle.to_tensor(images, "float32"))
+    expected = segformer(state, images, align_corners=align_corners)
+    assert_close(logits.numpy(), bilinear(expected, size, align_corners))
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("projection", ["linear", "conv_bn_relu"])
+def test_dropout_and_stochastic_depth(projection, training, monkeypatch):
+    """What drops values multiplies them by a function of its rate here: the logits show each."""
+    drop = lambda x, p, training=True, **options: x * (1 + p) if training else x  # noqa: E731
+    monkeypatch.setattr(F, "dropout", drop)
+    monkeypatch.setattr(F, "dropout2d", drop)
+    monkeypatch.setattr(paddle, "bernoulli", lambda keep: keep**2)  # then divided by keep
+    state, images = random_state(projection), np.random.default_rng(1).normal(size=[2, 3, 50, 71])
+    rates = {"drop_rate": 0.2, "attn_drop_rate": 0.3, "drop_path_rate": 0.5}
+    model = tiny_model(state, dropout=0.4, **rates)
+    model.train() if training else model.eval()
+    paths = 1 - 0.5 * np.arange(5) / 4
+    factors = {"linear": 1.2, "attention": 1.3, "path": paths, "head": 1.4} if training else None
+    expected = segformer(state, images, factors=factors)
+    (logits,) = model(paddle.to_tensor(images, "float32"), resize_logits=False)
+    assert_close(logits.numpy(), expected)
+
+
+def test_default_rates():
+    """Those of the paper: 0.1 in the head and, at the last block, for stochastic depth."""
+    model = ps.SegFormer(5, "B0")
+    dropouts = [layer for layer in model.backbone.sublayers() if "Dropout" in type(layer).__name__]
+    assert len(dropouts) == 16 and {layer.p for layer in dropouts} == {0}
+    assert model.linear_pred.dropout.p == model.backbone.block4[1].drop_path.rate == 0.1
+    for i in range(1, 5):
+        for block in getattr(model.backbone, f"block{i}"):
+            assert block.attn.attn_drop_rate == block.mlp.fc2.drop_rate == 0
+
+
+@pytest.mark.parametrize("projection", ["linear", "conv_bn_relu"])
+def test_batch_norm_statistics_move_by_a_tenth(projection):
+    """In training, towards those of the batch, of all of the head's norms."""
+    model = tiny_model(random_state(projection))
+    norms = [layer for layer in model.sublayers() if isinstance(layer, paddle.nn.BatchNorm2D)]
+    assert len(norms) == (1 if projection == "linear" else 5)
+    x = np.random.default_rng(0).normal(3, 2, [4, 6, 20, 20])
+    for norm in norms:
+        before = [norm._mean.numpy(), norm._variance.numpy()]
+        norm.train()
+        norm(paddle.to_tensor(x, "float32"))
+        for tensor, old, new in zip(
+            (norm._mean, norm._variance), before, (x.mean((0, 2, 3)), x.var((0, 2, 3)))
+        ):
+            np.testing.assert_allclose(tensor.numpy(), 0.9 * old + 0.1 * new, rtol=1e-3)
 
 
 class Features(paddle.nn.Layer):
@@ -28,14 +88,6 @@ class Features(paddle.nn.Layer):
 
     def forward(self, x):
         return list(self.maps)
-
-
-def upsample(x, size, align_corners):
-    """The reference resize as one matrix product, so that it has a gradient."""
-    n, c, h, w = x.shape
-    matrix = bilinear(np.eye(h * w).reshape([1, h * w, h, w]), size, align_corners)
-    matrix = paddle.to_tensor(matrix.reshape([h * w, -1]))
-    return paddle.matmul(x.flatten(2), matrix).reshape([n, c, *size])
 
 
 def plain_model(model, images):

@@ -1,13 +1,16 @@
 """Every source format is recognized, converted and loaded."""
 
 import csv
+import re
 
 import numpy as np
 import paddle
 import pytest
-from checkpoint_fixtures import FORMATS
+from checkpoint_fixtures import FORMATS, huggingface_5
 from paddleseg.cvlibs import manager
+from reference import assert_close, random_state, segformer
 from shared import SHARED, needs_shared
+from small_models import tiny_model
 
 import paddleseg_segformer as ps
 from paddleseg_segformer.weights import load_pretrained, read_weights
@@ -31,9 +34,43 @@ def arrays(model):
     return {name: tensor.numpy() for name, tensor in model.state_dict().items()}
 
 
-@pytest.mark.parametrize("size", WIDTHS)
-@pytest.mark.parametrize("name", FORMATS)
-def test_whole_model(name, size):
+# LayerNorm epsilons of each implementation: of blocks and stages, and after other convolutions.
+PAPER = (1e-6, 1e-5)
+EPSILONS = {"huggingface": (1e-5,) * 2, "mmseg": (1e-6,) * 2, "paddlevit": (1e-5,) * 2}
+
+
+@pytest.mark.parametrize("name", [*FORMATS, "huggingface of transformers 5"])
+def test_logits_are_those_of_the_source(name, caplog):
+    """In NumPy, with the source's epsilons, which a warning names if they are not the model's."""
+    name, _, new_names = name.partition(" of ")
+    write, projection = FORMATS[name]
+    state, images = random_state(projection), np.random.default_rng(1).normal(size=[1, 3, 64, 96])
+    checkpoint = (huggingface_5 if new_names else write)(state, 5)
+    result = ps.load_weights(tiny_model(random_state(projection, seed=1)), checkpoint)
+    assert not result.missing and not result.unexpected and result.checkpoint.format == name
+    epsilons = EPSILONS.get(name, PAPER)
+    warned = [float(text) for text in re.findall(r"norm_epsilon=(\S+) for", caplog.text)]
+    assert warned == ([] if epsilons == PAPER else [epsilons[0]])
+    caplog.clear()
+    epsilon = result.checkpoint.norm_epsilon
+    model = tiny_model(random_state(projection, seed=1), norm_epsilon=epsilon)
+    ps.load_weights(model, checkpoint)
+    assert not caplog.text
+    with paddle.no_grad():
+        (logits,) = model(paddle.to_tensor(images, "float32"), resize_logits=False)
+    assert_close(logits.numpy(), segformer(state, images, *epsilons))
+
+
+MARKS = {("B0", "nvlabs"): (), ("B2", "mmseg"): pytest.mark.integration}
+WHOLE_MODELS = [
+    pytest.param(size, name, marks=MARKS.get((size, name), pytest.mark.slow))
+    for size in WIDTHS
+    for name in FORMATS
+]
+
+
+@pytest.mark.parametrize("size, name", WHOLE_MODELS)
+def test_whole_model(size, name):
     write, projection = FORMATS[name]
     source, target = (random_model(size, projection, seed=seed) for seed in (1, 2))
     result = ps.load_weights(target, write(arrays(source), 19))

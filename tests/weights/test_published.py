@@ -49,6 +49,7 @@ def model():
     return segformer
 
 
+@pytest.mark.integration
 def test_demo_image(model):
     """Hugging Face's logits are float16, hence the tolerance."""
     image = Compose([NORMALIZE])({"img": str(SHARED / "reference/cityscapes_demo.png")})["img"]
@@ -61,6 +62,7 @@ def test_demo_image(model):
     assert (labels == expected["argmax_full"]).mean() >= 0.999
 
 
+@pytest.mark.slow
 def test_camvid(model):
     """transformers gets mIoU 0.7405 and accuracy 0.9413 on the same images."""
     root = SHARED / "data/camvid_small"
