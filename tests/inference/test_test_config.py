@@ -4,7 +4,8 @@ import pytest
 
 import paddleseg_segformer as ps
 from paddleseg_segformer.inference import TestConfig
-from paddleseg_segformer.inference.test_config import PAPER_SCALES
+
+PAPER_SCALES = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)
 
 
 class Config:

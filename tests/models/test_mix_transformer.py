@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import paddle
 import pytest
-from small_models import randomize
+from small_models import randomize, without_initialization
 
 import paddleseg_segformer as ps
 from paddleseg_segformer.config import build, load_config
@@ -20,6 +20,7 @@ def shapes(model):
 
 
 @pytest.mark.parametrize("name", VARIANTS)
+@without_initialization()
 def test_variants(name):
     """By name, by constructor and from the config, with the paper's number of parameters."""
     model = ps.SegFormer(150, name)

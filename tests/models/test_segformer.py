@@ -7,7 +7,7 @@ import paddle
 import paddle.nn.functional as F
 import pytest
 from reference import assert_close, bilinear, random_state, segformer, upsample
-from small_models import randomize, small_model, tiny_model
+from small_models import randomize, small_model, tiny_model, without_initialization
 
 import paddleseg_segformer as ps
 
@@ -194,6 +194,7 @@ def test_static_graph_of_the_whole_model():
     "projection, name, width",
     [("linear", "B1", 256), ("linear", "B2", 768), ("conv_bn_relu", "B2", 256)],
 )
+@without_initialization()
 def test_default_decoder_width(projection, name, width):
     backbone = getattr(ps, f"MixVisionTransformer_{name}")(norm_epsilon=1e-5)
     for named in (name, backbone):

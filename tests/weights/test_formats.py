@@ -10,7 +10,7 @@ from checkpoint_fixtures import FORMATS, huggingface_5
 from paddleseg.cvlibs import manager
 from reference import assert_close, random_state, segformer
 from shared import SHARED, needs_shared
-from small_models import tiny_model
+from small_models import tiny_model, without_initialization
 
 import paddleseg_segformer as ps
 from paddleseg_segformer.weights import load_pretrained, read_weights
@@ -21,8 +21,9 @@ WIDTHS = {"B0": 256, "B1": 256, "B2": 768}
 def random_model(size, projection, classes=19, width=None, seed=0):
     """A model with random values in all tensors, including the BatchNorm statistics."""
     paddle.seed(seed)
-    backbone = getattr(ps, f"MixVisionTransformer_{size}")()
-    model = ps.SegFormer(classes, backbone, width or WIDTHS[size], stage_projection=projection)
+    with without_initialization():
+        backbone = getattr(ps, f"MixVisionTransformer_{size}")()
+        model = ps.SegFormer(classes, backbone, width or WIDTHS[size], stage_projection=projection)
     for name, tensor in model.state_dict().items():
         noise = paddle.randn(tensor.shape) * 0.05
         tensor.set_value(noise.abs() + 0.5 if name.endswith("_variance") else tensor + noise)
@@ -168,17 +169,21 @@ def test_a_mismatch_names_the_config_that_fits():
         ps.load_weights(random_model("B1", projection, width=64), state)
 
 
-def test_a_classifier_of_another_size_is_not_loaded():
+def test_a_classifier_of_another_size_is_not_loaded(caplog):
     source, target = random_model("B0", "linear", classes=7), random_model("B0", "linear")
     classifier = arrays(target)["linear_pred.weight"]
     result = ps.load_weights(target, arrays(source))
     assert result.missing == ["linear_pred.weight", "linear_pred.bias"]
+    assert "the given arrays has another number of classes than the model" in caplog.text
     np.testing.assert_array_equal(arrays(target)["linear_pred.weight"], classifier)
 
 
 def test_missing_and_unexpected_tensors():
     source, target = random_model("B0", "linear", seed=1), random_model("B0", "linear")
     state, before = arrays(source), arrays(target)
+    more = {**state, "backbone.extra.weight": np.ones([2], "float32")}
+    with pytest.raises(ps.InputError, match=r"arrays: has unexpected tensors, backbone\.extra"):
+        ps.load_weights(target, more)
     gone = [key for key in state if "block3.1.mlp" in key]
     for key in gone:
         del state[key]
