@@ -356,6 +356,14 @@ def test_figures(trained, tmp_path):
     figures = json.loads((tmp_path / "figures.json").read_text())
     assert figures["images"] == 2 and figures["confusion"] == scores.confusion.tolist()
     assert len(list(tmp_path.iterdir())) == 2
+    assert figures["protocol"]["scales"] == [1] and not figures["protocol"]["flip_horizontal"]
+
+
+def test_options_override_the_config(trained, tmp_path):
+    options = {"aug_eval": True, "scales": [0.5, 1], "flip_vertical": True}
+    validate(*trained, json_path=tmp_path / "figures.json", **options)
+    protocol = json.loads((tmp_path / "figures.json").read_text())["protocol"]
+    assert (protocol["scales"], protocol["flip_vertical"]) == ([0.5, 1], True)
 
 
 def test_the_folder_of_figures_is_created(trained, tmp_path):

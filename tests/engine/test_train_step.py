@@ -97,6 +97,13 @@ def test_micro_batches_without_a_valid_pixel_contribute_nothing():
     np.testing.assert_allclose(result.norm, alone.norm, rtol=1e-4)
 
 
+def test_a_step_without_a_valid_pixel_has_no_gradient():
+    arrays = batch(1)
+    arrays["label"][:] = 255
+    result = train_step(CrossEntropyLoss(), grad_accum_steps=4)(split(arrays, 4), 1)
+    assert (result.losses, result.norm, result.skipped) == ([0], 0, None)
+
+
 @pytest.mark.parametrize("align_corners", [False, True])
 @pytest.mark.parametrize("mixed", [False, True])
 def test_only_cross_entropy_gets_logits_at_stride_4(mixed, align_corners, monkeypatch):

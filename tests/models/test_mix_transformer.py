@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import paddle
 import pytest
+from reference import TINY
 from small_models import randomize, without_initialization
 
 import paddleseg_segformer as ps
@@ -86,6 +87,25 @@ def test_norm_epsilons():
     one = ps.MixVisionTransformer_B0(norm_epsilon=1e-4)
     norms = [layer for layer in one.sublayers() if isinstance(layer, paddle.nn.LayerNorm)]
     assert {layer._epsilon for layer in norms} == {1e-4}
+
+
+def test_channels_of_the_images():
+    """One channel is the same as three equal ones, whose weights are added."""
+    paddle.seed(0)
+    color, gray = ps.MixVisionTransformer(**TINY), ps.MixVisionTransformer(**TINY, in_channels=1)
+    state, name = color.state_dict(), "patch_embed1.proj.weight"
+    gray.set_state_dict({**state, name: state[name].sum(axis=1, keepdim=True)})
+    color.eval(), gray.eval()
+    image = paddle.randn([1, 1, 64, 64])
+    for actual, expected in zip(gray(image), color(image.tile([1, 3, 1, 1]))):
+        np.testing.assert_allclose(actual.numpy(), expected.numpy(), atol=1e-5)
+
+
+def test_expansion_ratios_of_the_mix_ffn():
+    backbone = ps.MixVisionTransformer(**TINY, mlp_ratios=(1, 2, 3, 2.5))
+    mlps = [getattr(backbone, f"block{i}")[0].mlp for i in range(1, 5)]
+    assert [mlp.fc1.weight.shape for mlp in mlps] == [[4, 4], [8, 16], [10, 30], [16, 40]]
+    assert [m.shape for m in backbone(paddle.zeros([1, 3, 64, 64]))][3] == [1, 16, 2, 2]
 
 
 def test_initial_weights():

@@ -196,6 +196,14 @@ def test_missing_and_unexpected_tensors():
     assert result.missing == gone and result.unexpected == ["backbone.extra.weight"]
 
 
+def test_an_incomplete_backbone_is_an_error():
+    state = arrays(random_model("B0", "linear").backbone)
+    del state["norm2.bias"]
+    for model in (ps.MixVisionTransformer_B0(), random_model("B0", "linear")):
+        with pytest.raises(ps.InputError, match=r"lacks, or has .* (backbone\.)?norm2\.bias; use"):
+            ps.load_weights(model, state)
+
+
 def test_no_matching_tensor_is_an_error_even_if_not_strict():
     model = manager.MODELS.components_dict["BiSeNetV2"](num_classes=2)
     with pytest.raises(ps.InputError, match=r"unexpected tensors, patch_embed1\.proj\.weight"):
