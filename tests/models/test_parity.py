@@ -21,9 +21,11 @@ def pair(variant, classes=19):
     return ours, theirs
 
 
+MARKS = {"B0": (), "B2": pytest.mark.integration}
+
+
 @pytest.mark.parametrize(
-    "variant",
-    [pytest.param(v, marks=() if v in ("B0", "B2") else pytest.mark.slow) for v in VARIANTS],
+    "variant", [pytest.param(v, marks=MARKS.get(v, pytest.mark.slow)) for v in VARIANTS]
 )
 def test_logits(variant):
     ours, theirs = pair(variant)

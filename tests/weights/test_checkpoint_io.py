@@ -393,9 +393,13 @@ def test_urls_do_not_share_a_file(one, other, tmp_path, monkeypatch):
 
 
 def test_an_unreachable_url_names_the_key_to_set(tmp_path, monkeypatch):
+    """After three attempts, with longer and longer pauses between them."""
     monkeypatch.setattr(seg_env, "PRETRAINED_MODEL_HOME", str(tmp_path))
+    pauses = []
+    monkeypatch.setattr(download_module.time, "sleep", pauses.append)
     with pytest.raises(ps.InputError, match=r"--opts model\.backbone\.pretrained=FILE"):
         ps.MixVisionTransformer_B0(pretrained="http://127.0.0.1:9/weights.tar.gz")
+    assert pauses == [0, 1, 2]
 
 
 def test_a_small_file_takes_little_memory(tmp_path):

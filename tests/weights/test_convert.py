@@ -54,6 +54,7 @@ def test_bad_targets(source, target, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
+@pytest.mark.integration
 def test_the_tool_reports_an_error_in_one_sentence(tmp_path):
     bad = tmp_path / "page.pth"
     bad.write_bytes(b"<!DOCTYPE html>")

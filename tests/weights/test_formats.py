@@ -35,6 +35,12 @@ def arrays(model):
     return {name: tensor.numpy() for name, tensor in model.state_dict().items()}
 
 
+def assert_weights(model, expected):
+    actual = arrays(model)
+    for name, value in expected.items():
+        np.testing.assert_array_equal(actual[name], value, err_msg=name)
+
+
 # LayerNorm epsilons of each implementation: of blocks and stages, and after other convolutions.
 PAPER = (1e-6, 1e-5)
 EPSILONS = {"huggingface": (1e-5,) * 2, "mmseg": (1e-6,) * 2, "paddlevit": (1e-5,) * 2}
@@ -77,8 +83,7 @@ def test_whole_model(size, name):
     result = ps.load_weights(target, write(arrays(source), 19))
     assert not result.missing and not result.unexpected
     assert result.checkpoint.format == name
-    for key, value in arrays(source).items():
-        np.testing.assert_array_equal(arrays(target)[key], value, err_msg=key)
+    assert_weights(target, arrays(source))
     assert result.checkpoint.architecture.variant == size
     assert str(WIDTHS[size]) in str(result.checkpoint.architecture)
 
@@ -140,11 +145,9 @@ def test_imagenet_backbone(name):
     assert not ps.load_weights(backbone, state).missing
     result = ps.load_weights(target, state)
     assert set(result.missing) == head.keys() and not result.unexpected
-    for key, value in arrays(source.backbone).items():
-        np.testing.assert_array_equal(arrays(backbone)[key], value)
-        np.testing.assert_array_equal(arrays(target)[f"backbone.{key}"], value)
-    for key, value in head.items():
-        np.testing.assert_array_equal(arrays(target)[key], value)
+    assert_weights(backbone, arrays(source.backbone))
+    assert_weights(target.backbone, arrays(source.backbone))
+    assert_weights(target, head)
 
 
 def test_fused_query_key_and_value_are_split():
@@ -221,8 +224,7 @@ def test_half_precision_becomes_float32():
 def test_the_other_byte_order():
     source, target = ps.MixVisionTransformer_B0(), ps.MixVisionTransformer_B0()
     ps.load_weights(target, {key: value.astype(">f4") for key, value in arrays(source).items()})
-    for name, value in arrays(source).items():
-        np.testing.assert_array_equal(arrays(target)[name], value, err_msg=name)
+    assert_weights(target, arrays(source))
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
@@ -248,8 +250,7 @@ def test_a_dictionary_is_unwrapped_as_a_file_is(prefix, wrap):
     source, target = ps.MixVisionTransformer_B0(), ps.MixVisionTransformer_B0()
     state = {prefix + name: value for name, value in arrays(source).items()}
     assert not ps.load_weights(target, wrap({**state, "steps": 3, "note": "ours"})).unexpected
-    for name, value in arrays(source).items():
-        np.testing.assert_array_equal(arrays(target)[name], value, err_msg=name)
+    assert_weights(target, arrays(source))
 
 
 def test_tensors_of_frameworks():
@@ -262,9 +263,7 @@ def test_tensors_of_frameworks():
             for name, value in arrays(source).items()
         }
         ps.load_weights(target, state)
-        for name, value in state.items():
-            expected = value.detach().float().numpy()
-            np.testing.assert_array_equal(arrays(target)[name], expected, err_msg=name)
+        assert_weights(target, {n: value.detach().float().numpy() for n, value in state.items()})
     ps.load_weights(target, source.state_dict())
     np.testing.assert_array_equal(target.norm1.weight.numpy(), source.norm1.weight.numpy())
 
@@ -379,8 +378,7 @@ def test_another_paddleseg_model(tmp_path):
     assert not loaded.missing and not loaded.unexpected
     assert loaded.checkpoint.source == str(tmp_path / "m")
     assert (loaded.checkpoint.norm_epsilon, loaded.checkpoint.architecture) == (None, None)
-    for name, value in state.items():
-        np.testing.assert_array_equal(arrays(target)[name], value)
+    assert_weights(target, state)
 
 
 def test_load_pretrained_is_logged(caplog):
