@@ -131,7 +131,7 @@ def confusion_of(predictions, labels, classes):
     return matrix
 
 
-def assert_identical(model, dataset, target, first_class=0):
+def assert_identical(model, dataset, target, max_ties, first_class=0):
     """The same confusion matrix, except for pixels where rounding decides between two classes."""
     expected, ties = 0, 0
     for image, label in dataset.file_list:
@@ -141,7 +141,7 @@ def assert_identical(model, dataset, target, first_class=0):
         expected = expected + confusion
         second, best = np.partition(probabilities, -2, axis=0)[-2:]
         ties += ((best - second < 1e-5) & (labels != 255)).sum()
-    assert ties < 3e-3 * expected.sum()
+    assert ties < max_ties * expected.sum()
     assert expected.sum(axis=0).max() < 0.7 * expected.sum()  # predictions vary
 
     scores = evaluate(model, dataset, TestConfig())
@@ -154,13 +154,13 @@ def assert_identical(model, dataset, target, first_class=0):
 
 
 def test_single_scale_is_identical(scenes):
-    assert_identical(random_model(scenes, 150), scenes, DRAWN_SIZE, first_class=1)
+    assert_identical(random_model(scenes, 150), scenes, DRAWN_SIZE, 3e-3, first_class=1)
 
 
 @pytest.mark.slow
 @needs_shared
 def test_single_scale_is_identical_on_real_images(real):
-    assert_identical(*real, REAL_SIZE)
+    assert_identical(*real, REAL_SIZE, 1e-4)
 
 
 def assert_same_labels(model, dataset, target, test_config):
