@@ -283,7 +283,10 @@ def test_a_switch_sets_its_option_alone(command, switch, monkeypatch, tmp_path):
 
 
 def test_serve_passes_model_address_and_limit(monkeypatch):
-    server = pytest.importorskip("paddleseg_segformer.deploy.server", exc_type=ImportError)
+    for package in ("flask", "waitress"):
+        pytest.importorskip(package, reason=f"{package} is not installed")
+    from paddleseg_segformer.deploy import server
+
     found, serve = [], command_module("serve")
     monkeypatch.setattr(serve, "Predictor", lambda *given, **named: (given, named))
     monkeypatch.setattr(server, "serve", lambda *given: found.append(given))

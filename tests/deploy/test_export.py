@@ -65,7 +65,7 @@ def exported(folder, tmp_path_factory):
 
     def make(form="paddle", output_op="argmax", **options):
         if form == "onnx":
-            pytest.importorskip("paddle2onnx")
+            pytest.importorskip("paddle2onnx", reason="paddle2onnx is not installed")
         return cached(form, output_op, tuple(options.items()))
 
     return make
@@ -79,7 +79,7 @@ def description(folder):
     """The contents of a folder's ``deploy.yaml``, or of that in its ONNX file."""
     if (folder / "deploy.yaml").exists():
         return yaml.safe_load((folder / "deploy.yaml").read_text())
-    onnx = pytest.importorskip("onnx")
+    onnx = pytest.importorskip("onnx", reason="onnx is not installed")
     (entry,) = onnx.load(folder / "model.onnx").metadata_props
     return yaml.safe_load(entry.value)
 
@@ -140,7 +140,7 @@ def test_graphs_of_any_size(form, output_op, exported, folder, model):
     source = exported(form, output_op, **normalize)
     dtype = description(source)["Deploy"]["output_dtype"]
     for backend in BACKENDS[form]:
-        pytest.importorskip(backend)
+        pytest.importorskip(backend, reason=f"{backend} is not installed")
         predictor = Predictor(source, backend=backend)
         assert predictor.classes == model.classes
         for image in images(folder):
@@ -204,7 +204,7 @@ def test_logits_support_multi_scale_and_windows(exported, folder):
 @pytest.mark.parametrize("backend", ["paddle", "onnxruntime", "openvino"])
 def test_threads_share_a_graph(backend, exported, folder):
     """Each call returns the label map of its image."""
-    pytest.importorskip(backend)
+    pytest.importorskip(backend, reason=f"{backend} is not installed")
     form = "paddle" if backend == "paddle" else "onnx"
     source = exported(form)
     predictor = Predictor(source, backend=backend)
@@ -230,7 +230,7 @@ def test_paddle_inference_keeps_paddles_number_of_threads(folder, tmp_path):
 
 @pytest.mark.parametrize("backend", BACKENDS["onnx"])
 def test_an_onnx_graph_names_an_unsupported_size(backend, exported):
-    pytest.importorskip(backend)
+    pytest.importorskip(backend, reason=f"{backend} is not installed")
     with pytest.raises(InputError, match="The graph does not support images of 2x3 "):
         Predictor(exported("onnx"), backend=backend)(np.zeros([3, 2, 3], "uint8"))
 
@@ -274,7 +274,7 @@ def test_a_graph_without_weights_is_rejected(exported, tmp_path):
 @pytest.mark.parametrize("forms", [("paddle", "onnx"), ("onnx", "paddle")])
 def test_an_export_replaces_earlier_ones(forms, exported, folder, tmp_path):
     """Of either format; other files are kept."""
-    pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
     earlier = exported(forms[0])
     shutil.copytree(earlier, tmp_path, dirs_exist_ok=True)
     (tmp_path / "notes.txt").touch()
@@ -351,7 +351,7 @@ def test_deploy_yaml_is_paddlesegs(exported, folder, model):
 
 def weight_types(path):
     """ONNX's numbers of the types of a graph's weights: 1 is float32, 10 is float16."""
-    graph = pytest.importorskip("onnx").load(path).graph
+    graph = pytest.importorskip("onnx", reason="onnx is not installed").load(path).graph
     constants = [n.attribute[0].t for n in graph.node if n.op_type == "Constant"]
     return {x.data_type for x in [*graph.initializer, *constants] if np.prod(x.dims) > 99}
 
@@ -371,9 +371,9 @@ def test_the_graph_has_the_arithmetic_of_the_folded_head(tmp_path):
     The fuse convolution, 4 * 256 * 256 * 128^2, and the four projections to 256 channels become
     four 1x1 convolutions of the stages' channels to 256, each at its stage's resolution.
     """
-    onnx = pytest.importorskip("onnx")
-    pytest.importorskip("paddle2onnx")
-    onnxruntime = pytest.importorskip("onnxruntime")
+    onnx = pytest.importorskip("onnx", reason="onnx is not installed")
+    pytest.importorskip("paddle2onnx", reason="paddle2onnx is not installed")
+    onnxruntime = pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
     paddle.seed(0)
     weights = save(SegFormer(150, MixVisionTransformer_B0(), 256), tmp_path / "b0.pdparams")
     cv2.imwrite(str(tmp_path / "image.png"), np.zeros([512, 512, 3], "uint8"))

@@ -253,8 +253,7 @@ SCORES = Scores(np.array([[3, 1], [0, 4]]), ["wall", "sky/cloud"])  # IoU 3/4 an
 
 def test_an_evaluation_in_all_outputs(tmp_path, example, monkeypatch):
     examples, _ = example
-    visualdl = pytest.importorskip("visualdl")
-    monkeypatch.setattr(visualdl, "LogWriter", LogWriter)
+    monkeypatch.setattr("visualdl.LogWriter", LogWriter)
     writer = MetricWriter(tmp_path, 0, 0, use_vdl=True)
     writer.evaluation(7, SCORES, "", examples.rows)
     writer.evaluation(7, SCORES, "ema_", [])
@@ -273,8 +272,7 @@ def test_an_evaluation_in_all_outputs(tmp_path, example, monkeypatch):
 
 
 def test_training_metrics_in_all_outputs(tmp_path, monkeypatch):
-    visualdl = pytest.importorskip("visualdl")
-    monkeypatch.setattr(visualdl, "LogWriter", LogWriter)
+    monkeypatch.setattr("visualdl.LogWriter", LogWriter)
     writer = MetricWriter(tmp_path, 0, 0, use_vdl=True)
     metrics = {"loss": 2.5, "gradient_norm": float("nan"), "batch_cost": 0.5}
     metrics.update(reader_cost=0.25, ips=8.0, eta=90.0)

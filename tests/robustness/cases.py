@@ -175,7 +175,7 @@ def check(case, workspace, tools):
     hidden = workspace.options.get("hidden", [])
     for package in REQUIRED_PACKAGES.get(case.tool, ()):
         if package not in hidden:
-            pytest.importorskip(package)
+            pytest.importorskip(package, reason=f"{package} is not installed")
     before = workspace.files()
     if case.new_process:
         result = tools.run_in_new_process(case.tool, arguments)

@@ -118,7 +118,12 @@ INVALID = [
     Case(
         "no paddle2onnx",
         "export",
-        without("paddle2onnx", lambda p: pytest.importorskip("onnx") and export_onnx(p)),
+        without(
+            "paddle2onnx",
+            lambda p: (
+                pytest.importorskip("onnx", reason="onnx is not installed") and export_onnx(p)
+            ),
+        ),
         "--format onnx: needs paddle2onnx",
     ),
     Case("no onnx, predict", "predict", without("onnx", onnx_file), "{}/model.onnx: needs onnx"),
