@@ -1,7 +1,10 @@
-"""Compatibility patches for PaddleSeg 2.8 on Paddle 3; remove once fixed upstream.
+"""Compatibility patches for PaddleSeg 2.8.0, 2.9 and its development branch on Paddle 3.
 
-They are subclasses that are registered under the same names. PaddleSeg's cross-entropy is replaced
-by ``models.CrossEntropyLoss`` instead.
+Each takes effect only where the installed PaddleSeg needs it: an operator that would combine
+different types, a function that fails. Remove a patch once no supported release needs it.
+
+The components are subclasses that are registered under the same names. PaddleSeg's cross-entropy is
+replaced by ``models.CrossEntropyLoss`` instead.
 """
 
 import contextlib
@@ -26,7 +29,7 @@ _lock = threading.Lock()
 def type_promotion():
     """Promote boolean to integer and integer to float tensors in ``+ - * /`` within the context.
 
-    Paddle 3 raises "Type promotion only support calculations between floating-point numbers".
+    Nothing changes for operands of one type, so not where PaddleSeg itself casts. Paddle 3 raises "Type promotion only support calculations between floating-point numbers".
     Paddle 2 cast the right operand to the left one's type, which lost the gradient of
     ``RelaxBoundaryLoss``, where the left one is an integer. The last thread to leave the context
     restores the operators.
@@ -59,8 +62,10 @@ def _promoting(original):
 
 
 def _rank(tensor):
-    """0 for boolean, 1 for integer, 2 for float tensors."""
-    return 0 if tensor.dtype == paddle.bool else 1 + tensor.is_floating_point()
+    """0 for boolean, 1 for integer, 2 for int64, 3 for float tensors."""
+    if tensor.is_floating_point():
+        return 3
+    return {paddle.bool: 0, paddle.int64: 2}.get(tensor.dtype, 1)
 
 
 class TypePromotion:
@@ -85,16 +90,23 @@ _LOSSES = (
     losses.RMILoss,  # multiplies a one-hot label by a boolean mask
 )
 LOSSES = tuple(map(_with_type_promotion, _LOSSES))
-# Both divide a float flow by the integer size of the image.
-MODELS = tuple(map(_with_type_promotion, (models.DecoupledSegNet, models.SFNet)))
+_MODELS = (
+    models.DecoupledSegNet,  # divides a float flow by the integer size of the image
+    models.ISANet,  # after 2.8.0: subtracts an int64 size from an int32 one
+    models.SFNet,  # as DecoupledSegNet
+)
+MODELS = tuple(map(_with_type_promotion, _MODELS))
 
 
 class VisionTransformer(backbones.VisionTransformer):
     """Can be built without ``pretrained`` weights, as before loading a checkpoint."""
 
     def init_weight(self):
-        if self.pretrained is not None:
+        try:
             super().init_weight()
+        except TypeError:  # of os.path.exists(None)
+            if self.pretrained is not None:
+                raise
 
 
 def _with_patched_class(factory):
@@ -108,17 +120,43 @@ BACKBONES = (VisionTransformer, *map(_with_patched_class, _VITS))
 
 
 def patch_train_loop():
-    """Patch PaddleSeg's own ``train`` and ``evaluate``, for ``compat_run``.
+    """Patch PaddleSeg's own ``train`` and ``evaluate`` where they fail, for ``compat_run``.
 
-    Means and sums had shape ``[1]`` in Paddle 2 and have ``[]`` in Paddle 3, but ``train`` indexes
-    losses and ``evaluate`` concatenates counts.
+    Means and sums had shape ``[1]`` in Paddle 2 and have ``[]`` in Paddle 3, but in PaddleSeg 2.8.0
+    ``train`` indexes losses and ``evaluate`` concatenates counts. Later releases do not.
     """
     loop = sys.modules["paddleseg.core.train"]
-    compute = loop.loss_computation
-    loop.loss_computation = lambda *args, **options: [
-        loss.reshape([1]) for loss in compute(*args, **options)
-    ]
-    metrics.calculate_area = calculate_area
+    if "numpy" in loop.train.__code__.co_names:  # it reads losses as arrays, later ones as floats
+        compute = loop.loss_computation
+        loop.loss_computation = lambda *args, **options: [
+            loss.reshape([1]) for loss in compute(*args, **options)
+        ]
+    metrics.calculate_area = _where_it_fails(metrics.calculate_area)
+
+
+def _where_it_fails(original):
+    """``original``, or ``calculate_area`` if ``original`` fails to count one pixel.
+
+    That is tried at the first call: no operator may run before processes are forked. Options that
+    PaddleSeg 2.8.0 does not have, such as ``use_multilabel``, are left to ``original``.
+    """
+
+    @functools.lru_cache(maxsize=None)
+    def fails():
+        pixel = paddle.zeros([1, 1, 1], dtype="int64")
+        try:
+            original(pixel, pixel, 2)
+        except ValueError:
+            return True
+        return False
+
+    @functools.wraps(original)
+    def count(pred, label, num_classes, ignore_index=255, **options):
+        if any(options.values()) or not fails():
+            return original(pred, label, num_classes, ignore_index, **options)
+        return calculate_area(pred, label, num_classes, ignore_index)
+
+    return count
 
 
 def calculate_area(pred, label, num_classes, ignore_index=255):
