@@ -1,4 +1,4 @@
-"""Build, train (three iterations) and evaluate every model of PaddleSeg.
+"""Build, train (three iterations) and evaluate every model of the installed PaddleSeg.
 
 Each model is tried with the backbone in benchmarks/paddleseg_models.yaml, and with MiT-B0 as in
 configs/paddleseg/. Prints the table of docs/paddleseg.md.
@@ -12,6 +12,7 @@ from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
 import yaml
+from paddleseg.cvlibs import manager
 
 from paddleseg_segformer.cli import common
 from paddleseg_segformer.config import build, load_config
@@ -40,7 +41,8 @@ def main():
     mit_configs = {read_yaml(path)["model"]["type"]: path for path in MIT_CONFIGS.glob("*.yaml")}
     print("| Model | Backbone | | MiT-B0 |\n|---|---|---|---|")
     with tempfile.TemporaryDirectory() as folder:
-        for name in options.models or sorted(entries, key=str.lower):
+        known = entries.keys() & manager.MODELS.components_dict.keys()
+        for name in options.models or sorted(known, key=str.lower):
             entry, path = entries[name], Path(folder, f"{name}.yaml")
             path.write_text(yaml.safe_dump(make_config(name, entry)))
             backbone = entry.get("model", {}).get("backbone", {}).get("type", "its own")

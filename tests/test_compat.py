@@ -1,5 +1,10 @@
 """PaddleSeg's losses and models that fail on Paddle 3 without the patches."""
 
+import json
+import subprocess
+import sys
+import types
+
 import numpy as np
 import paddle
 import pytest
@@ -73,10 +78,17 @@ def test_relaxed_boundary_counts_every_class_next_to_a_pixel():
     assert np.abs(gradient).sum() > 0.1  # 0 on Paddle 2, which rounded the logarithms
 
 
-@pytest.mark.parametrize("name, indices", [("DecoupledSegNet", (0, 3)), ("SFNet", (0, 1, 2, 3))])
-def test_models_run(name, indices):
+@pytest.mark.parametrize(
+    "name, options",
+    [
+        ("DecoupledSegNet", {"backbone_indices": (0, 3)}),
+        ("ISANet", {"enable_auxiliary_loss": False}),
+        ("SFNet", {"backbone_indices": (0, 1, 2, 3)}),
+    ],
+)
+def test_models_run(name, options):
     backbone = manager.BACKBONES.components_dict["ResNet18_vd"](output_stride=8)
-    model = MODELS[name](num_classes=5, backbone=backbone, backbone_indices=indices)
+    model = MODELS[name](num_classes=5, backbone=backbone, **options)
     model.eval()
     (logits,) = model(x=paddle.zeros([1, 3, 64, 96]))[:1]
     assert logits.shape == [1, 5, 64, 96]
@@ -88,6 +100,7 @@ def test_operators_are_restored():
     with compat.type_promotion():
         assert (integers * floats / 2).tolist() == [0.5, 0.5]
         assert (paddle.to_tensor([True, False]) + integers).tolist() == [2, 1]
+        assert (integers.astype("int32") - integers).dtype == paddle.int64
     with pytest.raises(TypeError, match="Type promotion"):
         floats * integers
 
@@ -128,3 +141,100 @@ def test_vision_transformer_loads_its_file_of_weights(tmp_path):
     found = build(img_size=32, pretrained=str(tmp_path / "vit.pdparams")).state_dict()
     for name in ("blocks.0.attn.qkv.weight", "patch_embed.proj.weight"):
         np.testing.assert_array_equal(found[name].numpy(), weights[name].numpy())
+
+
+class Host:
+    """Stands in for a release of PaddleSeg: its train loop and how it counts areas."""
+
+    def __init__(self, monkeypatch, train, calculate_area):
+        self.loop = types.SimpleNamespace(train=train, loss_computation=self.loss_computation)
+        self.calls, self.original = 0, self.loop.loss_computation
+        self.original_area = calculate_area
+        monkeypatch.setitem(sys.modules, "paddleseg.core.train", self.loop)
+        monkeypatch.setattr(compat.metrics, "calculate_area", self.calculate_area)
+        compat.patch_train_loop()
+        assert self.calls == 0  # processes may still be forked
+
+    def loss_computation(self):
+        return [paddle.ones([2]).mean()]
+
+    def calculate_area(self, *args, **options):
+        self.calls += 1
+        return self.original_area(*args, **options)
+
+    def areas(self, **options):
+        label = paddle.to_tensor([[[0, 0, 1], [1, 2, 255]]])
+        pred = paddle.to_tensor([[[[0, 1, 1], [2, 2, 0]]]])
+        return compat.metrics.calculate_area(pred, label, 3, ignore_index=255, **options)
+
+
+def train_by_index(loss_list):  # as PaddleSeg 2.8.0
+    return [loss.numpy()[0] for loss in loss_list] + [loss_list[0].numpy()[0]]
+
+
+def train_by_value(loss_list):  # as later releases
+    return [float(loss) for loss in loss_list]
+
+
+def failing_areas(pred, label, num_classes, ignore_index=255, use_multilabel=False):
+    if use_multilabel:
+        return "labels of several classes"
+    return (paddle.concat([(pred == i).sum() for i in range(num_classes)]),) * 3
+
+
+def working_areas(pred, label, num_classes, ignore_index=255, use_multilabel=False):
+    return "several" if use_multilabel else "one", pred, label
+
+
+def test_a_train_loop_that_fails_is_patched(monkeypatch):
+    host = Host(monkeypatch, train_by_index, failing_areas)
+    assert train_by_index(host.loop.loss_computation()) == [1, 1]
+    for options in ({}, {"use_multilabel": False}):
+        assert [area.tolist() for area in host.areas(**options)] == [
+            [1, 1, 1],
+            [1, 2, 2],
+            [2, 2, 1],
+        ]
+    assert host.calls == 1
+    assert host.areas(use_multilabel=True) == "labels of several classes"
+
+
+def test_a_train_loop_that_works_is_left_alone(monkeypatch):
+    host = Host(monkeypatch, train_by_value, working_areas)
+    assert host.loop.loss_computation is host.original
+    assert host.areas()[0] == "one"
+    assert host.areas(use_multilabel=True)[0] == "several"
+
+
+REGISTRIES = """
+import json
+from paddleseg import datasets, models, transforms
+from paddleseg.cvlibs import manager
+names = ("MODELS", "BACKBONES", "DATASETS", "TRANSFORMS", "LOSSES", "OPTIMIZERS")
+found = {name: getattr(manager, name).components_dict for name in names}
+before = {name: dict(components) for name, components in found.items()}
+import paddleseg_segformer.compat_run
+print(json.dumps([
+    f"{name}.{key}" for name, components in found.items() for key in components
+    if components[key] is not before[name].get(key)
+]))
+"""
+
+MIT = [f"BACKBONES.MixVisionTransformer{suffix}" for suffix in ("", *(f"_B{i}" for i in range(6)))]
+VIT = [f"BACKBONES.{name}" for name in manager.BACKBONES.components_dict if name[:4] == "ViT_"]
+REGISTERED = {
+    *("MODELS." + name for name in "DecoupledSegNet ISANet SFNet SegFormer".split()),
+    *("BACKBONES.VisionTransformer", *VIT, *MIT),
+    *("DATASETS.ADE20K", "DATASETS.Dataset"),
+    *("TRANSFORMS.Normalize", "TRANSFORMS.Padding", "TRANSFORMS.PhotometricDistortion"),
+    *("TRANSFORMS.RandomCategoryCrop", "TRANSFORMS.ResizeToFit", "TRANSFORMS.ScalePadding"),
+    *("LOSSES.CrossEntropyLoss", "LOSSES.DistillCrossEntropyLoss", "LOSSES.RelaxBoundaryLoss"),
+    *(f"LOSSES.{name}" for name in PADDLE_2_RESULTS),
+}
+
+
+@pytest.mark.integration
+def test_all_other_components_are_left_alone():
+    run = subprocess.run([sys.executable, "-c", REGISTRIES], capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    assert set(json.loads(run.stdout.splitlines()[-1])) == REGISTERED

@@ -13,6 +13,7 @@ from paddleseg.models import MixedLoss
 from paddleseg.utils import update_ema_model
 
 from ..errors import InputError, one_line
+from ..inference.segmenter import misfit_errors
 from ..log import logger
 from ..models import CrossEntropyLoss, SegFormer
 from . import distributed
@@ -150,7 +151,8 @@ class TrainStep:
     def _backward(self, batch, scales, count):
         """Accumulate the gradients of one of ``count`` micro-batches; returns its losses."""
         with paddle.amp.auto_cast(**self.amp):
-            outputs = self.parallel_model(batch["img"], **self.forward_options)
+            with misfit_errors(self.model):
+                outputs = self.parallel_model(batch["img"], **self.forward_options)
             losses = self._compute_losses(outputs, batch, scales)
             loss = sum(losses) / count
         self.scaler.scale(loss).backward()

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
-from collections.abc import Callable, Sequence
+import inspect
+import re
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import paddle
@@ -11,7 +14,7 @@ from paddleseg.cvlibs import Config
 
 from ..config import build
 from ..device import num_threads, parallel_map
-from ..errors import InputError
+from ..errors import InputError, one_line
 from ..models import SegFormer
 from ..ops import label_map, probability_map
 from ..weights import Source, load_weights
@@ -121,5 +124,30 @@ class Segmenter:
         if isinstance(self.model, SegFormer):  # logits at stride 4, without the model's upsampling
             logits = self.model.decode(self.model.backbone(image))[0]
         else:
-            logits = self.model(image)[0][0]
+            with misfit_errors(self.model):
+                logits = self.model(image)[0][0]
         return item.window_logits(row, column, logits)
+
+
+@contextlib.contextmanager
+def misfit_errors(model: paddle.nn.Layer) -> Iterator[None]:
+    """Raise errors of a PaddleSeg model's forward pass as ``InputError`` that names config keys.
+
+    PaddleSeg does not check that the channels of a backbone's feature maps are those that a model
+    takes, nor does Paddle before the first image. Errors of a user's model keep their traceback.
+    """
+    try:
+        yield
+    except (AssertionError, IndexError, ValueError) as error:
+        if not type(model).__module__.startswith("paddleseg"):
+            raise
+        arguments = inspect.signature(type(model)).parameters
+        channels = [name for name in arguments if re.search("backbone|channels|indices|dims", name)]
+        keys = ", ".join(f"model.{name}" for name in channels) or "its arguments"
+        counts = getattr(getattr(model, "backbone", None), "feat_channels", None)
+        maps = f", whose feature maps have {', '.join(map(str, counts))} channels" if counts else ""
+        reason = one_line(error).partition(" [Hint:")[0]
+        raise InputError(
+            f"model: {type(model).__name__} does not fit the images or its backbone{maps}; check "
+            f"{keys}: {reason}"
+        ) from error

@@ -338,6 +338,16 @@ def test_a_users_loss_keeps_its_traceback():
         train_step(Broken())([batch(1)], 1)
 
 
+def test_a_model_that_does_not_fit_its_backbone_is_an_input_error():
+    step = train_step(CrossEntropyLoss())
+    step.model = step.parallel_model = PPLiteSeg(CLASSES, STDC1())
+    step.model.backbone.feat_channels = [1, 2]
+    step.model.backbone.forward = lambda x: [x] * 5
+    step.forward_options = {}
+    with pytest.raises(InputError, match="model: PPLiteSeg .* 1, 2 channels; check model.backbone"):
+        step([batch(1)], 1)
+
+
 def test_an_overflow_lowers_the_loss_scale_once(monkeypatch):
     """Not again in the next step, whose loss is not finite but whose gradient is."""
 

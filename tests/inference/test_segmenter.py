@@ -5,6 +5,7 @@ import numpy as np
 import paddle
 import paddle.nn.functional as F
 import pytest
+from paddleseg.models import FCN
 from paddleseg.transforms import LimitLong, Normalize, Padding, Resize
 from reference import TINY, random_state
 
@@ -12,6 +13,7 @@ import paddleseg_segformer as ps
 from paddleseg_segformer.config import load_config
 from paddleseg_segformer.data.image_io import read_image
 from paddleseg_segformer.data.transforms import Compose, at_scale
+from paddleseg_segformer.errors import InputError
 from paddleseg_segformer.inference import Segmenter, TestConfig, load_model
 from paddleseg_segformer.inference import segmenter as segmenter_module
 from paddleseg_segformer.inference.sliding_window import SlidingWindows
@@ -154,3 +156,31 @@ def test_a_model_is_loaded_whole_and_without_its_pretrained_weights():
     for lacking in (random_state(), {n: v for n, v in state.items() if "backbone" in n}):
         with pytest.raises(ps.InputError, match=r"has no linear_\S+ of this model; it is a"):
             load_model(config, lacking)
+
+
+class NarrowBackbone(paddle.nn.Layer):
+    """A backbone whose maps have fewer channels than it says."""
+
+    feat_channels = (8, 16)
+
+    def forward(self, x):
+        return [x, x]
+
+
+def test_a_model_of_paddleseg_that_does_not_fit_its_backbone_is_an_input_error(image):
+    model = FCN(num_classes=3, backbone=NarrowBackbone(), backbone_indices=(1,))
+    segmenter = Segmenter(model, [Normalize()], TestConfig())
+    maps = "backbone, whose feature maps have 8, 16 channels; check model.backbone, "
+    keys = "model.backbone_indices, model.channels: .*channels"
+    with pytest.raises(InputError, match=f"^model: FCN does not fit .* {maps}{keys}"):
+        segmenter([segmenter.augmented_inputs(read_image(image))])
+
+
+def test_a_users_model_keeps_its_traceback(image):
+    class Broken(paddle.nn.Layer):
+        def forward(self, x):
+            return paddle.concat([x, x[:, :1, :2]])
+
+    segmenter = Segmenter(Broken(), [Normalize()], TestConfig())
+    with pytest.raises(ValueError, match="InvalidArgument"):
+        segmenter([segmenter.augmented_inputs(read_image(image))])
