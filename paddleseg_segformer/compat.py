@@ -29,8 +29,9 @@ _lock = threading.Lock()
 def type_promotion():
     """Promote boolean to integer and integer to float tensors in ``+ - * /`` within the context.
 
-    Nothing changes for operands of one type, so not where PaddleSeg itself casts. Paddle 3 raises "Type promotion only support calculations between floating-point numbers".
-    Paddle 2 cast the right operand to the left one's type, which lost the gradient of
+    Operands of one type are left alone, and so is a PaddleSeg that casts them itself, as it does
+    since 2.9.1. Paddle 3 raises "Type promotion only support calculations between floating-point
+    numbers". Paddle 2 cast the right operand to the left one's type, which lost the gradient of
     ``RelaxBoundaryLoss``, where the left one is an integer. The last thread to leave the context
     restores the operators.
     """
@@ -141,7 +142,7 @@ def _where_it_fails(original):
     PaddleSeg 2.8.0 does not have, such as ``use_multilabel``, are left to ``original``.
     """
 
-    @functools.lru_cache(maxsize=None)
+    @functools.cache
     def fails():
         pixel = paddle.zeros([1, 1, 1], dtype="int64")
         try:

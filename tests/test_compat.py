@@ -223,7 +223,7 @@ print(json.dumps([
 MIT = [f"BACKBONES.MixVisionTransformer{suffix}" for suffix in ("", *(f"_B{i}" for i in range(6)))]
 VIT = [f"BACKBONES.{name}" for name in manager.BACKBONES.components_dict if name[:4] == "ViT_"]
 REGISTERED = {
-    *("MODELS." + name for name in "DecoupledSegNet ISANet SFNet SegFormer".split()),
+    *("MODELS.DecoupledSegNet", "MODELS.ISANet", "MODELS.SFNet", "MODELS.SegFormer"),
     *("BACKBONES.VisionTransformer", *VIT, *MIT),
     *("DATASETS.ADE20K", "DATASETS.Dataset"),
     *("TRANSFORMS.Normalize", "TRANSFORMS.Padding", "TRANSFORMS.PhotometricDistortion"),
