@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 from dataclasses import dataclass
-from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -20,7 +20,7 @@ from ..config import build, load_config
 from ..data import ADE20K, class_names, palette
 from ..errors import InputError
 from ..fs import StrPath
-from ..weights import read_weights
+from ..weights import local_path, read_weights
 
 logger = logging.getLogger(__name__)
 
@@ -47,22 +47,23 @@ class ModelSource:
 
 
 def resolve_model(source: StrPath, config: Config | StrPath | None = None) -> ModelSource:
-    """Resolve a path to a model.
+    """Find the config, weights and classes of a model.
 
     Args:
         source: A checkpoint's file or folder (from a training run, or a published one in any format
-            of ``load_weights``), a folder with ``deploy.yaml`` or a file in it, or an ONNX file.
+            of ``load_weights``), its URL or the name of a Hugging Face repository, a folder with
+            ``deploy.yaml`` or a file in it, or an ONNX file.
         config: PaddleSeg's ``Config`` or its path, to be used with the weights in ``source``; None
             means the config found in or beside ``source``.
 
     Raises:
-        InputError: The path does not exist, or is not a known kind of model.
+        InputError: The source does not exist, or is not a known kind of model.
     """
-    path = Path(source)
     if config is not None:
         if not isinstance(config, Config):
             config = load_config(config)
-        return ModelSource(config, str(path), *_names_and_colors(config))
+        return ModelSource(config, os.fspath(source), *_names_and_colors(config))
+    path = local_path(os.fspath(source))
     if path.suffix in EXPORT_SUFFIXES and (path.parent / DESCRIPTION).is_file():
         path = path.parent
     if path.is_dir() and (path / "model.onnx").is_file():
@@ -74,7 +75,7 @@ def resolve_model(source: StrPath, config: Config | StrPath | None = None) -> Mo
     folder = path if path.is_dir() else path.parent
     if (folder / MANIFEST).is_file():
         return _from_manifest(str(path), folder)
-    return _from_weights(source)
+    return _from_weights(source, path)
 
 
 def inference_config(model, transforms, test_config=None):
@@ -146,9 +147,9 @@ def _read_metadata(path):
     )
 
 
-def _from_weights(source):
+def _from_weights(source, path):
     """A SegFormer whose architecture is inferred from its weights; no resize before the model."""
-    checkpoint = read_weights(source)
+    checkpoint = read_weights(path)
     architecture = checkpoint.architecture
     if architecture is None or architecture.num_classes is None:
         reason = "does not have all weights of a SegFormer, so its architecture is unknown"
@@ -167,13 +168,13 @@ def _from_weights(source):
     }
     known = {"CLASS_NAMES": ADE20K.CLASS_NAMES, "PALETTE": ADE20K.PALETTE}
     if architecture.num_classes != len(ADE20K.CLASS_NAMES):
-        known = {"CLASS_NAMES": _hugging_face_names(Path(source))}
+        known = {"CLASS_NAMES": _hugging_face_names(path if path.is_dir() else path.parent)}
     dataset = SimpleNamespace(num_classes=architecture.num_classes, **known)
     logger.warning(
         "%s has no preprocessing info; using no resize and ImageNet normalization", source
     )
     config = inference_config(model, [{"type": "Normalize", **IMAGENET}])
-    return ModelSource(config, str(source), class_names(dataset), palette(dataset))
+    return ModelSource(config, str(path), class_names(dataset), palette(dataset))
 
 
 def _hugging_face_names(folder):

@@ -64,7 +64,7 @@ class MixVisionTransformer(nn.Layer):
         drop_path_rate: Stochastic depth rate of the last block; it increases linearly from 0 in
             the first.
         norm_epsilon: Epsilon of all LayerNorms; None means those of the published checkpoints.
-        pretrained: Weights to start from: a source as of ``load_weights``, or a URL.
+        pretrained: Weights to start from: a source as of ``load_weights``.
         recompute: Whether to recompute the activations of the blocks in the backward pass: less
             memory, a third more time, the same gradients.
         img_size: Ignored, like the next two; accepted for configs of PaddleSeg's class.

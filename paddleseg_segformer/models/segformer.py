@@ -37,8 +37,7 @@ class SegFormer(nn.Layer):
             and PaddleViT: 1x1 convolution, BatchNorm and ReLU before each resize.
         dropout: Dropout rate of the channels before the classifier.
         align_corners: How feature maps and logits are resized; see ``resize_bilinear``.
-        pretrained: Weights of the whole model to start from: a source as of ``load_weights``, or
-            a URL.
+        pretrained: Weights of the whole model to start from: a source as of ``load_weights``.
 
     Raises:
         ValueError: ``backbone`` or ``stage_projection`` is unknown, or ``embedding_dim`` is None

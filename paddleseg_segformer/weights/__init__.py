@@ -2,6 +2,7 @@
 
 from .checkpoint_io import read_saved_dict
 from .convert import convert_checkpoint
+from .download import local_path
 from .load import Checkpoint, LoadResult, Source, load_pretrained, load_weights, read_weights
 
 __all__ = [
@@ -11,6 +12,7 @@ __all__ = [
     "convert_checkpoint",
     "load_pretrained",
     "load_weights",
+    "local_path",
     "read_saved_dict",
     "read_weights",
 ]

@@ -9,11 +9,11 @@ import numpy as np
 from safetensors import SafetensorError, deserialize
 
 from ..errors import InputError, one_line
+from .download import HUGGINGFACE_FILES
 from .unpickle import bfloat16_to_float32, unpickle, unpickle_torch
 
 # Weights in a folder: the first of PaddleSeg's that exists, or the only one of Hugging Face's.
 _PADDLE_FILES = ("model.pdparams", "ema_model.pdparams")
-_HUGGINGFACE_FILES = ("model.safetensors", "pytorch_model.bin")
 
 # Files of torch.save before PyTorch 1.6 begin with this pickled magic number.
 _LEGACY_TORCH_MAGIC = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
@@ -93,9 +93,9 @@ def _weights_file(path):
     if not path.is_dir():
         return path
     candidates = [name for name in _PADDLE_FILES if (path / name).is_file()][:1]
-    candidates = candidates or [name for name in _HUGGINGFACE_FILES if (path / name).is_file()]
+    candidates = candidates or [name for name in HUGGINGFACE_FILES if (path / name).is_file()]
     if len(candidates) != 1:
-        held, names = " and ".join(candidates), ", ".join(_PADDLE_FILES + _HUGGINGFACE_FILES)
+        held, names = " and ".join(candidates), ", ".join(_PADDLE_FILES + HUGGINGFACE_FILES)
         raise InputError(f"{path}: holds {held or 'none'} of {names}; name the file to load.")
     return path / candidates[0]
 

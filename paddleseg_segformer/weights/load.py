@@ -16,7 +16,7 @@ from ..errors import InputError
 from ..fs import StrPath
 from .architecture import Architecture, infer_architecture
 from .checkpoint_io import extract_tensors, read_checkpoint
-from .download import download, is_url
+from .download import local_path
 from .formats import BACKBONE, FORMATS, PADDLESEG
 from .unpickle import bfloat16_to_float32
 
@@ -32,7 +32,7 @@ class Checkpoint:
     """A checkpoint in PaddleSeg's names and Paddle's layout.
 
     Attributes:
-        source: Path, URL or description, for messages.
+        source: Path, URL, repository or description, for messages.
         format: Name of the original format.
         norm_epsilon: As of ``CheckpointFormat``.
         state: Arrays by name; the names of a backbone have no prefix.
@@ -79,12 +79,12 @@ def read_weights(source: Source, names: Container[str] = ()) -> Checkpoint:
         state = extract_tensors(source, name)
     elif not isinstance(source, (str, os.PathLike)):
         raise InputError(
-            f"The weights are given as {type(source).__name__}; give a path, a URL or a dictionary "
-            "of arrays."
+            f"The weights are given as {type(source).__name__}; give a path, a URL, the name of a "
+            "Hugging Face repository or a dictionary of arrays."
         )
     else:
         name = os.fspath(source)
-        state = read_checkpoint(download(name) if is_url(name) else name)
+        state = read_checkpoint(local_path(name))
     state = {key: _normalize_array(name, key, value) for key, value in state.items()}
     for source_format in FORMATS:
         try:
@@ -128,7 +128,8 @@ def load_weights(model: nn.Layer, source: Source, strict: bool = True) -> LoadRe
     Args:
         model: The layer to load into.
         source: Path of a file (``.pdparams``, a ``.tar.gz`` of one, ``.safetensors``, ``.pth``,
-            ``.bin``) or of a Hugging Face model folder, URL of such a file, or dictionary of
+            ``.bin``) or of a Hugging Face model folder, URL of such a file, name of a Hugging Face
+            repository, such as ``"nvidia/mit-b0"`` or ``"nvidia/mit-b0@main"``, or dictionary of
             arrays or of PyTorch or Paddle tensors, from PaddleSeg, NVlabs, Hugging Face,
             mmsegmentation or PaddleViT.
         strict: Whether missing or unexpected tensors are an error. The decode head may be missing
