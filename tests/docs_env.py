@@ -10,6 +10,7 @@ import tarfile
 import cv2
 import numpy as np
 from checkpoint_fixtures import FORMATS
+from hub import model_files, write_cache
 from pages import ROOT
 from safetensors.numpy import save_file
 from served_model import write_model
@@ -32,6 +33,13 @@ FROM_CHECKOUT = (
     "pyproject.toml",
 )
 
+# Repositories of Hugging Face that the pages use, and their number of classes.
+REPOSITORIES = {
+    "nvidia/segformer-b0-finetuned-ade-512-512": 150,
+    "nvidia/segformer-b0-finetuned-cityscapes-1024-1024": 19,
+    "nvidia/mit-b0": 1,
+}
+
 # Checkpoints that the pages assume to exist: format and number of classes.
 CHECKPOINTS = {
     "segformer.b0.512x512.ade.160k.pth": ("nvlabs", 150),
@@ -40,7 +48,6 @@ CHECKPOINTS = {
     "segformer_mit-b0_512x512_160k_ade20k.pth": ("mmseg", 150),
     "segformer_b0_ade20k_512x512_160k.pdparams": ("paddlevit", 150),
     "model.pdparams": ("paddleseg", 19),
-    "mit_b0.pth": ("nvlabs", None),
 }
 IMAGES = ("photo.jpg", "street.jpg", "photos/1.jpg", "photos/2.jpg")
 
@@ -112,10 +119,8 @@ def write_weights(root):
     """Write the checkpoints that pages use; all as safetensors, which is detected by content."""
     for name, (source_format, classes) in CHECKPOINTS.items():
         make, projection = FORMATS[source_format]
-        model = ps.SegFormer(classes or 1, ps.MixVisionTransformer_B0(), 256, projection)
-        state = make({k: v.numpy() for k, v in model.state_dict().items()}, classes or 1)
-        if classes is None:
-            state = {k[len("backbone.") :]: v for k, v in state.items() if "backbone." in k}
+        model = ps.SegFormer(classes, ps.MixVisionTransformer_B0(), 256, projection)
+        state = make({k: v.numpy() for k, v in model.state_dict().items()}, classes)
         target = root / name
         if not target.suffix or source_format == "huggingface":
             target.mkdir()
@@ -123,6 +128,9 @@ def write_weights(root):
             (target / "config.json").write_text(json.dumps({"id2label": labels}))
             target = target / "model.safetensors"
         save_file({k: np.ascontiguousarray(v) for k, v in state.items()}, target)
+    for name, classes in REPOSITORIES.items():
+        model = ps.SegFormer(classes, ps.MixVisionTransformer_B0(), 256)
+        write_cache(root / "hub", name, model_files(model, [f"class {i}" for i in range(classes)]))
     folder = root / "weights"
     folder.mkdir()
     for variant in VARIANTS:
@@ -181,6 +189,7 @@ def make_sandbox(root, stock, trained, port):
         "PYTHONPATH": str(ROOT),
         "CUDA_VISIBLE_DEVICES": "",
         "CURL_HOME": str(root),
+        "HF_HUB_CACHE": str(stock / "hub"),
         "HF_HUB_OFFLINE": "1",
         "http_proxy": unreachable,
         "https_proxy": unreachable,

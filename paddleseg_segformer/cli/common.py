@@ -81,8 +81,8 @@ def model_parser(description, example):
         "--model_path",
         required=True,
         metavar="PATH",
-        help="checkpoint folder or file, or exported model; needs --config only if no config is "
-        "stored with it",
+        help="checkpoint folder or file, its URL or the name of a Hugging Face repository, or "
+        "exported model; needs --config only if no config is stored with it",
     )
     return parser
 

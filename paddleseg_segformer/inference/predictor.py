@@ -72,8 +72,8 @@ class Predictor:
     """A trained model for prediction.
 
     Args:
-        source: A checkpoint's file or folder, or a folder or ONNX file written by
-            ``tools/export.py``; see ``resolve_model``.
+        source: A checkpoint's file or folder, its URL or the name of a Hugging Face repository, or
+            a folder or ONNX file written by ``tools/export.py``; see ``resolve_model``.
         config: PaddleSeg's ``Config`` or its path, for a checkpoint without one.
         device: ``"gpu"``, ``"gpu:1"``, ``"cpu"``; None means the GPU if there is one. Exported
             graphs run on the CPU.

@@ -39,6 +39,7 @@ NEEDS = {
     "tools/serve.py": ("flask", "waitress"),
     "curl ": ("curl",),
     "huggingface": ("torch", "transformers"),
+    "nvidia/": ("huggingface_hub",),
     "-onnxruntime": ("onnxruntime", "paddle2onnx"),
     "-openvino": ("openvino",),
 }
@@ -88,7 +89,8 @@ def free_port():
 @pytest.mark.parametrize("page", PAGES, ids=name)
 def test_commands(page, stock, tmp_path):
     text = script(page, tmp_path)
-    missing = [n for key, needs in NEEDS.items() if key in text for n in needs if not has(n)]
+    code = text + "".join(file.read_text() for file in tmp_path.glob("line_*.py"))
+    missing = [n for key, needs in NEEDS.items() if key in code for n in needs if not has(n)]
     if missing:
         pytest.skip(f"{', '.join(missing)} is not installed")
     port = free_port()

@@ -146,6 +146,18 @@ def test_conversion_and_a_config(cache, files, model, tmp_path):
     state_equals(arrays(predictor._segmenter.model), arrays(full))
 
 
+def test_a_url_with_a_config(tmp_path, monkeypatch):
+    monkeypatch.setattr("paddleseg.utils.seg_env.PRETRAINED_MODEL_HOME", str(tmp_path))
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    model = random_model("B0", "linear", 150)
+    server = HubServer({NAME: model_files(model, [str(index) for index in range(150)])})
+    url = f"{server.url}/{NAME}/resolve/main/model.safetensors"
+    config = "configs/segformer_mit-b0_512x512_160k_ade20k.yaml"
+    predictor = ps.Predictor(url, config=config, device="cpu")
+    server.close()
+    state_equals(arrays(predictor._segmenter.model), arrays(model))
+
+
 def test_a_local_folder_of_that_name_comes_first(files, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
