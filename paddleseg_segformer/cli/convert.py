@@ -8,8 +8,8 @@ def parse_args():
     parser = common.plain_parser(__doc__, "segformer.b2.512x512.ade.160k.pth b2.pdparams")
     parser.add_argument(
         "source",
-        help="file, URL, or name or folder of a Hugging Face repository, from NVlabs, Hugging Face, "
-        "mmsegmentation, PaddleViT or PaddleSeg; the format is detected",
+        help="file, URL, or name or folder of a Hugging Face repository, from NVlabs, "
+        "mmsegmentation, PaddleViT, PaddleSeg or Hugging Face; the format is detected",
     )
     parser.add_argument("target", help="output file, .pdparams or .safetensors")
     parser.add_argument("--force", action="store_true", help="overwrite an existing file")
