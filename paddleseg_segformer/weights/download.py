@@ -1,5 +1,7 @@
 """Download weights: files into PaddleSeg's cache, repositories of Hugging Face into its own."""
 
+from __future__ import annotations
+
 import contextlib
 import hashlib
 import http.client
@@ -27,7 +29,7 @@ FILE_ENDINGS = (".pdparams", ".safetensors", ".pth", ".pt", ".bin", ".gz", ".onn
 FILE_ENDINGS += (".yml", ".json", ".pdmodel", ".pdiparams")
 
 
-def local_path(source):
+def local_path(source: str) -> Path:
     """The path of weights, which are downloaded if necessary.
 
     Args:
