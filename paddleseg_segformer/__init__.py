@@ -1,7 +1,11 @@
 """SegFormer for PaddleSeg. Importing this package registers its components with PaddleSeg."""
 
+# ruff: noqa: E402
 # isort: off
 from .device import tune_cpu  # first: it reads the environment before Paddle changes it
+from .requirements import check_requirements
+
+check_requirements()  # before the modules that import Paddle and PaddleSeg
 
 # isort: on
 from paddleseg.cvlibs import manager

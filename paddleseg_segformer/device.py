@@ -1,4 +1,4 @@
-"""Process setup: device, CPU threads, memory allocator. Imports no module of this package."""
+"""Process setup: device, CPU threads, memory allocator. Importing it does not import Paddle."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ from concurrent.futures import ThreadPoolExecutor
 from importlib import metadata
 from pathlib import Path
 from typing import Any
+
+from .requirements import INSTALL_GPU_BUILD
 
 # Paddle's warnings on compiling extensions, on the BatchNorm statistics, and on in-place operators
 # in exported graphs.
@@ -156,12 +158,13 @@ def set_device(name: str | None = None) -> str:
         name = "gpu" if has_gpu() else "cpu"
     kind, colon, index = name.partition(":")
     if kind == "gpu" and not has_gpu():
-        is_cpu_build = not paddle.is_compiled_with_cuda()
-        reason = "the installed Paddle is a CPU build" if is_cpu_build else "no GPU is visible"
-        raise ValueError(
-            f"--device {name}: {reason}; install paddlepaddle-gpu on a machine with a GPU, "
-            "or use --device cpu."
-        )
+        reason = "no GPU is visible; use --device cpu"
+        if not paddle.is_compiled_with_cuda():
+            reason = (
+                "the installed Paddle is a CPU build; use --device cpu, or run "
+                f"pip uninstall paddlepaddle and {INSTALL_GPU_BUILD}"
+            )
+        raise ValueError(f"--device {name}: {reason}.")
     if kind == "gpu" and colon:  # Paddle ends the process if it does not exist
         last = paddle.device.cuda.device_count() - 1
         if not index.isdecimal() or int(index) > last:

@@ -5,8 +5,6 @@ import re
 import signal
 import sys
 
-import paddle
-
 from .. import device
 from ..config import load_config
 from ..errors import InputError, RunError
@@ -186,11 +184,6 @@ def run(main):
     """
     signal.signal(signal.SIGTERM, _exit_on_signal)  # Paddle's handler prints a C++ stack trace
     try:
-        if paddle.__version__.startswith(("1.", "2.")):
-            raise InputError(
-                f"PaddlePaddle {paddle.__version__}: is too old; install 3.0 or newer, as with "
-                "pip install 'paddlepaddle>=3.0', or a GPU build."
-            )
         main()
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
