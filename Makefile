@@ -8,7 +8,7 @@ JOBS ?= 2
 SKIPPED := build/skipped.txt
 PYTEST = $(if $(COVERAGE),$(VENV)/bin/coverage run,$(RUN)) -m pytest
 
-.PHONY: quickstart test fast slow optional lint coverage docs soak fuzz wheel clean
+.PHONY: quickstart test fast slow optional lint coverage docs soak fuzz wheel lock clean
 
 # Draw a dataset, train SegFormer-B0 on it, evaluate it and write predictions. Needs no GPU.
 quickstart: $(VENV)/ready
@@ -72,6 +72,7 @@ soak: $(VENV)/ready
 SECONDS ?= 300
 fuzz: $(VENV)/ready-test
 	$(VENV)/bin/pip install -q -r requirements-fuzz.txt
+	@$(RUN) -c "import atheris" || { echo "make fuzz: needs Python 3.11 to 3.13, where atheris is"; exit 2; }
 	mkdir -p output/fuzz
 	@for target in checkpoints states configs lists images; do \
 		echo "== $$target"; $(RUN) tests/fuzz/$$target.py -max_total_time=$(SECONDS) \
@@ -84,14 +85,23 @@ wheel: $(VENV)/ready
 	rm -rf build
 	$(VENV)/bin/pip wheel -q --no-deps --wheel-dir dist .
 
+# Update requirements.txt, which pins every package that make quickstart installs on Python 3.9 to
+# 3.13, from the bounds in pyproject.toml and requirements.in. Needs uv (pip install uv).
+lock:
+	rm -f requirements.txt
+	uv pip compile -q --universal --python-version 3.9 --extra cpu --no-annotate \
+		--overrides requirements.in pyproject.toml requirements.in -o requirements.txt \
+		--custom-compile-command "make lock  (install it with pip install --no-deps -r)"
+
 clean:
 	rm -rf $(VENV) data/scenes $(QUICKSTART) build dist site
 
-# Python 3.9 comes with a pip too old for editable installs from pyproject.toml.
-$(VENV)/ready: requirements.txt setup.py pyproject.toml
+# Python 3.9 comes with a pip too old for editable installs from pyproject.toml. --no-deps:
+# requirements.txt is complete, and on Python 3.13 its OpenCV is newer than PaddleSeg's bound.
+$(VENV)/ready: requirements.txt pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/pip install -q "pip>=21.3"
-	$(VENV)/bin/pip install -q -r requirements.txt -e .
+	$(VENV)/bin/pip install -q --no-deps -r requirements.txt -e .
 	touch $@
 
 $(VENV)/ready-test: requirements-test.txt $(VENV)/ready

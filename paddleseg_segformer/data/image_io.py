@@ -10,15 +10,25 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from ..errors import InputError
+
+# What OpenCV reads: JPEG, PNG and BMP, as PaddleSeg's data sets do. Other formats are Pillow's,
+# because the OpenCV that PaddleSeg requires decodes them with libraries of 2022.
+OPENCV_SIGNATURES = (b"\xff\xd8", b"\x89PNG\r\n\x1a\n", b"BM")
+
+# Pillow warns above MAX_IMAGE_PIXELS, 89 million, and fails above twice as many; satellite images
+# have more. OpenCV reads up to 2**30.
+if Image.MAX_IMAGE_PIXELS:
+    Image.MAX_IMAGE_PIXELS = max(Image.MAX_IMAGE_PIXELS, 1 << 28)
 
 
 def read_image(path):
     """Read an image file: gray, with alpha, 16-bit, CMYK, rotated by EXIF, or animated.
 
-    OpenCV is tried first, as in training, then Pillow, which reads an animation's first frame.
+    OpenCV reads JPEG, PNG and BMP files. Pillow reads other formats, of an animation the first
+    frame, and JPEG, PNG and BMP files that OpenCV cannot read.
 
     Returns:
         uint8 array ``[H, W, 3]``, RGB.
@@ -41,11 +51,12 @@ def decode_image(data, name="image"):
         raise InputError(f"{name}: cannot be read as an image (it is empty).")
     if is_cut_off(data):
         raise InputError(f"{name}: cannot be read as an image (the file is truncated).")
-    # OpenCV raises on oversized images; Pillow's error says so more clearly.
-    with contextlib.suppress(cv2.error):
-        image = cv2.imdecode(np.frombuffer(data, dtype="uint8"), cv2.IMREAD_COLOR)
-        if image is not None:
-            return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+    if data.startswith(OPENCV_SIGNATURES):
+        # OpenCV raises on oversized images; Pillow's error says so more clearly.
+        with contextlib.suppress(cv2.error):
+            image = cv2.imdecode(np.frombuffer(data, dtype="uint8"), cv2.IMREAD_COLOR)
+            if image is not None:
+                return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
     try:
         with Image.open(BytesIO(data)) as image:
             return from_pillow(image)
@@ -92,10 +103,7 @@ def read_pair(image_path, label_path, channels=3):
         InputError: A file is missing or unreadable, the label map has several channels or values
             outside 0 to 255, or the sizes differ.
     """
-    flag = cv2.IMREAD_GRAYSCALE if channels == 1 else cv2.IMREAD_COLOR
-    image = _read(image_path, lambda: cv2.imread(image_path, flag))
-    if channels == 3:
-        image = cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+    image = _read(image_path, lambda: _read_color_or_gray(image_path, channels))
     if label_path is None:
         return image, None
     label = _read(label_path, lambda: np.asarray(Image.open(label_path)))
@@ -110,6 +118,19 @@ def read_pair(image_path, label_path, channels=3):
     return image, label
 
 
+def _read_color_or_gray(path, channels):
+    """The image as ``read_pair`` returns it, or None if its format is unknown or it is truncated."""
+    with open(path, "rb") as file:
+        start = file.read(8)
+    if start.startswith(OPENCV_SIGNATURES):
+        image = cv2.imread(path, cv2.IMREAD_GRAYSCALE if channels == 1 else cv2.IMREAD_COLOR)
+        return image if image is None or channels == 1 else cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+    with contextlib.suppress(UnidentifiedImageError), Image.open(path) as picture:
+        image = from_pillow(picture)
+        return cv2.cvtColor(image, cv2.COLOR_RGB2GRAY) if channels == 1 else image
+    return None
+
+
 def _read(path, reader):
     if not os.path.isfile(path):  # reading a pipe would wait for a writer
         raise InputError(f"{path}: does not exist, or is not a file.")
@@ -117,6 +138,6 @@ def _read(path, reader):
         array = reader()
     except Exception as error:  # Pillow and OpenCV raise many types on damaged files
         raise InputError(f"{path}: cannot be read as an image ({error}).") from error
-    if array is None:  # OpenCV's result for a truncated or unknown file
+    if array is None:
         raise InputError(f"{path}: cannot be read as an image; repair or remove it.")
     return array

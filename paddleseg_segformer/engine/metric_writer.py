@@ -10,6 +10,8 @@ import cv2
 import numpy as np
 
 from ..data import palette
+from ..data.image_io import read_pair
+from ..errors import InputError
 from ..fs import atomic_write
 from ..inference.visualize import overlay
 from ..log import eta_text, log_write_error, logger
@@ -219,9 +221,13 @@ class ExampleImages:
         """Add an image, unless there are enough or its size differs from its ground truth's."""
         if len(self.rows) == MAX_EXAMPLES:
             return
-        image = cv2.imread(str(self.dataset.file_list[index][0]), cv2.IMREAD_COLOR)
-        if image is None or image.shape[:2] != labels.shape:
+        try:
+            image, _ = read_pair(str(self.dataset.file_list[index][0]), None)
+        except InputError:  # a format that only the dataset reads
             return
+        if image.shape[:2] != labels.shape:
+            return
+        image = cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
         colors = palette(self.dataset)[:, ::-1]
         maps = (labels.astype("uint8"), predicted.astype("uint8"))
         panels = [image, *(overlay(image, label_map, colors) for label_map in maps)]
