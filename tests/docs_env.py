@@ -29,7 +29,6 @@ FROM_CHECKOUT = (
     "benchmarks",
     "paddleseg_segformer",
     "README.md",
-    "setup.py",
     "pyproject.toml",
 )
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from paddleseg_segformer import __version__ as segformer_version
 from paddleseg_segformer.cli import COMMANDS
 
 ROOT = Path(__file__).parents[1]
@@ -41,6 +42,7 @@ def pip(*arguments):
     command = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--no-input"]
     done = subprocess.run([*command, *map(str, arguments)], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+    return done.stdout
 
 
 def build_wheel(source, dist):
@@ -114,6 +116,45 @@ def test_wheel_requires_what_it_imports(wheel):
     required = set(re.findall(r"^Requires-Dist: ([\w-]+)", metadata, re.MULTILINE))
     imported -= {*sys.stdlib_module_names, "paddle", "paddleseg_segformer"}
     assert {DISTRIBUTIONS.get(name, name) for name in imported} <= required
+
+
+def requirements(wheel, extra=None):
+    """The names of the distributions that an extra, or without extras the wheel, requires."""
+    with zipfile.ZipFile(wheel) as archive:
+        (name,) = (name for name in archive.namelist() if name.endswith("/METADATA"))
+        text = archive.read(name).decode()
+    lines = re.findall(r"^Requires-Dist: ([\w-]+)(.*)$", text, re.MULTILINE)
+    extras = [re.search(r"extra == ['\"](\w+)", rest) for _, rest in lines]
+    return {line[0] for line, of in zip(lines, extras) if (of.group(1) if of else None) == extra}
+
+
+def test_packages_of_which_there_are_several_builds_are_not_required(wheel):
+    """Requiring one replaces another: a GPU build, a clone, or OpenCV with or without windows."""
+    required = requirements(wheel)
+    assert not any(name.startswith(("paddle", "opencv")) for name in required), required
+    assert "numpy" in required and requirements(wheel, "cpu") >= {"paddlepaddle"}
+    assert not any(name.startswith("paddlepaddle") for name in requirements(wheel, "paddleseg"))
+
+
+@pytest.mark.parametrize("extra", ["", "[paddleseg]"])
+def test_a_clone_and_a_gpu_build_are_kept(extra, wheel, tmp_path, monkeypatch):
+    """With stand-ins, whose metadata precede this environment's, and without a package index."""
+    write_metadata(tmp_path, "paddleseg", "0.0.0.dev0", "opencv-python<=4.6.0")
+    write_metadata(tmp_path, "paddlepaddle-gpu", "3.3.0")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    output = pip("install", "--dry-run", "--no-index", f"{wheel}{extra}")
+    (line,) = (line for line in output.splitlines() if line.startswith("Would install"))
+    assert line.split()[2:] == [f"paddleseg-segformer-{segformer_version}"]
+
+
+def write_metadata(folder, name, version, *requirements):
+    info = folder / f"{name.replace('-', '_')}-{version}.dist-info"
+    info.mkdir()
+    lines = ["Metadata-Version: 2.1", f"Name: {name}", f"Version: {version}"]
+    lines += [f"Requires-Dist: {requirement}" for requirement in requirements]
+    (info / "METADATA").write_text("\n".join(lines) + "\n")
+    (info / "INSTALLER").write_text("pip\n")
+    (info / "RECORD").touch()
 
 
 def test_sdist_makes_the_same_wheel(wheel, source, tmp_path):

@@ -119,7 +119,7 @@ def read_pair(image_path, label_path, channels=3):
 
 
 def _read_color_or_gray(path, channels):
-    """The image as ``read_pair`` returns it, or None if its format is unknown or it is truncated."""
+    """The image as ``read_pair`` returns it, or None if it is of no known format or truncated."""
     with open(path, "rb") as file:
         start = file.read(8)
     if start.startswith(OPENCV_SIGNATURES):
