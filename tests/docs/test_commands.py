@@ -20,16 +20,28 @@ from paddleseg_segformer.config_check import check_config
 TIMEOUT = 900  # seconds for the commands of a page
 INSTALLS = "changes the environment of the tests; the Makefile's targets install the same"
 CI = "CI runs the Makefile's targets"
+DOCKER = "there is no Docker in CI"
 COMPAT_RUN = "needs a checkout of PaddleSeg; tests/test_compat_run.py runs a similar script"
 NOT_RUN = {
     "make quickstart": CI,
     "make test": CI,
+    "apt-get install -y libgl1 libglib2.0-0 libgomp1": INSTALLS,
+    "docker build -t segformer .": DOCKER,
+    'docker run --rm -v "$PWD:/work" segformer make_scenes': DOCKER,
+    'docker run --rm --shm-size 2g -v "$PWD:/work" segformer train --config '
+    "configs/quickstart.yaml": DOCKER,
+    "pip install --no-deps paddleseg": INSTALLS,
+    "pip install --no-deps -r requirements.txt -e .": INSTALLS,
     "pip install -e .": INSTALLS,
+    "pip install -e '.[paddleseg]'": INSTALLS,
+    "pip install 'paddleseg-segformer[cpu] @ git+URL'": INSTALLS,
+    "pip install paddlepaddle-gpu==3.3.0 -i "
+    "https://www.paddlepaddle.org.cn/packages/stable/cu126/": INSTALLS,
+    'python -c "import paddle; paddle.utils.run_check()"': "follows the command above",
     "pip install -r requirements-onnx.txt": INSTALLS,
     "pip install -r requirements-onnx.txt -r requirements-parity.txt": INSTALLS,
     "pip install -r requirements-parity.txt": INSTALLS,
     "pip install -r requirements-serve.txt": INSTALLS,
-    "pip install -r requirements.txt -e .": INSTALLS,
     "python -m paddleseg_segformer.compat_run tools/train.py --config my.yml --do_eval": COMPAT_RUN,
 }
 
