@@ -1,5 +1,6 @@
 """Image files of any format, against Pillow."""
 
+import re
 import struct
 from io import BytesIO
 
@@ -42,10 +43,18 @@ def test_opencv_does_not_read_other_formats(ending, colors, tmp_path, monkeypatc
     Image.fromarray(colors).save(path, **options)
     monkeypatch.setattr(cv2, "imdecode", lambda *_: pytest.fail("read by OpenCV"))
     monkeypatch.setattr(cv2, "imread", lambda *_: pytest.fail("read by OpenCV"))
+    expected = Image.open(path).convert("RGB")  # GIF has 256 colors
     for actual in (read_image(path), read_pair(path, None)[0]):
-        np.testing.assert_allclose(actual, colors, atol=40 if ending == "gif" else 0)
-    gray = np.asarray(Image.fromarray(colors).convert("L")).astype(int)
-    np.testing.assert_allclose(read_pair(path, None, channels=1)[0], gray, atol=40)
+        np.testing.assert_array_equal(actual, np.asarray(expected))
+    gray = np.asarray(expected.convert("L")).astype(int)
+    np.testing.assert_allclose(read_pair(path, None, channels=1)[0], gray, atol=1)
+
+
+def test_an_unknown_format_is_an_error_in_training(tmp_path):
+    (tmp_path / "image.tif").write_bytes(b"text")
+    expected = f"{tmp_path}/image.tif: cannot be read as an image; repair or remove it."
+    with pytest.raises(InputError, match=f"^{re.escape(expected)}$"):
+        read_pair(str(tmp_path / "image.tif"), None)
 
 
 def test_cmyk_jpeg(colors, tmp_path):
