@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from paddleseg_segformer.data.image_io import decode_image, from_pillow, read_image, read_pair
+from paddleseg_segformer.data.image_io import decode_image, read_image, read_pair
 from paddleseg_segformer.errors import InputError
 
 
