@@ -15,6 +15,7 @@ from PIL import Image
 from run_tools import ROOT, run_in_new_process, run_tool, tiny_config
 
 from paddleseg_segformer.data.scenes import write_scenes
+from paddleseg_segformer.inference.backends import GRAPH_FILE
 from paddleseg_segformer.weights import read_saved_dict
 
 pytestmark = pytest.mark.integration
@@ -287,7 +288,7 @@ def test_the_readmes_commands_write_to_the_folders_that_it_names(config, tmp_pat
     found = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()}
     kinds = ("added_prediction", "pseudo_color_prediction", "label_map")
     expected = {f"output/result/{kind}/{photo.stem}.png" for kind in kinds}
-    files = ("model.json", "model.pdiparams", "deploy.yaml")
+    files = (GRAPH_FILE, "model.pdiparams", "deploy.yaml")
     expected |= {f"output/inference_model/{name}" for name in files}
     expected |= {"report/report.html", "data/scenes/images/training/scene_train_00000001.jpg"}
     expected |= {weights, "output/iter_1/model.pdopt"}

@@ -25,20 +25,26 @@ from ..data.transforms import Compose
 from ..device import set_device, tune_cpu
 from ..errors import InputError, RunError
 from ..fs import StrPath, check_dir_writable
-from ..inference.backends import OnnxRuntime, PaddleInference
+from ..inference.backends import GRAPH_FILE, GRAPH_FILES, OnnxRuntime, PaddleInference
 from ..inference.model_source import DESCRIPTION, ONNX_METADATA_KEY, inference_config, resolve_model
 from ..inference.segmenter import load_model
 from ..models import MIN_IMAGE_SIZE
 from .export_model import ExportModel
 
 OPSET = 17  # the first with LayerNormalization
-FILES = {"paddle": ["model.json", "model.pdiparams", DESCRIPTION], "onnx": ["model.onnx"]}
+FILES = {"paddle": [GRAPH_FILE, "model.pdiparams", DESCRIPTION], "onnx": ["model.onnx"]}
 # Without Paddle2ONNX's optimizer, which downloads packages on first use and takes minutes; the
-# backends fold constants themselves.
-CONVERT = (
-    "import sys, paddle2onnx; paddle2onnx.export(*sys.argv[1:4], "
-    "opset_version=int(sys.argv[4]), optimize_tool=None)"
-)
+# backends fold constants themselves. Versions for Paddle 2 have no optimizer.
+CONVERT = """
+import inspect, sys
+try:
+    import paddle2onnx
+except Exception:  # it is for another version of Paddle
+    sys.exit(3)
+accepted = inspect.signature(paddle2onnx.export).parameters
+options = {name: None for name in ("optimize_tool",) if name in accepted}
+paddle2onnx.export(*sys.argv[1:4], opset_version=int(sys.argv[4]), **options)
+"""
 MIN_AGREEMENT = 0.999  # share of pixels; ties in the others are decided by rounding
 
 
@@ -70,10 +76,10 @@ def export(
 
     Args:
         model_path: ``source`` of ``resolve_model``.
-        save_dir: Folder to write ``model.json``, ``model.pdiparams`` and ``deploy.yaml`` to, or
-            ``model.onnx``, with the text of ``deploy.yaml`` in its metadata. An earlier export in
-            it, of either format, is replaced; if the process is killed, the folder holds the old
-            export, the new one or none.
+        save_dir: Folder to write ``model.json`` (Paddle 2.6: ``model.pdmodel``),
+            ``model.pdiparams`` and ``deploy.yaml`` to, or ``model.onnx``, with the text of
+            ``deploy.yaml`` in its metadata. An earlier export in it, of either format, is replaced;
+            if the process is killed, the folder holds the old export, the new one or none.
         image_path: The image.
         config: As in ``resolve_model``.
         format: ``"paddle"`` or ``"onnx"``.
@@ -129,10 +135,12 @@ def export(
             share = f"only {agreement:.2%} of the pixels of {image_path}"
             raise RunError(f"The graph agrees with the model on {share}; nothing was written.")
         if format == "paddle":  # moved last: without it, the other files are no valid export
-            (Path(save_dir) / DESCRIPTION).unlink(missing_ok=True)
+            for name in (DESCRIPTION, *GRAPH_FILES):
+                (Path(save_dir) / name).unlink(missing_ok=True)
         for name in FILES[format]:
             os.replace(folder / name, Path(save_dir) / name)
-    for name in FILES["onnx" if format == "paddle" else "paddle"]:  # of an earlier export
+    stale = FILES["onnx"] if format == "paddle" else {*FILES["paddle"], *GRAPH_FILES}
+    for name in stale:  # of an earlier export
         (Path(save_dir) / name).unlink(missing_ok=True)
     return agreement
 
@@ -140,7 +148,7 @@ def export(
 def _describe(source, transforms, shape, output_op):
     """The text of ``deploy.yaml``."""
     deploy = {
-        "model": "model.json",
+        "model": GRAPH_FILE,
         "params": "model.pdiparams",
         "transforms": transforms,
         "input_shape": shape,
@@ -181,7 +189,7 @@ def _compare(model, graph, backend, images):
 
 
 def write_paddle(graph, shape, folder):
-    """Write Paddle Inference's ``model.json`` and ``model.pdiparams`` to a folder, a ``Path``.
+    """Write Paddle Inference's graph and ``model.pdiparams`` to a folder, a ``Path``.
 
     ``graph`` is a layer with one input; in its ``shape``, -1 means any size.
     """
@@ -190,7 +198,7 @@ def write_paddle(graph, shape, folder):
 
 
 def convert_to_onnx(folder, description="", half=False):
-    """Convert a folder's ``model.json`` to ``model.onnx``; if ``half``, to float16.
+    """Convert a folder's graph to ``model.onnx``; if ``half``, to float16.
 
     ``description`` is the text of ``deploy.yaml``, for the metadata.
 
@@ -202,10 +210,15 @@ def convert_to_onnx(folder, description="", half=False):
             raise InputError(f"--format onnx: needs {name}; pip install -r requirements-onnx.txt.")
     import onnx
 
-    files = [str(folder / name) for name in ("model.json", "model.pdiparams", "model.onnx")]
+    files = [str(folder / name) for name in (GRAPH_FILE, "model.pdiparams", "model.onnx")]
     # In a subprocess, because Paddle2ONNX aborts the process on a model it does not support.
     command = [sys.executable, "-c", CONVERT, *files, str(OPSET)]
-    if subprocess.run(command, capture_output=True).returncode:
+    code = subprocess.run(command, capture_output=True).returncode
+    if code == 3:
+        reason = f"the installed paddle2onnx is not for PaddlePaddle {paddle.__version__}"
+        hint = "use 2.1 or newer with Paddle 3, and pip install 'paddle2onnx<2' with Paddle 2.6"
+        raise InputError(f"--format onnx: {reason}; {hint}.")
+    if code:
         hint = "try a fixed size with --input_shape"
         raise InputError(f"--format onnx: Paddle2ONNX cannot convert this model; {hint}.")
     model = onnx.load(files[-1])

@@ -18,13 +18,20 @@ from .segmenter import Segmenter
 from .test_config import TestConfig
 
 
+# The graph as Paddle 3 and as Paddle 2 writes it. Paddle 3 reads both, Paddle 2 only its own.
+GRAPH_FILES = ("model.json", "model.pdmodel")
+GRAPH_FILE = GRAPH_FILES[0] if paddle.base.framework.use_pir_api() else GRAPH_FILES[1]
+
+
 class PaddleInference:
-    """Paddle Inference; the path is a folder with ``model.json`` and ``model.pdiparams``."""
+    """Paddle Inference; the path is a folder with ``model.pdiparams`` and the graph's file."""
 
     def __init__(self, folder):
         from paddle import inference
 
-        files = [Path(folder) / name for name in ("model.json", "model.pdiparams")]
+        readable = GRAPH_FILES[GRAPH_FILES.index(GRAPH_FILE) :]
+        present = (name for name in readable if (Path(folder) / name).is_file())
+        files = [Path(folder) / name for name in (next(present, GRAPH_FILE), "model.pdiparams")]
         for file in files:
             if not file.is_file():  # Paddle would use random weights
                 raise InputError(f"{file}: does not exist; export the model again.")

@@ -13,8 +13,9 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
+import paddle
 from paddle import nn
-from paddle.distributed.fleet.utils import recompute as recompute_in_backward
+from paddle.distributed.fleet.utils import recompute
 
 from ..ops import Conv2D, DropPath, GeluLinear, Linear, LinearToMap, scaled_dot_product_attention
 from ..weights import Source, load_pretrained
@@ -160,7 +161,7 @@ class MixVisionTransformer(nn.Layer):
             x, h, w = getattr(self, f"patch_embed{i}")(x)
             for block in getattr(self, f"block{i}"):
                 if self.recompute and self.training and not x.stop_gradient:
-                    x = recompute_in_backward(block, x, h, w, use_reentrant=False)
+                    x = recompute_in_backward(block, x, h, w)
                 else:
                     x = block(x, h, w)
             x = to_map(getattr(self, f"norm{i}")(x), h, w)
@@ -255,6 +256,29 @@ class MixFFN(nn.Layer):
         return self.drop(self.fc2(x))  # fc2 begins with the GELU
 
 
+def recompute_in_backward(block, *inputs):
+    """``block(*inputs)``, computed again in the backward pass, with the same random numbers.
+
+    Paddle 2.6 cannot restore the random state on a CPU itself. Its reentrant variant can, but does
+    not work in ``DataParallel``.
+    """
+    state, called = paddle.get_rng_state(), False
+
+    def run(*inputs):
+        nonlocal called
+        if not called:
+            called = True
+            return block(*inputs)
+        current = paddle.get_rng_state()
+        paddle.set_rng_state(state)
+        try:
+            return block(*inputs)
+        finally:
+            paddle.set_rng_state(current)
+
+    return recompute(run, *inputs, preserve_rng_state=False, use_reentrant=False)
+
+
 def to_tokens(x):
     """Map ``[N, C, h, w]`` to tokens ``[N, h * w, C]``."""
     return x.flatten(2).transpose([0, 2, 1])
@@ -266,9 +290,10 @@ def to_map(x, h, w):
 
 
 def init_weights(layer):
-    """Initialize the weights of one layer: truncated normal if linear, He (fan-out) if conv."""
+    """Initialize the weights of one layer: normal, std 0.02, if linear; He (fan-out) if conv."""
     if isinstance(layer, nn.Linear):
-        nn.initializer.TruncatedNormal(std=0.02)(layer.weight)
+        # Not TruncatedNormal, which cuts at 2 in Paddle 3 (never reached), at 2 std in Paddle 2.6.
+        nn.initializer.Normal(std=0.02)(layer.weight)
     elif isinstance(layer, nn.Conv2D):
         fan_out = np.prod(layer._kernel_size) * layer._out_channels // layer._groups
         nn.initializer.Normal(std=math.sqrt(2 / fan_out))(layer.weight)

@@ -25,7 +25,12 @@ from paddleseg_segformer.deploy.export import write_paddle
 from paddleseg_segformer.deploy.export_model import OUTPUT_OPS, ExportModel, FoldedSegFormer
 from paddleseg_segformer.errors import InputError, RunError
 from paddleseg_segformer.inference import Predictor, predict
-from paddleseg_segformer.inference.backends import LockedBackend, PaddleInference, open_backend
+from paddleseg_segformer.inference.backends import (
+    GRAPH_FILE,
+    LockedBackend,
+    PaddleInference,
+    open_backend,
+)
 from paddleseg_segformer.inference.model_source import resolve_model
 
 pytestmark = pytest.mark.integration
@@ -286,7 +291,7 @@ def test_an_export_replaces_earlier_ones(forms, exported, folder, tmp_path):
     source = resolve_model(tmp_path)
     assert source.output_op == "softmax" and source.input_shape == [1, 3, 64, 64]
     assert source.config.val_dataset_cfg["transforms"] == transforms
-    written = {"paddle": {"deploy.yaml", "model.json", "model.pdiparams"}, "onnx": {"model.onnx"}}
+    written = {"paddle": {"deploy.yaml", GRAPH_FILE, "model.pdiparams"}, "onnx": {"model.onnx"}}
     assert {path.name for path in tmp_path.iterdir()} == {"notes.txt"} | written[forms[1]]
     Predictor(tmp_path)(images(folder)[2])
 
@@ -294,7 +299,7 @@ def test_an_export_replaces_earlier_ones(forms, exported, folder, tmp_path):
 def test_any_file_of_an_export_is_a_model_path(exported, folder):
     image, source = images(folder)[0], exported()
     expected = Predictor(source)(image).label_map
-    for name in ("deploy.yaml", "model.json", "model.pdiparams"):
+    for name in ("deploy.yaml", GRAPH_FILE, "model.pdiparams"):
         np.testing.assert_array_equal(Predictor(source / name)(image).label_map, expected)
 
 
@@ -333,7 +338,7 @@ def test_deploy_yaml_is_paddlesegs(exported, folder, model):
     source = exported()
     mean, std = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
     assert description(source)["Deploy"] == {
-        "model": "model.json",
+        "model": GRAPH_FILE,
         "params": "model.pdiparams",
         "transforms": [{"type": "Normalize", "mean": mean, "std": std}],
         "input_shape": [-1, 3, -1, -1],
@@ -448,7 +453,7 @@ def test_the_tools_on_a_real_model(tmp_path):
     image = SHARED / "reference/cityscapes_demo.png"
     run("export", "--model_path", weights, "--image_path", image, "--save_dir", tmp_path / "graph")
     assert sorted(path.name for path in (tmp_path / "graph").iterdir()) == [
-        *("deploy.yaml", "model.json", "model.pdiparams")
+        *("deploy.yaml", GRAPH_FILE, "model.pdiparams")
     ]
     expected = np.load(SHARED / "reference/cityscapes_demo_logits.npz")["argmax_full"]
     for source in (weights, tmp_path / "graph"):

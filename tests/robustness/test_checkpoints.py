@@ -11,6 +11,7 @@ import zipfile
 import numpy as np
 import pytest
 
+from paddleseg_segformer.inference.backends import GRAPH_FILE
 from paddleseg_segformer.weights import read_saved_dict
 
 from .cases import Case, check, table
@@ -450,7 +451,7 @@ INVALID = [
             "deploy.yaml",
             DESCRIPTION,
         ),
-        "{}/graph/model.json: does not exist",
+        f"{{}}/graph/{GRAPH_FILE}: does not exist",
     ),
     Case(
         "an ONNX file of zeros",
