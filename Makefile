@@ -8,7 +8,7 @@ JOBS ?= 2
 SKIPPED := build/skipped.txt
 PYTEST = $(if $(COVERAGE),$(VENV)/bin/coverage run,$(RUN)) -m pytest
 
-.PHONY: quickstart test fast slow optional lint coverage docs soak fuzz wheel lock clean
+.PHONY: quickstart test fast fast-paddle slow optional lint coverage docs soak fuzz wheel lock clean
 
 # Draw a dataset, train SegFormer-B0 on it, evaluate it and write predictions. Needs no GPU.
 quickstart: $(VENV)/ready
@@ -33,6 +33,15 @@ test: $(VENV)/ready-test
 # The tests that neither train a model nor start a process, within a minute.
 fast: $(VENV)/ready-test
 	OMP_NUM_THREADS=1 $(PYTEST) -n $(JOBS) --dist loadfile -m "not slow and not integration"
+
+# The same with another version of Paddle, and a short run of each command.
+PADDLE ?= 2.6.2
+PADDLE_VENV = build/venv-paddle-$(PADDLE)
+fast-paddle:
+	$(MAKE) $(PADDLE_VENV)/ready-test VENV=$(PADDLE_VENV)
+	$(PADDLE_VENV)/bin/pip install -q paddlepaddle==$(PADDLE)
+	$(MAKE) fast VENV=$(PADDLE_VENV)
+	bash tests/check_installed.sh $(PADDLE_VENV)/bin/segformer
 
 # Full-size models, packaging, the documentation's commands, browser tests and a training run killed
 # KILLS times. They need all optional packages, and the system's Chromium.

@@ -8,6 +8,7 @@ import os
 import platform
 import sys
 import warnings
+import zlib  # noqa: F401  (before Paddle 2.6, after which OpenCV would crash on PNG files)
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from importlib import metadata

@@ -11,7 +11,7 @@ import sys
 
 from .errors import one_line
 
-MIN_PADDLE = "3.0"
+MIN_PADDLE = "2.6.2"
 # PyPI's newest paddlepaddle-gpu is 2.6.2.
 INSTALL_GPU_BUILD = (
     f"pip install 'paddlepaddle-gpu>={MIN_PADDLE}' "

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Usage: check_installed.sh PROGRAM. Trains, evaluates and predicts with an installed segformer
+# Usage: check_installed.sh PROGRAM. Trains, evaluates, predicts and exports with an installed segformer
 # program, in an empty folder.
 set -euo pipefail
 program=$(realpath "$1")
@@ -10,4 +10,6 @@ config=configs/quickstart.yaml
 "$program" val --config $config --device cpu --model_path output/best_model/model.pdparams
 "$program" predict --model_path output/best_model --device cpu \
     --image_path data/scenes/images/validation --save_dir pictures
+"$program" export --model_path output/best_model --device cpu \
+    --image_path data/scenes/images/validation/*1.jpg
 test "$(find pictures -name '*.png' | wc -l)" = 6

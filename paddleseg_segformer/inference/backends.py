@@ -17,7 +17,6 @@ from ..errors import InputError, one_line
 from .segmenter import Segmenter
 from .test_config import TestConfig
 
-
 # The graph as Paddle 3 and as Paddle 2 writes it. Paddle 3 reads both, Paddle 2 only its own.
 GRAPH_FILES = ("model.json", "model.pdmodel")
 GRAPH_FILE = GRAPH_FILES[0] if paddle.base.framework.use_pir_api() else GRAPH_FILES[1]

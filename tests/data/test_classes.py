@@ -1,6 +1,7 @@
 """Class names and colors from labels.txt, PaddleSeg's convention."""
 
 import json
+import logging
 from types import SimpleNamespace
 
 import cv2
@@ -97,6 +98,7 @@ def test_an_ignored_class_is_in_range():
 @pytest.mark.integration
 def test_names_and_colors_in_manifest_report_and_predictions(request, tmp_path, caplog):
     """Of labels.txt: in a run's manifest, the class table, the report and predicted images."""
+    caplog.set_level(logging.INFO)
     root, random = tmp_path / "data", np.random.default_rng(0)
     root.mkdir()
     for i in range(2):

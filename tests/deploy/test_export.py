@@ -21,12 +21,13 @@ from small_models import save, smallest_model
 
 from paddleseg_segformer import MixVisionTransformer_B0, Normalize, SegFormer
 from paddleseg_segformer.deploy import export
-from paddleseg_segformer.deploy.export import write_paddle
+from paddleseg_segformer.deploy.export import convert_to_onnx, write_paddle
 from paddleseg_segformer.deploy.export_model import OUTPUT_OPS, ExportModel, FoldedSegFormer
 from paddleseg_segformer.errors import InputError, RunError
-from paddleseg_segformer.inference import Predictor, predict
+from paddleseg_segformer.inference import Predictor, backends, predict
 from paddleseg_segformer.inference.backends import (
     GRAPH_FILE,
+    GRAPH_FILES,
     LockedBackend,
     PaddleInference,
     open_backend,
@@ -276,13 +277,33 @@ def test_a_graph_without_weights_is_rejected(exported, tmp_path):
         Predictor(tmp_path)
 
 
+def test_paddle_2_refuses_a_graph_of_paddle_3(exported, tmp_path, monkeypatch):
+    """Paddle Inference 2.6 would end the process with a segmentation fault."""
+    shutil.copytree(exported(), tmp_path, dirs_exist_ok=True)
+    (tmp_path / GRAPH_FILE).rename(tmp_path / "model.json")
+    monkeypatch.setattr(backends, "GRAPH_FILE", "model.pdmodel")
+    with pytest.raises(InputError, match=r"model\.pdmodel: does not exist; export the model again"):
+        Predictor(tmp_path)
+
+
+def test_a_paddle2onnx_for_another_paddle_is_named(exported, tmp_path, monkeypatch):
+    """Version 2 raises ValueError when it is imported with Paddle 2.6."""
+    pytest.importorskip("onnxruntime")
+    (tmp_path / "paddle2onnx.py").write_text("raise ValueError('too old')")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(InputError, match=r"is not for PaddlePaddle .*pip install 'paddle2onnx<2'"):
+        convert_to_onnx(exported())
+
+
 @pytest.mark.parametrize("forms", [("paddle", "onnx"), ("onnx", "paddle")])
 def test_an_export_replaces_earlier_ones(forms, exported, folder, tmp_path):
-    """Of either format; other files are kept."""
+    """Of either format, by either Paddle; other files are kept."""
     pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
     earlier = exported(forms[0])
     shutil.copytree(earlier, tmp_path, dirs_exist_ok=True)
-    (tmp_path / "notes.txt").touch()
+    for name in ("notes.txt", *GRAPH_FILES):
+        (tmp_path / name).touch()
     config = resolve_model(folder / "model.pdparams").config
     transforms = with_resize_and_padding(config.dic["val_dataset"]["transforms"])
     config.dic["val_dataset"]["transforms"] = transforms
