@@ -8,7 +8,7 @@ import os
 import platform
 import sys
 import warnings
-import zlib  # noqa: F401  (before Paddle 2.6, after which OpenCV would crash on PNG files)
+import zlib  # noqa: F401  (before Paddle 2.6, after which zlib and PNG readers would crash)
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from importlib import metadata
