@@ -9,7 +9,6 @@ import shlex
 import signal
 import sys
 
-import paddle
 import pytest
 from run_tools import CONFIG, ROOT
 
@@ -329,20 +328,6 @@ def test_errors_are_one_line_and_an_exit_code(error, code, text, capsys):
 def test_an_error_of_the_program_has_a_traceback():
     with pytest.raises(ZeroDivisionError):
         common.run(lambda: 1 // 0)
-
-
-@pytest.mark.parametrize(
-    "version, refused",
-    [("2.5.2", True), ("2.6.1", True), ("2.6.2", False), ("3.10.0", False), ("0.0.0", False)],
-)
-def test_old_paddle_is_refused(version, refused, monkeypatch, capsys):
-    monkeypatch.setattr(paddle, "__version__", version)
-    if not refused:  # 0.0.0 is a build of Paddle's development branch
-        assert common.run(lambda: print("runs")) is None
-        assert capsys.readouterr() == ("runs\n", "")
-        return
-    code, error = exit_of(lambda: None, capsys)
-    assert code == 2 and error.startswith(f"error: PaddlePaddle {version}: is too old; ")
 
 
 @pytest.mark.parametrize("command, flag", [("train", "--repeats"), ("predict", "--custom_color")])

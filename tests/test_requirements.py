@@ -56,7 +56,7 @@ def test_a_missing_package_is_named_with_the_commands(module):
     assert all(command in text for command in COMMANDS[module])
 
 
-@pytest.mark.parametrize("version", ["2.5.2", "1.8.5", "2.0.0-rc1"])
+@pytest.mark.parametrize("version", ["2.6.1", "1.8.5", "2.0.0-rc1"])
 def test_an_old_paddle_is_refused(version):
     text = message(paddle=SimpleNamespace(__version__=version))
     assert text.startswith(f"PaddlePaddle {version}: is too old; ")
