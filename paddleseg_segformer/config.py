@@ -63,6 +63,13 @@ def load_config(path: StrPath, opts: Iterable[str] = (), **overrides: float | No
 class _Config(Config):
     """PaddleSeg's ``Config``, with the package's configs as bases and with errors naming files."""
 
+    @property
+    def train_dataset_cfg(self):
+        """The section without ``shuffle``, which is the sampler's and no dataset's argument."""
+        section = super().train_dataset_cfg
+        section.pop("shuffle", None)
+        return section
+
     @classmethod
     def _parse_from_yaml(cls, path, derived=()):
         """Read a file and its bases; ``derived`` are the files that have it as a base."""

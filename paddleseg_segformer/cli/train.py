@@ -92,6 +92,12 @@ def parse_args():
         help="evaluate at each checkpoint and keep the best model",
     )
     group.add_argument(
+        "--early_stop_intervals",
+        type=common.positive_int,
+        metavar="N",
+        help="stop after N evaluations in a row without a better mIoU, with --do_eval",
+    )
+    group.add_argument(
         "--log_iters",
         type=common.positive_int,
         default=10,

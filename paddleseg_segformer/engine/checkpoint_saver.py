@@ -39,16 +39,21 @@ class CheckpointSaver:
             logger.info("Saved %s", self.newest[0])
 
     def save_best(self, prefix, model, miou):
-        """Write ``best_model`` (``prefix`` "") or ``ema_best_model`` ("ema_") if mIoU improved."""
+        """Write ``best_model`` (``prefix`` "") or ``ema_best_model`` ("ema_") if mIoU improved.
+
+        Returns:
+            Whether it improved.
+        """
         best = self.state.best
         if not miou > best.get(f"{prefix}miou", -1.0):  # so that NaN does not count
-            return
+            return False
         new = {f"{prefix}miou": miou, f"{prefix}iteration": self.state.iteration}
         self.state.best = {**best, **new}
         states = {f"{prefix}{checkpoint.MODEL}": model.state_dict()}
         written = self._write(f"{prefix}best_model", states)
         if not distributed.broadcast_object(written is not None):
             self.state.best = best
+        return True
 
     def update_manifest(self):
         """Write the present ``TrainerState`` into the newest ``iter_N``."""

@@ -31,12 +31,12 @@ MAX_REPLACEMENTS = 10  # attempts to read a sample or a replacement of it
 
 @dataclass
 class TrainSampler:
-    """Shuffled epochs as one endless stream of samples, cut into batches.
+    """Epochs, shuffled or not, as one endless stream of samples, cut into batches.
 
     Samples are numbered from 0; in epoch e = p // size, sample p is item
-    ``permutation(seed, e)[p % size]`` of the data set. The order depends on the seed alone, so that
-    a run resumes anywhere, several processes share one stream, and a data set may be smaller than
-    a batch.
+    ``permutation(seed, e)[p % size]`` of the data set, or ``p % size`` if it is not shuffled. The
+    order depends on the seed alone, so that a run resumes anywhere, several processes share one
+    stream, and a data set may be smaller than a batch.
     """
 
     size: int  # of the data set
@@ -45,17 +45,18 @@ class TrainSampler:
     first: int  # number of the first sample, over all processes
     steps: int  # number of optimizer steps
     seed: int
+    shuffle: bool = True
 
     def __iter__(self):
         """Yield this process's micro-batches: lists of (sample number, index in the data set)."""
-        epoch, order = None, None
+        epoch, order = None, range(self.size)
         for i in range(self.steps * self.grad_accum_steps):
             step, micro_step = divmod(i, self.grad_accum_steps)
             process = step * distributed.world_size() + distributed.rank()
             start = self.first + (process * self.grad_accum_steps + micro_step) * self.batch_size
             batch = []
             for number in range(start, start + self.batch_size):
-                if number // self.size != epoch:
+                if self.shuffle and number // self.size != epoch:
                     epoch = number // self.size
                     order = np.random.default_rng([self.seed, epoch]).permutation(self.size)
                 batch.append((number, int(order[number % self.size])))

@@ -31,6 +31,8 @@ class TrainOptions:
         save_interval: Iterations between saves; the last iteration is saved as well.
         log_iters: Iterations between log lines.
         keep_checkpoint_max: Number of checkpoints ``iter_N`` to keep; 0 keeps all.
+        early_stop_intervals: Number of evaluations in a row without a better mIoU after which
+            training stops; None never stops early.
         seed: Random seed of initial weights, order of samples, augmentation, dropout and stochastic
             depth; None is 0, or the checkpoint's.
         precision: ``"fp32"``, or mixed precision ``"fp16"`` or ``"bf16"``, which need a GPU.
@@ -53,6 +55,7 @@ class TrainOptions:
     save_interval: int = 1000
     log_iters: int = 10
     keep_checkpoint_max: int = 5
+    early_stop_intervals: Optional[int] = None
     seed: Optional[int] = None
     precision: str = "fp32"
     amp_level: str = "O1"
@@ -61,6 +64,12 @@ class TrainOptions:
         for name, minimum in MIN_VALUES.items():
             if (getattr(self, name) or 0) < minimum:
                 raise InputError(f"--{name} {getattr(self, name)}: must be at least {minimum}.")
+        if self.early_stop_intervals is not None:
+            flag = f"--early_stop_intervals {self.early_stop_intervals}"
+            if self.early_stop_intervals < 1:
+                raise InputError(f"{flag}: must be at least 1.")
+            if not self.do_eval:
+                raise InputError(f"{flag}: counts evaluations, and there are none; add --do_eval.")
         if not 0 <= (self.seed or 0) < 1 << 63:
             raise InputError(f"--seed {self.seed}: must be from 0 to 2^63 - 1.")
         for name, choices in CHOICES.items():

@@ -70,6 +70,7 @@ class TrainerState:
     samples: int = 0  # in these steps, over all processes: the sampler's position
     best: dict = field(default_factory=dict)  # "miou", "iteration"; "ema_miou", "ema_iteration"
     evaluated: int = 0  # iteration of the last evaluation
+    evaluations_since_best: int = 0  # in a row, of the model and not of the EMA model
     # Number of skipped steps, and of samples that were replaced.
     skipped: dict = field(default_factory=lambda: {"steps": 0, "samples": 0})
     skipped_in_a_row: int = 0  # steps since the last one that was not skipped
@@ -88,6 +89,7 @@ class TrainerState:
 
     def restore(self, manifest):
         """Set all attributes from a manifest."""
+        manifest = {"evaluations_since_best": 0, **manifest}  # the first checkpoints lack it
         for attribute in fields(self):
             setattr(self, attribute.name, manifest[attribute.name])
 
@@ -120,7 +122,7 @@ class Trainer:
             if resume_from[0].resolve().parent == self.save_dir.resolve():
                 self.saver.newest = resume_from
             else:  # a new run, which has no best model yet
-                self.state.best = {}
+                self.state.best, self.state.evaluations_since_best = {}, 0
         self.first_iteration = self.state.iteration
 
     def run(self):
@@ -137,12 +139,18 @@ class Trainer:
             if self._is_save_iteration() and state.evaluated != state.iteration:
                 self._evaluate(stop)  # the run was stopped between saving and evaluating
             try:
-                self._train(stop, bar)
+                if not self._stops_early():
+                    self._train(stop, bar)
             except Exception:
                 self._save_progress()
                 raise
-            if state.iteration < iters:
+            if state.iteration < iters and not self._stops_early():
                 self._exit(stop)
+        if state.iteration < iters:
+            logger.info(
+                f"Early stop at iteration {state.iteration}: the last "
+                f"{state.evaluations_since_best} evaluations had no better mIoU"
+            )
         log_summary(state, self.save_dir)
         self.saver.raise_errors()
 
@@ -151,8 +159,9 @@ class Trainer:
         config, options, state = self.config, self.options, self.state
         accumulate, size = options.grad_accum_steps, len(self.dataset)
         remaining = config.iters - state.iteration
+        shuffle = config.dic["train_dataset"].get("shuffle", True)
         sampler = TrainSampler(
-            size, config.batch_size, accumulate, state.samples, remaining, self.seed
+            size, config.batch_size, accumulate, state.samples, remaining, self.seed, shuffle
         )
         reader = BatchReader(self.dataset, self.seed, replace_bad=options.on_bad_sample == "skip")
         batches = train_batches(reader, sampler, options.num_workers)
@@ -183,6 +192,8 @@ class Trainer:
                 if self._is_save_iteration():
                     self.saver.save()
                     self._evaluate(stop)
+                    if self._stops_early():
+                        return
                     meter.restart_clock()
 
     def _train_step(self, micro_batches, meter):
@@ -220,7 +231,10 @@ class Trainer:
                     scores = evaluate(model, self.val_dataset, self.test_config, observe=examples)
                 log_scores(scores, len(self.val_dataset), "EMA " if prefix else "")
                 self.writer.evaluation(state.iteration, scores, prefix, examples.rows)
-                self.saver.save_best(prefix, model, scores.miou)
+                is_better = self.saver.save_best(prefix, model, scores.miou)
+                if not prefix:
+                    count = state.evaluations_since_best + 1
+                    state.evaluations_since_best = 0 if is_better else count
         except SystemExit:
             logger.info("Stopped during evaluation; --resume repeats it")
             raise
@@ -231,6 +245,10 @@ class Trainer:
                 f"[EVAL] The best mIoU so far is {state.best['miou']:.4f}, at iteration "
                 f"{state.best['iteration']}, in {self.save_dir / 'best_model'}"
             )
+
+    def _stops_early(self):
+        limit = self.options.early_stop_intervals
+        return limit is not None and self.state.evaluations_since_best >= limit
 
     def _is_save_iteration(self):
         iteration = self.state.iteration

@@ -12,6 +12,8 @@ from paddleseg_segformer.engine import checkpoint
 from paddleseg_segformer.engine import trainer as trainer_module
 from paddleseg_segformer.engine.metric_writer import read_lines
 from paddleseg_segformer.engine.metrics import Scores
+from paddleseg_segformer.engine.options import TrainOptions
+from paddleseg_segformer.errors import InputError
 
 pytestmark = pytest.mark.integration
 
@@ -117,3 +119,64 @@ def test_training_returns_the_best_score(train):
     assert train.result == 0.6
     train(4, [0.4])
     assert train.result == 0.6
+
+
+@pytest.mark.parametrize(
+    "limit, scores, best",
+    [
+        (1, [0.5, 0.4], 0.5),
+        (2, [0.5, 0.3, 0.4], 0.5),
+        (2, [0.5, 0.3, 0.6, 0.5, 0.4], 0.6),
+        (2, [0.5, 0.5, NAN], 0.5),
+        (3, [NAN, NAN, NAN], None),
+    ],
+)
+def test_early_stop(limit, scores, best, train, caplog):
+    """Each score is used, and no more: the run stops after the last one."""
+    caplog.set_level("INFO", "paddleseg_segformer")
+    save_dir = train(9, scores, early_stop_intervals=limit)
+    last = len(scores)
+    text = f"Early stop at iteration {last}: the last {limit} evaluations had no better mIoU"
+    assert text in caplog.text
+    assert train.result == best and checkpoint.verify(save_dir / f"iter_{last}")
+    train(9, [], early_stop_intervals=limit)  # and it is not continued
+
+
+def test_an_early_stop_counts_evaluations_before_resuming(train, caplog):
+    caplog.set_level("INFO", "paddleseg_segformer")
+    train(2, [0.5, 0.3], early_stop_intervals=3)
+    train(3, [0.4], early_stop_intervals=3)
+    assert "Early stop" not in caplog.text
+    train(9, [0.2], early_stop_intervals=3)
+    assert "Early stop at iteration 4" in caplog.text
+    train(9, [0.1, 0.6, 0.5, 0.4, 0.3], early_stop_intervals=5)
+
+
+def test_a_stopped_evaluation_counts_once(train):
+    with pytest.raises(SystemExit, match="143"):
+        train(9, [0.5, signal.SIGTERM], early_stop_intervals=2)
+    train(9, [0.4, 0.3], early_stop_intervals=2)
+
+
+def test_an_early_stop_ignores_the_average(train):
+    train(9, [0.5, 0.1, 0.4, 0.9], use_ema=True, early_stop_intervals=1)
+
+
+def test_checkpoints_without_the_count_start_at_0(train):
+    folder = train(2, [0.5, 0.3]) / "iter_2"
+    manifest = checkpoint.verify(folder)
+    del manifest["evaluations_since_best"]
+    checkpoint.write_manifest(folder, manifest)
+    train(9, [0.4, 0.3], early_stop_intervals=2)
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"early_stop_intervals": 0, "do_eval": True}, "must be at least 1."),
+        ({"early_stop_intervals": 2}, "counts evaluations, and there are none; add --do_eval."),
+    ],
+)
+def test_an_early_stop_needs_evaluations(options, message):
+    with pytest.raises(InputError, match=f"--early_stop_intervals .: {message}"):
+        TrainOptions(**options)

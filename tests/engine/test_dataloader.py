@@ -34,6 +34,13 @@ def test_each_sample_once_an_epoch(size, batch_size):
         assert sorted(indices[epoch * size : (epoch + 1) * size]) == list(range(size))
 
 
+@pytest.mark.parametrize("first", [0, 4])
+def test_without_shuffling_the_order_is_the_data_sets(first):
+    found = list(TrainSampler(5, 2, 1, first, 4, 7, shuffle=False))
+    flat = [item for batch in found for item in batch]
+    assert flat == [(number, number % 5) for number in range(first, first + 8)]
+
+
 def test_epochs_and_seeds_differ():
     indices = [[i for _, i in batch] for batch in stream(50, 50, 3)]
     assert indices[0] != indices[1] != indices[2]

@@ -138,6 +138,20 @@ def test_a_frozen_backbone_is_frozen_until_resumed_without_the_option(config, tm
     assert moments and not any(key.startswith("backbone.") for key in moments)
 
 
+def test_a_training_set_that_is_not_shuffled(scenes, tmp_path, monkeypatch):
+    read, numbered = trainer_module.train_batches, []
+
+    def record(reader, sampler, num_workers):
+        numbered.extend(item for batch in sampler for item in batch)
+        return read(reader, sampler, num_workers)
+
+    monkeypatch.setattr(trainer_module, "train_batches", record)
+    for iters in (1, 2):
+        config = tiny_config(scenes, "train_dataset.shuffle=false", iters=iters)
+        run(config, tmp_path, resume=True)
+    assert numbered == [(number, number % 6) for number in range(8)]
+
+
 def test_a_repeated_signal_does_not_interrupt_drawing_the_curves(config, tmp_path, monkeypatch):
     """A launcher repeats its signal while the run that the first one stopped is finishing."""
     draw, later = metric_writer.draw_curves, []
