@@ -15,9 +15,9 @@ def parse_args():
     )
     parser.add_argument(
         "--image_path",
-        required=True,
         metavar="FILE",
-        help="image on which the export is compared with the original model",
+        help="image on which the export is compared with the original model (default: the first "
+        "validation image if the dataset is there, else a drawn one)",
     )
     parser.add_argument(
         "--save_dir", default="output/inference_model", metavar="DIR", help="output folder"
@@ -59,5 +59,5 @@ def main():
         "Exported to %s; it agrees with the original model on %.3f%% of the pixels of %s",
         options["save_dir"],
         100 * agreement,
-        options["image_path"],
+        options["image_path"] or "that image",
     )

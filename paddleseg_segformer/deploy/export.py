@@ -21,6 +21,7 @@ from paddleseg.transforms import Normalize
 
 from ..config import build
 from ..data.image_io import read_image
+from ..data.scenes import draw_scene
 from ..data.transforms import Compose
 from ..device import set_device, tune_cpu
 from ..errors import InputError, RunError
@@ -28,6 +29,7 @@ from ..fs import StrPath, check_dir_writable
 from ..inference.backends import GRAPH_FILE, GRAPH_FILES, OnnxRuntime, PaddleInference
 from ..inference.model_source import DESCRIPTION, ONNX_METADATA_KEY, inference_config, resolve_model
 from ..inference.segmenter import load_model
+from ..log import logger
 from ..models import MIN_IMAGE_SIZE
 from .export_model import ExportModel
 
@@ -45,6 +47,7 @@ accepted = inspect.signature(paddle2onnx.export).parameters
 options = {name: None for name in ("optimize_tool",) if name in accepted}
 paddle2onnx.export(*sys.argv[1:4], opset_version=int(sys.argv[4]), **options)
 """
+SCENE_SIZE = (512, 384)
 MIN_AGREEMENT = 0.999  # share of pixels; ties in the others are decided by rounding
 
 
@@ -64,7 +67,7 @@ def _on_cpu():
 def export(
     model_path: StrPath,
     save_dir: StrPath,
-    image_path: StrPath,
+    image_path: StrPath | None = None,
     config: Config | StrPath | None = None,
     format: str = "paddle",
     input_shape: Sequence[int] | None = None,
@@ -80,7 +83,8 @@ def export(
             ``model.pdiparams`` and ``deploy.yaml`` to, or ``model.onnx``, with the text of
             ``deploy.yaml`` in its metadata. An earlier export in it, of either format, is replaced;
             if the process is killed, the folder holds the old export, the new one or none.
-        image_path: The image.
+        image_path: The image; None means the first validation image of the config, or a drawn one
+            if that cannot be read.
         config: As in ``resolve_model``.
         format: ``"paddle"`` or ``"onnx"``.
         input_shape: Fixed ``(N, C, H, W)`` of the graph; None means any image size.
@@ -110,7 +114,12 @@ def export(
     description = _describe(source, transforms, shape, output_op)
     model = load_model(source.config, source.weights)
     graph = ExportModel(model, output_op, normalize)
-    image = _network_input(image_path, transforms, shape)
+    if image_path is None:
+        image_path, pixels = _find_image(source.config)
+        logger.info("Comparing the export with the original model on %s", image_path)
+    else:
+        pixels = read_image(image_path)
+    image = _network_input(pixels, transforms, shape)
     check_dir_writable(save_dir)
     with tempfile.TemporaryDirectory(dir=save_dir) as folder:
         folder = Path(folder)
@@ -170,10 +179,21 @@ def _split_transforms(config, with_normalize):
     return options[:-1], last
 
 
-def _network_input(image_path, transforms, shape):
-    """The graph's input for an image: float32 array ``[1, 3, H, W]``."""
+def _find_image(config):
+    """Name and pixels of the first validation image, or of a drawn one if that cannot be read."""
+    # Without this check, datasets of PaddleSeg download gigabytes.
+    if os.path.isdir(config.val_dataset_cfg.get("dataset_root") or ""):
+        with contextlib.suppress(InputError, IndexError):
+            (dataset,) = build(config, "val_dataset")
+            path = str(dataset.file_list[0][0])
+            return path, read_image(path)
+    return "a drawn image", draw_scene(np.random.default_rng(0), SCENE_SIZE)[0]
+
+
+def _network_input(pixels, transforms, shape):
+    """The graph's input for an image, uint8 ``[H, W, 3]``, RGB: float32 array ``[1, 3, H, W]``."""
     (components,) = build(inference_config({"num_classes": 1}, transforms), "val_transforms")
-    image = Compose(components)({"img": read_image(image_path)})["img"].astype("float32")
+    image = Compose(components)({"img": pixels})["img"].astype("float32")
     if -1 not in shape[2:]:
         image = cv2.resize(image.transpose(1, 2, 0), shape[:1:-1]).transpose(2, 0, 1)
     return np.ascontiguousarray(image[None])

@@ -115,6 +115,8 @@ def _from_manifest(weights, folder):
         path = folder / MANIFEST
         raise InputError(f"{path}: cannot be read; pass the config with --config.") from error
     config = inference_config(model, transforms, settings.get("test_config"))
+    if "type" in settings.get("val_dataset", {}):
+        config.dic["val_dataset"] = {**settings["val_dataset"], "transforms": transforms}
     return ModelSource(config, weights, classes, colors)
 
 

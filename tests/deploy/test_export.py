@@ -2,6 +2,7 @@
 
 import ctypes
 import functools
+import json
 import os
 import shutil
 import subprocess
@@ -17,9 +18,10 @@ import yaml
 from paddleseg.deploy.infer import DeployConfig
 from PIL import Image
 from shared import SHARED, needs_shared
-from small_models import save, smallest_model
+from small_models import SMALLEST, save, smallest_model
 
 from paddleseg_segformer import MixVisionTransformer_B0, Normalize, SegFormer
+from paddleseg_segformer.data.scenes import write_scenes
 from paddleseg_segformer.deploy import export
 from paddleseg_segformer.deploy.export import convert_to_onnx, write_paddle
 from paddleseg_segformer.deploy.export_model import OUTPUT_OPS, ExportModel, FoldedSegFormer
@@ -464,6 +466,56 @@ def test_invalid_input_is_named_and_writes_nothing(exported, folder, tmp_path):
     (tmp_path / "broken.onnx").write_bytes(b"no graph")
     with pytest.raises(InputError, match=r"broken\.onnx"):
         Predictor(tmp_path / "broken.onnx")
+
+
+def test_the_image_of_the_comparison_is_of_the_validation_set(folder, tmp_path, caplog):
+    """That of the checkpoint's config, unless it is missing or damaged; or else a drawn one."""
+    caplog.set_level("INFO", "paddleseg_segformer")
+    write_scenes(tmp_path / "data", train=1, val=1, size=(96, 96))
+    dataset = {"type": "ADE20K", "dataset_root": str(tmp_path / "data"), "mode": "val"}
+    dataset["transforms"] = [{"type": "Normalize", "mean": [0.5] * 3, "std": [0.2] * 3}]
+    backbone = {"type": "MixVisionTransformer", **SMALLEST}
+    model = {"type": "SegFormer", "embedding_dim": 32, "backbone": backbone}
+    manifest = {"config": {"model": model, "val_dataset": dataset}, "classes": list("abcde")}
+    manifest["palette"] = [[0, 0, 0]] * 5
+    (tmp_path / "manifest.json").write_text(json.dumps(manifest))
+    shutil.copy(folder / "model.pdparams", tmp_path)
+    assert export(tmp_path / "model.pdparams", tmp_path / "graph") >= 0.999
+    image = tmp_path / "data/images/validation/scene_val_00000001.jpg"
+    assert f"Comparing the export with the original model on {image}" in caplog.text
+    image.write_bytes(b"damaged")
+    assert export(tmp_path / "model.pdparams", tmp_path / "graph") >= 0.999
+    assert "on a drawn image" in caplog.text
+
+
+def test_a_drawn_image_for_weights_without_a_dataset(folder, tmp_path, caplog):
+    caplog.set_level("INFO", "paddleseg_segformer")
+    assert export(folder / "model.pdparams", tmp_path) >= 0.999
+    assert "on a drawn image" in caplog.text
+
+
+# Those of the graphs here that TensorRT 10.15 supports, by docs/operators.md of onnx/onnx-tensorrt.
+TENSORRT = {"Add", "ArgMax", "Cast", "Concat", "Constant", "Conv", "Div", "Erf", "Identity"}
+TENSORRT |= {"LayerNormalization", "MatMul", "Mul", "Relu", "Reshape", "Resize", "Shape", "Slice"}
+TENSORRT |= {"Softmax", "Split", "Squeeze", "Transpose", "Unsqueeze"}
+
+
+@pytest.mark.parametrize("options", [{}, {"input_shape": (1, 3, 64, 96)}], ids=["any", "fixed"])
+def test_tensorrt_supports_the_operators_of_a_graph(options, exported):
+    """By its documented list and restrictions; TensorRT itself is not run."""
+    onnx = pytest.importorskip("onnx", reason="onnx is not installed")
+    model = onnx.load(exported("onnx", **options) / "model.onnx")
+    onnx.checker.check_model(model, full_check=True)
+    assert [(entry.domain, entry.version) for entry in model.opset_import] == [("", 17)]
+    assert {node.op_type for node in model.graph.node} <= TENSORRT
+    for node in model.graph.node:
+        values = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
+        if node.op_type == "LayerNormalization":
+            assert len(node.output) == 1
+        if node.op_type == "Resize":
+            assert values["mode"] == b"linear"
+            assert values["coordinate_transformation_mode"] in (b"half_pixel", b"align_corners")
+            assert not values.get("antialias")
 
 
 @pytest.mark.slow

@@ -22,6 +22,7 @@ INSTALLS = "changes the environment of the tests; the Makefile's targets install
 CI = "CI runs the Makefile's targets"
 DOCKER = "there is no Docker in CI"
 COMPAT_RUN = "needs a checkout of PaddleSeg; tests/test_compat_run.py runs a similar script"
+TENSORRT = "needs an NVIDIA GPU and TensorRT"
 NOT_RUN = {
     "make quickstart": CI,
     "make test": CI,
@@ -42,7 +43,12 @@ NOT_RUN = {
     "pip install -r requirements-onnx.txt -r requirements-parity.txt": INSTALLS,
     "pip install -r requirements-parity.txt": INSTALLS,
     "pip install -r requirements-serve.txt": INSTALLS,
+    "polygraphy run engine/model.onnx --trt --onnxrt --fp16 --trt-min-shapes x:[1,3,256,256] "
+    "--trt-opt-shapes x:[1,3,512,512] --trt-max-shapes x:[1,3,1024,2048] "
+    "--input-shapes x:[1,3,512,512] --atol 0.1": TENSORRT,
     "python -m paddleseg_segformer.compat_run tools/train.py --config my.yml --do_eval": COMPAT_RUN,
+    "trtexec --onnx=engine/model.onnx --fp16 --saveEngine=engine/model.plan "
+    "--minShapes=x:1x3x256x256 --optShapes=x:1x3x512x512 --maxShapes=x:1x3x1024x2048": TENSORRT,
 }
 
 # Optional programs and packages that a command with this text needs.
