@@ -20,10 +20,15 @@ logger = logging.getLogger(__name__)
 
 SECTIONS = ("model", "train_dataset", "optimizer", "lr_scheduler", "loss")
 OPTIONAL_SECTIONS = ("val_dataset", "test_config", "distill_loss")
-# Known keys that are not used; older versions of PaddleSeg read export.
+# Known keys that are not used. Older versions of PaddleSeg read export, newer ones the others.
 UNUSED_KEYS = {
-    "to_static_training": "training is dynamic",
+    "to_static_training": "training is dynamic, an export is static",
     "export": "an export uses the transforms of val_dataset",
+    "uniform_output_enabled": "export a checkpoint with tools/export.py",
+    "print_mem_info": "watch the memory with nvidia-smi",
+    "log_ranks": "the first process logs, the others only their errors",
+    "pdx_model_name": "it is for PaddleX alone",
+    "hpi_config_path": "it is for PaddleX alone",
 }
 KEYS = {*SECTIONS, *OPTIONAL_SECTIONS, "batch_size", "iters", *UNUSED_KEYS}
 SCHEDULE_NUMBERS = {"learning_rate", "power", "end_lr", "warmup_iters", "warmup_start_lr"}
@@ -76,7 +81,8 @@ def check_config(tree):
             raise InputError(f"{key}: is missing; add it, or a _base_ that has it.")
     for key in ("model", "train_dataset", "val_dataset"):
         if tree.get(key) is not None:
-            _check_component(key, tree[key])
+            extra = {"shuffle": True} if key == "train_dataset" else None
+            _check_component(key, tree[key], extra_arguments=extra)
     _check_component("optimizer", tree["optimizer"], OPTIMIZERS)
     warmup = {"warmup_iters": None, "warmup_start_lr": None}  # read by the builder
     _check_component("lr_scheduler", tree["lr_scheduler"], SCHEDULES, warmup)

@@ -96,7 +96,8 @@ CALLS = {
         "--iters 7 --batch_size 3 --learning_rate 0.5 --grad_accum_steps 2 --freeze_backbone "
         "--use_ema --precision bf16 --amp_level O2 --seed 4 --num_workers 1 --on_bad_sample skip "
         "--save_dir here --resume --resume_model there --save_interval 9 --keep_checkpoint_max 8 "
-        "--do_eval --log_iters 6 --use_vdl --device cpu --opts model.dropout=0.25",
+        "--early_stop_intervals 5 --do_eval --log_iters 6 --use_vdl --device cpu "
+        "--opts model.dropout=0.25",
         {
             "grad_accum_steps": 2,
             "freeze_backbone": True,
@@ -111,6 +112,7 @@ CALLS = {
             "resume_model": "there",
             "save_interval": 9,
             "keep_checkpoint_max": 8,
+            "early_stop_intervals": 5,
             "do_eval": True,
             "log_iters": 6,
             "use_vdl": True,
@@ -160,9 +162,9 @@ CALLS = {
     ),
     "export": (
         "export",
-        f"{MODEL} --image_path b",
-        "--save_dir c --format onnx --input_shape 1 3 8 6 --output_op softmax --with_normalize "
-        f"--half --device cpu --config {CONFIG} --opts model.dropout=0.25",
+        MODEL,
+        "--image_path b --save_dir c --format onnx --input_shape 1 3 8 6 --output_op softmax "
+        f"--with_normalize --half --device cpu --config {CONFIG} --opts model.dropout=0.25",
         {
             "model_path": "a",
             "image_path": "b",
@@ -340,15 +342,52 @@ def test_flags_of_paddleseg_alone_come_with_advice(command, flag, form, monkeypa
         command_module(command).main()
 
 
+# The flags of PaddleSeg's tools, releases 2.8.0 to 2.9.1 and the development branch: those that are
+# the same here, and those that come with advice.
+TEST_TIME = "--scales --flip_horizontal --flip_vertical --is_slide --crop_size --stride"
+PADDLESEG_FLAGS = {
+    "train": (
+        "--config --device --save_dir --num_workers --do_eval --use_vdl --use_ema --resume_model "
+        "--iters --batch_size --learning_rate --save_interval --log_iters --keep_checkpoint_max "
+        "--early_stop_intervals --seed --precision --amp_level --opts",
+        "--profiler_options --data_format --repeats --use_multilabel --to_static_training "
+        "--output_op --input_shape --for_fd",
+    ),
+    "val": (
+        f"--config --model_path --num_workers --device --aug_eval {TEST_TIME} --opts",
+        "--data_format --auc_roc --use_multilabel",
+    ),
+    "predict": (
+        f"--config --model_path --image_path --save_dir --device --aug_pred {TEST_TIME}",
+        "--device_id --custom_color --use_multilabel",
+    ),
+    "export": ("--config --model_path --save_dir --input_shape --output_op", "--for_fd"),
+}
+
+
+@pytest.mark.parametrize("command", PADDLESEG_FLAGS)
+def test_every_flag_of_paddleseg_works_or_comes_with_advice(command, monkeypatch, capsys):
+    same, others = map(str.split, PADDLESEG_FLAGS[command])
+    text = help_of(main, monkeypatch, capsys, "segformer", command)
+    assert set(same) <= set(re.findall(r"--\w+", text))
+    for flag in others:
+        arguments = [*shlex.split(CALLS[command][1]), flag, "1"]
+        monkeypatch.setattr(sys, "argv", ["segformer", *arguments])
+        with pytest.raises(InputError, match=f"; {flag} is a PaddleSeg-only flag: [a-z]"):
+            command_module(command).main()
+
+
 @pytest.mark.parametrize(
     "command, arguments, message",
     [
         ("train", "--config a --accumulate 0", "--grad_accum_steps/--accumulate: 0 is below 1"),
+        ("train", "--config a --early_stop_intervals 0", "--early_stop_intervals: 0 is below 1"),
         ("train", "--config a --save_interval 0", "--save_interval: 0 is below 1"),
         ("train", "--config a --log_iters x", "--log_iters: invalid .* 'x'"),
         ("predict", f"{MODEL} --image_path b --runtime c", "--backend/--runtime: invalid choice"),
         ("val", f"--config a {MODEL} --num_workers -1", "--num_workers: -1 is below 0"),
         ("predict", MODEL, "required: --image_path; see --help"),
+        ("analyse", "", "analyse: is not a command; use val with --report DIR"),
         ("tain", "", "tain: is not a command; use one of train, val, predict"),
     ],
 )

@@ -403,14 +403,39 @@ def test_our_configs_pass(request, caplog):
             "export={transforms: [{type: Resize, target_size: [64, 64]}]}",
             ["export: is not used; an export uses the transforms of val_dataset"],
         ),
-        ("to_static_training=true", ["to_static_training: is not used; training is dynamic"]),
+        (
+            "to_static_training=true",
+            ["to_static_training: is not used; training is dynamic, an export is static"],
+        ),
         ("to_static_training=false", []),
+        (
+            "uniform_output_enabled=true",
+            ["uniform_output_enabled: is not used; export a checkpoint with tools/export.py"],
+        ),
+        ("print_mem_info=true", ["print_mem_info: is not used; watch the memory with nvidia-smi"]),
+        (
+            "log_ranks=0,1",
+            ["log_ranks: is not used; the first process logs, the others only their errors"],
+        ),
+        ("pdx_model_name=a", ["pdx_model_name: is not used; it is for PaddleX alone"]),
+        ("hpi_config_path=a", ["hpi_config_path: is not used; it is for PaddleX alone"]),
+        ("train_dataset.shuffle=false", []),
     ],
 )
 def test_unused_sections_are_a_warning(option, warnings, path, caplog):
     with caplog.at_level(logging.WARNING):
         load_config(path, [option])
     assert [r.getMessage() for r in caplog.records if "paddleseg_seg" in r.name] == warnings
+
+
+def test_shuffle_is_true_or_false_and_no_argument_of_the_dataset(path):
+    config = load_config(path, ["train_dataset.shuffle=false"])
+    assert "shuffle" not in config.train_dataset_cfg
+    assert config.dic["train_dataset"]["shuffle"] is False
+    with pytest.raises(
+        ps.InputError, match=r"train_dataset\.shuffle: must be true or false, not 7"
+    ):
+        load_config(path, ["train_dataset.shuffle=7"])
 
 
 def test_other_unknown_keys_are_a_warning(path, caplog):

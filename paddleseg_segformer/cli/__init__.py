@@ -15,6 +15,8 @@ from .common import run
 COMMANDS = ("train", "val", "predict", "export", "serve", "check_dataset", "split_dataset_list")
 COMMANDS += ("masks_from_colors", "convert", "make_scenes")
 ALIASES = {"masks_from_colours": "masks_from_colors"}
+# Tools of PaddleSeg that have another name here.
+REPLACEMENTS = {"analyse": "val with --report DIR, which shows the worst images"}
 
 
 def main(command=None):
@@ -37,7 +39,8 @@ def _dispatch(command):
 def _command_module(command):
     name = ALIASES.get(command, command)
     if name not in COMMANDS:
-        raise InputError(f"{command}: is not a command; use one of {', '.join(COMMANDS)}.")
+        use = REPLACEMENTS.get(command, f"one of {', '.join(COMMANDS)}")
+        raise InputError(f"{command}: is not a command; use {use}.")
     return importlib.import_module(f".{name}", __name__)
 
 
