@@ -212,8 +212,15 @@ CALLS = {
     "make_scenes": (
         "write_scenes",
         "--save_dir {tmp}",
-        "--train 5 --val 6 --size 100 120 --seed 4",
-        {"root": "{tmp}", "train": 5, "val": 6, "size": (100, 120), "seed": 4},
+        "--train 5 --val 6 --size 100 120 --seed 4 --color_masks",
+        {
+            "root": "{tmp}",
+            "train": 5,
+            "val": 6,
+            "size": (100, 120),
+            "seed": 4,
+            "color_masks": True,
+        },
     ),
 }
 DEFAULTS = {"train": TrainOptions}  # whose names and defaults the library function has

@@ -219,35 +219,38 @@ RECIPES = {
             "lr_scheduler": {"learning_rate": 1e-3, "warmup_iters": 20},
         },
     ),
-    "segformer_mit-b0_camvid.yaml": merged(
+    "segformer_mit-b0_custom_dataset.yaml": merged(
         {
             **PAPER,
-            **segformer("b0", 11, backbone={"pretrained": None, "norm_epsilon": 1e-5}),
+            **segformer("b0", 2, backbone={"pretrained": None, "norm_epsilon": 1e-5}),
             **datasets(
                 "Dataset",
-                "camvid_small",
+                "mine",
                 [
                     {
                         "type": "ResizeStepScaling",
-                        "min_scale_factor": 1.0,
-                        "max_scale_factor": 2.5,
+                        "min_scale_factor": 0.75,
+                        "max_scale_factor": 1.5,
                         "scale_step_size": 0,
                     },
-                    {"type": "RandomPaddingCrop", "crop_size": [320, 320]},
+                    {"type": "RandomPaddingCrop", "crop_size": [192, 192]},
                     FLIP,
                     {"type": "RandomDistort", "brightness_range": 0.25},
                     NORMALIZE,
                 ],
-                [{"type": "Resize", "target_size": [960, 720]}, NORMALIZE],
-                num_classes=11,
+                [{"type": "Resize", "target_size": [320, 240]}, NORMALIZE],
+                num_classes=2,
             ),
         },
         {
-            "batch_size": 4,
-            "iters": 330,
+            "batch_size": 8,
+            "iters": 400,
+            "optimizer": {
+                "grad_clip_cfg": {"name": "ClipGradByGlobalNorm", "clip_norm": 1.0},
+            },
             "lr_scheduler": {"learning_rate": 4e-4, "warmup_iters": 20},
-            "train_dataset": {"train_path": "data/camvid_small/train.txt"},
-            "val_dataset": {"val_path": "data/camvid_small/val.txt"},
+            "train_dataset": {"train_path": "data/mine/train.txt"},
+            "val_dataset": {"val_path": "data/mine/val.txt"},
         },
     ),
 }
@@ -386,7 +389,7 @@ def load(file, data, *opts, **overrides):
     opts = ["model.backbone.pretrained=null", "model.backbone.depths=[1, 1, 1, 1]", *opts]
     for split in ("train", "val"):
         opts.append(f"{split}_dataset.dataset_root={data}")
-        if "camvid" in file:
+        if "custom_dataset" in file:
             opts.append(f"{split}_dataset.{split}_path={data}/{split}.txt")
     return load_config(CONFIGS / file, opts, **overrides)
 
@@ -416,7 +419,7 @@ SAMPLES = {
     "segformer_mit-b0_512x512_160k_ade20k.yaml": (512, (512, 736)),  # 720 x 512
     "segformer_mit-b5_640x640_160k_ade20k.yaml": (640, (640, 928)),  # 900 x 640
     "segformer_mit-b0_1024x1024_160k_cityscapes.yaml": (1024, (96, 135)),
-    "segformer_mit-b0_camvid.yaml": (320, (720, 960)),
+    "segformer_mit-b0_custom_dataset.yaml": (192, (240, 320)),
     "quickstart.yaml": (128, (96, 135)),
     "examples/segformer_mit-b0_few_images.yaml": (512, (512, 736)),
 }

@@ -23,6 +23,11 @@ def parse_args():
         "--size", type=int, nargs=2, default=(192, 144), metavar=("W", "H"), help="image size"
     )
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="random seed")
+    parser.add_argument(
+        "--color_masks",
+        action="store_true",
+        help="instead of ADE20K's layout: images, color masks and labels.txt, all in one split",
+    )
     return parser.parse_args()
 
 
@@ -35,5 +40,9 @@ def main():
     if args.seed < 0:
         raise InputError(f"--seed {args.seed}: must be at least 0.")
     check_dir_writable(args.save_dir)
-    write_scenes(args.save_dir, args.train, args.val, tuple(args.size), args.seed)
-    print(f"{args.train} training and {args.val} validation scenes are in {args.save_dir}")
+    size = tuple(args.size)
+    write_scenes(args.save_dir, args.train, args.val, size, args.seed, args.color_masks)
+    if args.color_masks:
+        print(f"{args.train + args.val} scenes with color masks are in {args.save_dir}")
+    else:
+        print(f"{args.train} training and {args.val} validation scenes are in {args.save_dir}")

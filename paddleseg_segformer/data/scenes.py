@@ -30,6 +30,19 @@ CLASSES = {
 BUILDING, SKY, TREE, ROAD, GRASS, MOUNTAIN, CAR, WATER, FIELD = (i + 1 for i in CLASSES.values())
 UNLABELED = 0
 
+# RGB of the classes in color masks, in which unlabeled pixels are black.
+MASK_COLORS = {
+    "building": (196, 70, 60),
+    "sky": (120, 190, 250),
+    "tree": (20, 110, 50),
+    "road": (90, 90, 110),
+    "grass": (140, 210, 80),
+    "mountain": (150, 120, 170),
+    "car": (250, 60, 200),
+    "water": (30, 80, 220),
+    "field": (240, 200, 60),
+}
+
 # RGB of the sky at the zenith and at the horizon, and the factors of the light on the ground.
 DAYTIMES = (
     ((150, 188, 226), (252, 230, 206), (1.00, 0.96, 0.90)),  # morning
@@ -366,14 +379,16 @@ def render(scene):
     return np.clip(np.round(image), 0, 255).astype(np.uint8), label
 
 
-def write_scenes(root, train=240, val=40, size=(192, 144), seed=0):
-    """Write scenes in ADE20K's layout.
+def write_scenes(root, train=240, val=40, size=(192, 144), seed=0, color_masks=False):
+    """Write scenes in ADE20K's layout, or as a custom dataset with color masks.
 
     Args:
         root: Folder to write ``images`` and ``annotations`` in.
         train, val: Number of scenes; scene k of a split does not depend on it.
         size: (width, height).
         seed: Random seed.
+        color_masks: Whether to write ``images`` and ``colored`` without subfolders, and labels.txt
+            with ``MASK_COLORS``.
 
     Raises:
         ValueError: A side is below 96 pixels.
@@ -381,13 +396,27 @@ def write_scenes(root, train=240, val=40, size=(192, 144), seed=0):
     """
     if min(size) < 96:
         raise ValueError(f"scenes must be at least 96 pixels a side, not {size[0]}x{size[1]}")
+    root, palette = Path(root), np.zeros((256, 3), np.uint8)
+    if color_masks:
+        palette[[CLASSES[name] + 1 for name in MASK_COLORS]] = list(MASK_COLORS.values())
+        write_labels(root / "labels.txt")
     splits = (("training", "train", train), ("validation", "val", val))
     for split, (folder, short, count) in enumerate(splits):
         for k in range(1, count + 1):
             image, label = draw_scene(np.random.default_rng((seed, split, k)), size)
-            name = f"{folder}/scene_{short}_{k:08d}"
-            save(Path(root) / f"images/{name}.jpg", image[..., ::-1])
-            save(Path(root) / f"annotations/{name}.png", label)
+            if color_masks:
+                save(root / f"images/{short}_{k:04d}.jpg", image[..., ::-1])
+                save(root / f"colored/{short}_{k:04d}.png", palette[label][..., ::-1])
+            else:
+                name = f"{folder}/scene_{short}_{k:08d}"
+                save(root / f"images/{name}.jpg", image[..., ::-1])
+                save(root / f"annotations/{name}.png", label)
+
+
+def write_labels(path):
+    lines = (" ".join(map(str, (name, *color))) + "\n" for name, color in MASK_COLORS.items())
+    with cleanup_on_error(path):
+        path.write_text("".join(lines), encoding="utf-8")
 
 
 def save(path, pixels):

@@ -52,6 +52,25 @@ def test_the_layout_is_ade20ks(root):
     assert set(files(root)) == expected
 
 
+def test_color_masks_have_the_colors_of_labels_txt(root, tmp_path):
+    """At the classes of ADE20K's layout, and black where that is unlabeled."""
+    write_scenes(tmp_path, train=3, val=1, size=SIZE, seed=3, color_masks=True)
+    names = {"train_0001", "train_0002", "train_0003", "val_0001"}
+    expected = {"labels.txt", *(f"images/{n}.jpg" for n in names)}
+    assert set(files(tmp_path)) == expected | {f"colored/{n}.png" for n in names}
+    lines = [line.split() for line in (tmp_path / "labels.txt").read_text().splitlines()]
+    colors = {tuple(map(int, color)): CLASSES[name] + 1 for name, *color in lines}
+    assert sorted([*colors.values()]) == sorted(ANNOTATION_VALUES)
+    colors[0, 0, 0] = UNLABELED
+    for split, stem, k in (("training", "train", 2), ("validation", "val", 1)):
+        image = f"images/{split}/scene_{stem}_{k:08d}.jpg"
+        assert (root / image).read_bytes() == (tmp_path / f"images/{stem}_000{k}.jpg").read_bytes()
+        mask = cv2.imread(str(tmp_path / f"colored/{stem}_000{k}.png"))[..., ::-1]
+        annotation = root / f"annotations/{split}/scene_{stem}_{k:08d}.png"
+        values = [colors[tuple(pixel)] for pixel in mask.reshape(-1, 3).tolist()]
+        assert np.array_equal(values, cv2.imread(str(annotation), cv2.IMREAD_GRAYSCALE).ravel())
+
+
 @pytest.mark.parametrize("split", ["training", "validation"])
 def test_annotations_are_8_bit_maps_of_the_images_size(splits, split):
     images, labels = splits[split]
