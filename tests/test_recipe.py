@@ -233,18 +233,18 @@ RECIPES = {
                         "max_scale_factor": 1.5,
                         "scale_step_size": 0,
                     },
-                    {"type": "RandomPaddingCrop", "crop_size": [192, 192]},
+                    {"type": "RandomPaddingCrop", "crop_size": [128, 128]},
                     FLIP,
                     {"type": "RandomDistort", "brightness_range": 0.25},
                     NORMALIZE,
                 ],
-                [{"type": "Resize", "target_size": [320, 240]}, NORMALIZE],
+                [{"type": "Resize", "target_size": [192, 144]}, NORMALIZE],
                 num_classes=2,
             ),
         },
         {
             "batch_size": 8,
-            "iters": 400,
+            "iters": 300,
             "optimizer": {
                 "grad_clip_cfg": {"name": "ClipGradByGlobalNorm", "clip_norm": 1.0},
             },
@@ -419,7 +419,7 @@ SAMPLES = {
     "segformer_mit-b0_512x512_160k_ade20k.yaml": (512, (512, 736)),  # 720 x 512
     "segformer_mit-b5_640x640_160k_ade20k.yaml": (640, (640, 928)),  # 900 x 640
     "segformer_mit-b0_1024x1024_160k_cityscapes.yaml": (1024, (96, 135)),
-    "segformer_mit-b0_custom_dataset.yaml": (192, (240, 320)),
+    "segformer_mit-b0_custom_dataset.yaml": (128, (144, 192)),
     "quickstart.yaml": (128, (96, 135)),
     "examples/segformer_mit-b0_few_images.yaml": (512, (512, 736)),
 }

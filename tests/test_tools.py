@@ -238,8 +238,8 @@ def test_custom_dataset_from_color_masks_to_a_trained_head(tmp_path):
     steps = [("masks_from_colors", root, "colored", "masks")]
     steps += [("split_dataset_list", root, "images", "masks", "--split", 0.5, 0.5, 0)]
     text = (ROOT / "configs/segformer_mit-b0_custom_dataset.yaml").read_text()
-    text = text.replace("data/mine", str(root)).replace("[192, 192]", "[64, 64]")
-    text = text.replace("_base_/", f"{ROOT}/configs/_base_/").replace("[320, 240]", "[64, 64]")
+    text = text.replace("data/mine", str(root)).replace("[128, 128]", "[64, 64]")
+    text = text.replace("_base_/", f"{ROOT}/configs/_base_/").replace("[192, 144]", "[64, 64]")
     config = tmp_path / "config.yaml"
     config.write_text(text)
     steps += [("check_dataset", "--config", config)]
