@@ -244,11 +244,11 @@ RECIPES = {
         },
         {
             "batch_size": 8,
-            "iters": 300,
+            "iters": 400,
             "optimizer": {
                 "grad_clip_cfg": {"name": "ClipGradByGlobalNorm", "clip_norm": 1.0},
             },
-            "lr_scheduler": {"learning_rate": 4e-4, "warmup_iters": 20},
+            "lr_scheduler": {"learning_rate": 6e-4, "warmup_iters": 20},
             "train_dataset": {"train_path": "data/mine/train.txt"},
             "val_dataset": {"val_path": "data/mine/val.txt"},
         },
