@@ -84,7 +84,7 @@ else:
 
 
 def write_data(root):
-    """Write datasets in the layouts of the configs: ADE20K, Cityscapes, and file lists."""
+    """Write datasets in the layouts of the configs: ADE20K and Cityscapes."""
     write_scenes(root / "ADEChallengeData2016", train=4, val=2, size=SIZE)
     (root / "ade").symlink_to("ADEChallengeData2016")
     labels = {}
@@ -93,20 +93,12 @@ def write_data(root):
         ids = cv2.imread(annotation, cv2.IMREAD_GRAYSCALE)
         labels[path] = np.where(ids == 0, 255, ids % 11).astype("uint8")
     splits = {"training": "train", "validation": "val"}
-    lists = {"train": [], "val": []}
     for number, (path, label) in enumerate(labels.items()):
         split, image = splits[path.parent.name], cv2.imread(str(path))
         name = f"town_{number:06d}_000000"
         folders = ("leftImg8bit", "leftImg8bit.png"), ("gtFine", "gtFine_labelTrainIds.png")
         for (folder, ending), pixels in zip(folders, (image, label)):
             write(root / f"cityscapes/{folder}/{split}/town/{name}_{ending}", pixels)
-        write(root / f"camvid/images/{number:04d}.png", image)
-        write(root / f"camvid/annotations/{number:04d}.png", label)
-        lists[split].append(f"images/{number:04d}.png annotations/{number:04d}.png\n")
-    for split, listed in lists.items():
-        (root / f"camvid/{split}.txt").write_text("".join(listed))
-    (root / "camvid_small").symlink_to("camvid")
-    (root / "camvid/labels.txt").write_text("".join(f"class {i}\n" for i in range(11)))
 
 
 def write(path, pixels):
