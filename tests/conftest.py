@@ -1,4 +1,4 @@
-"""Options to list the skipped tests, and to fail if there are others than expected."""
+"""For all tests: the logger, CPU threads, and options about skipped tests."""
 
 import re
 from pathlib import Path
@@ -6,8 +6,18 @@ from pathlib import Path
 import pytest
 
 import paddleseg_segformer
+from paddleseg_segformer.log import logger
 
 paddleseg_segformer.device.tune_cpu()
+
+
+@pytest.fixture(autouse=True)
+def restored_logger():
+    """Undoes ``setup_logging`` after a test, which would hide log lines from ``caplog``."""
+    handlers, propagate, level = logger.handlers, logger.propagate, logger.level
+    yield
+    logger.handlers, logger.propagate = handlers, propagate
+    logger.setLevel(level)
 
 
 def pytest_addoption(parser):

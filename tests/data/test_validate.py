@@ -235,7 +235,6 @@ def check(request, root, caplog):
         request.config.rootpath / "configs/quickstart.yaml",
         [f"{split}_dataset.dataset_root={root}" for split in ("train", "val")],
     )
-    logging.getLogger("paddleseg_segformer").propagate = True
     with caplog.at_level(logging.INFO, logger="paddleseg_segformer"):
         check_dataset_splits(config)
     return caplog.text
