@@ -51,7 +51,7 @@ slow: $(VENV)/ready-optional
 # The tests that make test skipped, with all optional packages: the comparison with PyTorch and
 # Hugging Face's transformers, ONNX, OpenVINO and the server.
 optional: $(VENV)/ready-optional
-	test ! -s $(SKIPPED) || OMP_NUM_THREADS=1 $(PYTEST) -n $(JOBS) @$(SKIPPED)
+	test ! -s $(SKIPPED) || OMP_NUM_THREADS=1 $(PYTEST) -n $(JOBS) -m "not slow" @$(SKIPPED)
 
 lint: $(VENV)/ready-test
 	$(VENV)/bin/ruff check . && $(VENV)/bin/ruff format --check .

@@ -75,7 +75,9 @@ def is_cut_off(data):
 
 
 def from_pillow(image):
-    """Convert a Pillow image as ``read_image`` reads its file: EXIF applied, 16 bits scaled to 8.
+    """Convert a Pillow image as ``read_image`` reads its file.
+
+    The EXIF orientation is applied, except of WebP; 16 bits are scaled to 8.
 
     Returns:
         uint8 array ``[H, W, 3]``, RGB.
@@ -83,7 +85,8 @@ def from_pillow(image):
     Raises:
         ValueError: The values are floats or 32-bit integers.
     """
-    image = ImageOps.exif_transpose(image)
+    if image.format != "WEBP":  # in WebP, OpenCV and browsers ignore it
+        image = ImageOps.exif_transpose(image)
     if image.mode in ("F", "I"):
         raise ValueError("not an image of 8 or 16-bit values")
     if image.mode.startswith("I;16"):

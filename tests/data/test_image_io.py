@@ -72,13 +72,16 @@ def test_16_bits_are_scaled_to_8(ending, colors, tmp_path):
     np.testing.assert_array_equal(read_image(path)[:, :, 1], colors[:, :, 0])
 
 
-def test_exif_orientation(colors, tmp_path):
+@pytest.mark.parametrize("ending, turns", [("jpg", -1), ("tif", -1), ("webp", 0)])
+def test_exif_orientation(ending, turns, colors, tmp_path):
+    """In WebP, it is ignored, as by browsers."""
     exif = Image.Exif()
     exif[274] = 6  # rotate by 90 degrees clockwise
-    path = tmp_path / "image.jpg"
-    Image.fromarray(colors).save(path, exif=exif, quality=95, subsampling=0)
+    options = {"jpg": {"quality": 95, "subsampling": 0}, "webp": {"lossless": True}}
+    path = tmp_path / f"image.{ending}"
+    Image.fromarray(colors).save(path, exif=exif, **options.get(ending, {}))
     actual = read_image(path).astype(int)
-    np.testing.assert_allclose(actual, np.rot90(colors, -1), atol=12)
+    np.testing.assert_allclose(actual, np.rot90(colors, turns), atol=12)
 
 
 def test_a_thumbnail_does_not_hide_that_a_jpeg_is_truncated(colors):

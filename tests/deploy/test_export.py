@@ -290,7 +290,7 @@ def test_paddle_2_refuses_a_graph_of_paddle_3(exported, tmp_path, monkeypatch):
 
 def test_a_paddle2onnx_for_another_paddle_is_named(exported, tmp_path, monkeypatch):
     """Version 2 raises ValueError when it is imported with Paddle 2.6."""
-    pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
     (tmp_path / "paddle2onnx.py").write_text("raise ValueError('too old')")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     monkeypatch.syspath_prepend(tmp_path)
