@@ -90,8 +90,9 @@ def test_models_run(name, options):
     backbone = manager.BACKBONES.components_dict["ResNet18_vd"](output_stride=8)
     model = MODELS[name](num_classes=5, backbone=backbone, **options)
     model.eval()
-    (logits,) = model(x=paddle.zeros([1, 3, 64, 96]))[:1]
-    assert logits.shape == [1, 5, 64, 96]
+    width = 128 if paddle.__version__.startswith("2.") else 96  # ISANet cannot pad on Paddle 2.6
+    (logits,) = model(x=paddle.zeros([1, 3, 64, width]))[:1]
+    assert logits.shape == [1, 5, 64, width]
     assert np.isfinite(logits.numpy()).all()
 
 
