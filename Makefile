@@ -28,7 +28,7 @@ quickstart: $(VENV)/ready
 # The tests that need only the requirements, on JOBS processes of one thread each. The slow ones run
 # in make slow; those skipped because an optional package is missing run in make optional.
 test: $(VENV)/ready-test
-	OMP_NUM_THREADS=1 $(PYTEST) -n $(JOBS) --dist loadfile -m "not slow" --list-skipped $(SKIPPED)
+	OMP_NUM_THREADS=1 $(PYTEST) -n $(JOBS) --dist loadfile -m "not slow" --list-skipped=$(SKIPPED)
 
 # The tests that neither train a model nor start a process, within a minute.
 fast: $(VENV)/ready-test
