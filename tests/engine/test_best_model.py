@@ -5,7 +5,7 @@ import signal
 
 import numpy as np
 import pytest
-from training_runs import assert_same_weights, draw_scenes, tiny_config
+from training_runs import assert_same_weights, tiny_config
 
 from paddleseg_segformer import engine
 from paddleseg_segformer.engine import checkpoint
@@ -16,11 +16,6 @@ from paddleseg_segformer.engine.options import TrainOptions
 from paddleseg_segformer.errors import InputError
 
 pytestmark = pytest.mark.integration
-
-
-@pytest.fixture(scope="module")
-def scenes(tmp_path_factory):
-    return draw_scenes(tmp_path_factory.mktemp("scenes"))
 
 
 @pytest.fixture

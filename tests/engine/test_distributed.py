@@ -16,7 +16,6 @@ from training_runs import (
     CONFIG,
     ROOT,
     assert_same_weights,
-    draw_scenes,
     overrides,
     tiny_config,
 )
@@ -27,11 +26,6 @@ from paddleseg_segformer.engine.metric_writer import read_lines
 from paddleseg_segformer.weights import read_saved_dict
 
 pytestmark = pytest.mark.integration
-
-
-@pytest.fixture(scope="module")
-def scenes(tmp_path_factory):
-    return draw_scenes(tmp_path_factory.mktemp("scenes"))
 
 
 def launch(folder, script, *arguments):

@@ -9,7 +9,7 @@ import copy
 import numpy as np
 import paddle
 import pytest
-from training_runs import assert_same_weights, draw_scenes, run, tiny_config
+from training_runs import assert_same_weights, run, tiny_config
 
 from paddleseg_segformer import CrossEntropyLoss
 from paddleseg_segformer.config import build
@@ -22,11 +22,6 @@ from paddleseg_segformer.weights import read_saved_dict
 
 pytestmark = pytest.mark.integration
 ITERS = 4
-
-
-@pytest.fixture(scope="module")
-def scenes(tmp_path_factory):
-    return draw_scenes(tmp_path_factory.mktemp("scenes"))
 
 
 @pytest.fixture(scope="module")

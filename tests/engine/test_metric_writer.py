@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 import pytest
 from matplotlib.figure import Figure
-from training_runs import draw_scenes, run, tiny_config
+from training_runs import run, tiny_config
 
 from paddleseg_segformer.engine import metric_writer
 from paddleseg_segformer.engine import trainer as trainer_module
@@ -25,11 +25,6 @@ from paddleseg_segformer.engine.options import TrainOptions
 from paddleseg_segformer.engine.train_step import TrainStep
 from paddleseg_segformer.engine.trainer import Trainer
 from paddleseg_segformer.weights import read_saved_dict
-
-
-@pytest.fixture(scope="module")
-def scenes(tmp_path_factory):
-    return draw_scenes(tmp_path_factory.mktemp("scenes"))
 
 
 class Clock:

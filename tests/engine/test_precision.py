@@ -6,16 +6,11 @@ from types import SimpleNamespace
 
 import paddle
 import pytest
-from training_runs import assert_same_weights, draw_scenes, run, tiny_config
+from training_runs import assert_same_weights, run, tiny_config
 
 from paddleseg_segformer.engine import checkpoint, options
 
 pytestmark = pytest.mark.integration
-
-
-@pytest.fixture(scope="module")
-def scenes(tmp_path_factory):
-    return draw_scenes(tmp_path_factory.mktemp("scenes"))
 
 
 @pytest.fixture

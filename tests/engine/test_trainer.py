@@ -46,11 +46,6 @@ pytestmark = pytest.mark.integration
 ITERS, SEED = 8, 3  # of the uninterrupted run; the seed is also in its checkpoints
 
 
-@pytest.fixture(scope="module")
-def scenes(tmp_path_factory):
-    return draw_scenes(tmp_path_factory.mktemp("scenes"))
-
-
 @pytest.fixture
 def config(scenes):
     return tiny_config(scenes, iters=ITERS)
