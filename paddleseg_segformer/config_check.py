@@ -46,8 +46,8 @@ TEXT_KEYS += ("mode", "separator")
 RATE_KEYS = ("dropout", "drop_rate", "attn_drop_rate", "drop_path_rate")
 SIZE_KEYS = ("crop_size", "target_size", "short_size", "long_size")
 SIZE_KEYS += ("max_size", "max_long", "min_long")
-# Keys that must not be null, unless that is their default.
-NOT_NULL_KEYS = (*TEXT_KEYS, *RATE_KEYS, "ignore_index", "embed_dims", "depths", "embedding_dim")
+# Keys that must not be null, unless that is their default. Pretrained weights may always be.
+NOT_NULL_KEYS = (*TEXT_KEYS[1:], *RATE_KEYS, "ignore_index", "embed_dims", "depths", "embedding_dim")
 NOT_NULL_KEYS += ("backbone", "transforms")
 
 
@@ -209,7 +209,7 @@ def _check_component(path, options, known=COMPONENTS, extra_arguments=None):
         for i, item in enumerate(value if isinstance(value, list) else [value]):
             if _is_component(item):
                 _check_component(at if item is value else f"{at}[{i}]", item)
-    for key in (*NOT_NULL_KEYS, "learning_rate"):
+    for key in (*NOT_NULL_KEYS, "learning_rate", "pretrained"):
         if arguments.get(key) is inspect.Parameter.empty and key not in options:
             raise InputError(f"{path}.{key}: is missing; {name} needs it.")
 

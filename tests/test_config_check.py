@@ -5,6 +5,7 @@ import logging
 
 import pytest
 import yaml
+from paddleseg.cvlibs import manager
 
 import paddleseg_segformer as ps
 from paddleseg_segformer.config import load_config
@@ -384,6 +385,19 @@ def test_losses_are_checked_against_a_data_set_with_fixed_classes():
         tree["loss"]["types"] = [{"type": "CrossEntropyLoss", **loss}]
         with pytest.raises(ps.InputError, match=message):
             check_config(tree)
+
+
+def test_pretrained_may_be_null_where_it_has_no_default(monkeypatch):
+    def backbone(pretrained, **options):  # as SeaFormer_tiny of PaddleSeg's development branch
+        pass
+
+    monkeypatch.setitem(manager.BACKBONES.components_dict, "Needy", backbone)
+    tree = yaml.safe_load(TEXT)
+    tree["model"]["backbone"] = {"type": "Needy", "pretrained": None}
+    check_config(tree)
+    del tree["model"]["backbone"]["pretrained"]
+    with pytest.raises(ps.InputError, match="^model.backbone.pretrained: is missing; Needy needs"):
+        check_config(tree)
 
 
 def test_our_configs_pass(request, caplog):

@@ -176,6 +176,17 @@ def test_a_model_of_paddleseg_that_does_not_fit_its_backbone_is_an_input_error(i
         segmenter([segmenter.augmented_inputs(read_image(image))])
 
 
+def test_an_error_of_types_is_not_taken_for_a_misfit(image, monkeypatch):
+    def concatenate(*_):  # as PointRend on Paddle 3
+        return paddle.concat([paddle.zeros([1], "int64"), paddle.zeros([1], "int32")])
+
+    model = FCN(num_classes=3, backbone=NarrowBackbone(), backbone_indices=(1,))
+    monkeypatch.setattr(model, "forward", concatenate)
+    segmenter = Segmenter(model, [Normalize()], TestConfig())
+    with pytest.raises(ValueError, match="data_type"):
+        segmenter([segmenter.augmented_inputs(read_image(image))])
+
+
 def test_a_users_model_keeps_its_traceback(image):
     class Broken(paddle.nn.Layer):
         def forward(self, x):
