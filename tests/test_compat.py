@@ -208,7 +208,7 @@ def test_a_train_loop_that_works_is_left_alone(monkeypatch):
 
 
 REGISTRIES = """
-import json
+import json, zlib  # zlib first, for Paddle 2.6
 from paddleseg import datasets, models, transforms
 from paddleseg.cvlibs import manager
 names = ("MODELS", "BACKBONES", "DATASETS", "TRANSFORMS", "LOSSES", "OPTIMIZERS")

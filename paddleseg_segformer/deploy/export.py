@@ -25,7 +25,7 @@ from ..data.scenes import draw_scene
 from ..data.transforms import Compose
 from ..device import set_device, tune_cpu
 from ..errors import InputError, RunError
-from ..fs import StrPath, check_dir_writable
+from ..fs import StrPath, check_dir_writable, cleanup_on_error
 from ..inference.backends import GRAPH_FILE, GRAPH_FILES, OnnxRuntime, PaddleInference
 from ..inference.model_source import DESCRIPTION, ONNX_METADATA_KEY, inference_config, resolve_model
 from ..inference.segmenter import load_model
@@ -128,7 +128,8 @@ def export(
             convert_to_onnx(folder, description, half)
             backend = OnnxRuntime(folder / "model.onnx")
         else:
-            (folder / DESCRIPTION).write_text(description, encoding="utf-8")
+            with cleanup_on_error(folder / DESCRIPTION):
+                (folder / DESCRIPTION).write_text(description, encoding="utf-8")
             try:
                 backend = PaddleInference(folder)
             except RuntimeError as error:  # Paddle ignores write errors on a full disk
@@ -214,7 +215,8 @@ def write_paddle(graph, shape, folder):
     ``graph`` is a layer with one input; in its ``shape``, -1 means any size.
     """
     spec = InputSpec([None if side == -1 else side for side in shape], "float32", "x")
-    paddle.jit.save(graph, str(folder / "model"), input_spec=[spec])
+    with cleanup_on_error(folder / GRAPH_FILE):  # Paddle 3 raises nothing on a full disk
+        paddle.jit.save(graph, str(folder / "model"), input_spec=[spec])
 
 
 def convert_to_onnx(folder, description="", half=False):
@@ -250,4 +252,5 @@ def convert_to_onnx(folder, description="", half=False):
                 node.input[2] = ""
         model = convert_float_to_float16(model, keep_io_types=True)
     model.metadata_props.add(key=ONNX_METADATA_KEY, value=description)
-    onnx.save(model, files[-1])
+    with cleanup_on_error(folder / "model.onnx"):
+        onnx.save(model, files[-1])

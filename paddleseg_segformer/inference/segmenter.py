@@ -33,7 +33,8 @@ def load_model(config: Config, model_path: Source) -> paddle.nn.Layer:
     """
     config = copy.deepcopy(config)
     for section in (config.dic["model"], config.dic["model"].get("backbone", {})):
-        section.pop("pretrained", None)  # the checkpoint replaces them: download nothing
+        if "pretrained" in section:
+            section["pretrained"] = None  # the checkpoint replaces them: download nothing
     (model,) = build(config, "model")
     missing = load_weights(model, model_path).missing
     if missing:

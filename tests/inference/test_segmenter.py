@@ -5,6 +5,7 @@ import numpy as np
 import paddle
 import paddle.nn.functional as F
 import pytest
+from paddleseg.cvlibs import manager
 from paddleseg.models import FCN
 from paddleseg.transforms import LimitLong, Normalize, Padding, Resize
 from reference import TINY, random_state
@@ -156,6 +157,17 @@ def test_a_model_is_loaded_whole_and_without_its_pretrained_weights():
     for lacking in (random_state(), {n: v for n, v in state.items() if "backbone" in n}):
         with pytest.raises(ps.InputError, match=r"has no linear_\S+ of this model; it is a"):
             load_model(config, lacking)
+
+
+def test_a_backbone_that_requires_pretrained_weights_is_loaded_without(monkeypatch):
+    def backbone(pretrained, in_channels):  # as SeaFormer_tiny of PaddleSeg's development branch
+        assert pretrained is None
+        return ps.MixVisionTransformer(**TINY)
+
+    monkeypatch.setitem(manager.BACKBONES.components_dict, "Needy", backbone)
+    config = load_config("configs/quickstart.yaml")
+    config.dic["model"] |= {"embedding_dim": 6, "backbone": {"type": "Needy", "pretrained": "no"}}
+    load_model(config, random_state(classes=150))
 
 
 class NarrowBackbone(paddle.nn.Layer):
