@@ -47,8 +47,8 @@ RATE_KEYS = ("dropout", "drop_rate", "attn_drop_rate", "drop_path_rate")
 SIZE_KEYS = ("crop_size", "target_size", "short_size", "long_size")
 SIZE_KEYS += ("max_size", "max_long", "min_long")
 # Keys that must not be null, unless that is their default. Pretrained weights may always be.
-NOT_NULL_KEYS = (*TEXT_KEYS[1:], *RATE_KEYS, "ignore_index", "embed_dims", "depths", "embedding_dim")
-NOT_NULL_KEYS += ("backbone", "transforms")
+NOT_NULL_KEYS = (*TEXT_KEYS[1:], *RATE_KEYS, "ignore_index", "embed_dims", "depths")
+NOT_NULL_KEYS += ("embedding_dim", "backbone", "transforms")
 
 
 def check_config(tree):
