@@ -119,7 +119,12 @@ def export(
         logger.info("Comparing the export with the original model on %s", image_path)
     else:
         pixels = read_image(image_path)
-    image = _network_input(pixels, transforms, shape)
+    images = [_network_input(pixels, transforms, shape)]
+    if any_size:  # compare at another size than the traced one, too
+        height = images[0].shape[2]
+        images.append(np.ascontiguousarray(images[0][:, :, : height // 2 + MIN_IMAGE_SIZE]))
+    # Before the graph is traced, after which Paddle 3.0 cannot run the model any more.
+    expected = [_label_map(model, graph, image) for image in images]
     check_dir_writable(save_dir)
     with tempfile.TemporaryDirectory(dir=save_dir) as folder:
         folder = Path(folder)
@@ -137,10 +142,7 @@ def export(
                     f"--save_dir {save_dir}: the written graph cannot be read; is the disk full? "
                     "Nothing was written."
                 ) from error
-        images = [image]
-        if any_size:  # compare at another size than the traced one, too
-            images.append(np.ascontiguousarray(image[:, :, : image.shape[2] // 2 + MIN_IMAGE_SIZE]))
-        agreement = min(_compare(model, graph, backend, image) for image in images)
+        agreement = min(_agreement(backend, *pair) for pair in zip(images, expected))
         if agreement < MIN_AGREEMENT:
             share = f"only {agreement:.2%} of the pixels of {image_path}"
             raise RunError(f"The graph agrees with the model on {share}; nothing was written.")
@@ -201,10 +203,14 @@ def _network_input(pixels, transforms, shape):
 
 
 @paddle.no_grad()
-def _compare(model, graph, backend, images):
-    """The share of pixels with the same class from the model and the exported graph."""
-    expected = model(graph.prepare(paddle.to_tensor(images)))[0].argmax(axis=1).numpy()
-    actual = backend(images)
+def _label_map(model, graph, image):
+    """The model's label map of a network input, int64 ``[1, H, W]``."""
+    return model(graph.prepare(paddle.to_tensor(image)))[0].argmax(axis=1).numpy()
+
+
+def _agreement(backend, image, expected):
+    """The share of pixels with the same class from the exported graph."""
+    actual = backend(image)
     actual = actual if actual.ndim == 3 else actual.argmax(axis=1)
     return float((actual == expected).mean())
 
