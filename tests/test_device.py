@@ -105,10 +105,12 @@ def megabytes():
     return int(open("/proc/self/statm").read().split()[1]) * os.sysconf("SC_PAGESIZE") >> 20
 
 device.available_cpus = lambda: 6
+vendor = os.environ.pop("VENDOR", "AuthenticAMD").encode()
+device._cpu_info = lambda: b"processor : 0\\nvendor_id : %s\\n" % vendor
 device.tune_cpu()
 before = megabytes()
 np.ones(64 << 20, "uint8")
-print(device.num_threads(), megabytes() - before > 32, os.environ["MKL_DEBUG_CPU_TYPE"])
+print(device.num_threads(), megabytes() - before > 32, os.environ.get("MKL_DEBUG_CPU_TYPE"))
 """
 
 
@@ -123,6 +125,7 @@ print(device.num_threads(), megabytes() - before > 32, os.environ["MKL_DEBUG_CPU
         ({"MALLOC_TOP_PAD_": "0"}, "6 False 5"),
         ({"GLIBC_TUNABLES": "glibc.malloc.perturb=0"}, "6 False 5"),
         ({"MKL_DEBUG_CPU_TYPE": "4"}, "6 True 4"),
+        ({"VENDOR": "GenuineIntel"}, "6 True None"),
     ],
 )
 def test_tuning_respects_the_users_variables(variables, output):
