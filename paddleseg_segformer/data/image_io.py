@@ -1,22 +1,25 @@
 """Image files and label files to arrays.
 
-Color images are returned as uint8 RGB.
+In memory, all images are on the 8-bit scale: uint8, or float32 from files of other types, of which
+the range of the type is 0 to 255; see ``to_8bit_scale``. Color images are RGB.
 """
 
-import contextlib
 import os
-from io import BytesIO
+from contextlib import suppress
 from pathlib import Path
 
 import cv2
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image
 
 from ..errors import InputError
+from .raster_io import is_deep_png, read_bands
 
 # What OpenCV reads: JPEG, PNG and BMP, as PaddleSeg's data sets do. Other formats are Pillow's,
 # because the OpenCV that PaddleSeg requires decodes them with libraries of 2022.
 OPENCV_SIGNATURES = (b"\xff\xd8", b"\x89PNG\r\n\x1a\n", b"BM")
+# What 255 stands for; in all other types it stands for 1.
+RANGES = {"uint16": 65535, "int16": 32767}
 
 # Pillow warns above MAX_IMAGE_PIXELS, 89 million, and fails above twice as many; satellite images
 # have more. OpenCV reads up to 2**30.
@@ -24,45 +27,118 @@ if Image.MAX_IMAGE_PIXELS:
     Image.MAX_IMAGE_PIXELS = max(Image.MAX_IMAGE_PIXELS, 1 << 28)
 
 
-def read_image(path):
-    """Read an image file: gray, with alpha, 16-bit, CMYK, rotated by EXIF, or animated.
+def read_image(path, channels=3):
+    """Read an image file of any type: gray, with alpha, CMYK, 16-bit, float, multi-band, animated.
 
     OpenCV reads JPEG, PNG and BMP files. Pillow reads other formats, of an animation the first
-    frame, and JPEG, PNG and BMP files that OpenCV cannot read.
+    frame, and JPEG, PNG and BMP files that OpenCV cannot read; rasterio reads TIFF files that
+    Pillow cannot, and NumPy ``.npy`` files.
+
+    Args:
+        path: The file.
+        channels: Number of bands that is wanted; see ``fit_channels``.
 
     Returns:
-        uint8 array ``[H, W, 3]``, RGB.
+        Array ``[H, W, channels]``, or ``[H, W]`` for one channel: uint8, or float32 on the 8-bit
+        scale; see ``to_8bit_scale``.
 
     Raises:
-        InputError: The file is missing, not an image, or truncated.
+        InputError: The file is missing, not an image, truncated, too large, has NaN or infinite
+            values, or another number of bands.
     """
     path = Path(path)
     if not path.is_file():  # reading a pipe would wait for a writer
         raise InputError(f"{path}: cannot be read as an image (not a file).")
     try:
-        return decode_image(path.read_bytes(), path)
+        return decode_image(path.read_bytes(), path, channels)
     except OSError as error:
         raise InputError(f"{path}: cannot be read as an image ({error.strerror}).") from error
 
 
-def decode_image(data, name="image"):
+def decode_image(data, name="image", channels=3):
     """Decode the bytes of an image file as ``read_image`` does; errors call the image ``name``."""
     if not data:
         raise InputError(f"{name}: cannot be read as an image (it is empty).")
     if is_cut_off(data):
         raise InputError(f"{name}: cannot be read as an image (the file is truncated).")
-    if data.startswith(OPENCV_SIGNATURES):
+    return _decode(data, name, channels)
+
+
+def _decode(data, name, channels):
+    if channels in (1, 3) and data.startswith(OPENCV_SIGNATURES) and not is_deep_png(data):
         # OpenCV raises on oversized images; Pillow's error says so more clearly.
-        with contextlib.suppress(cv2.error):
-            image = cv2.imdecode(np.frombuffer(data, dtype="uint8"), cv2.IMREAD_COLOR)
+        with suppress(cv2.error):
+            mode = cv2.IMREAD_GRAYSCALE if channels == 1 else cv2.IMREAD_COLOR
+            image = cv2.imdecode(np.frombuffer(data, "uint8"), mode)
             if image is not None:
-                return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+                return image if channels == 1 else cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
     try:
-        with Image.open(BytesIO(data)) as image:
-            return from_pillow(image)
-    except Exception as error:  # Pillow raises many types on damaged files
-        reason = str(error).partition(" <_io")[0]
+        values, has_alpha = read_bands(data)
+    except Exception as error:  # decoders raise many types on damaged files
+        reason = str(error).partition(" <_io")[0] or type(error).__name__
         raise InputError(f"{name}: cannot be read as an image ({reason}).") from error
+    return fit_channels(to_8bit_scale(values, name), channels, name, has_alpha)
+
+
+def to_8bit_scale(values, name="image"):
+    """Convert the values of an image file to those of the pipeline, which are on the 8-bit scale.
+
+    uint8 is returned as it is, everything else as float32, ``value / range * 255``, where the range
+    is 65535 for uint16, 32767 for int16, and 1 for all other types. So ``Normalize``'s mean and
+    standard deviation are fractions of the type's range, or, for floats and large integers, in the
+    file's own units.
+
+    Args:
+        values: Array of any numeric type.
+        name: What an error calls the image.
+
+    Returns:
+        Array of the same shape, uint8 or float32.
+
+    Raises:
+        InputError: A value is NaN or infinite, also as float32, or not a number.
+    """
+    if values.dtype == np.uint8:
+        return values
+    if values.dtype.kind not in "buif":
+        raise InputError(f"{name}: has values of type {values.dtype}; convert them to numbers.")
+    with np.errstate(over="ignore"):
+        scaled = values.astype("float32")
+        scaled *= 255  # exact for 16 bits, so that the quotient is the nearest float32
+        scaled /= RANGES.get(values.dtype.newbyteorder("=").name, 1)
+    if not np.isfinite(scaled).all():
+        raise InputError(f"{name}: has NaN or infinite values; fill them.")
+    return scaled
+
+
+def fit_channels(image, channels, name="image", has_alpha=False):
+    """Give an image, uint8 or float32 ``[H, W]`` or ``[H, W, N]``, a number of channels.
+
+    One band is repeated to three, three are RGB and converted to gray, and alpha is dropped where
+    one or three channels are wanted.
+
+    Returns:
+        Array ``[H, W, channels]``, or ``[H, W]`` for one channel.
+
+    Raises:
+        InputError: The image has another number of bands.
+    """
+    bands = image.shape[2] if image.ndim == 3 else 1
+    if has_alpha and channels in (1, 3):
+        bands -= 1
+        image = image[:, :, 0] if bands == 1 else np.ascontiguousarray(image[:, :, :bands])
+    if bands == 1 and channels == 3:
+        return np.repeat(image[:, :, np.newaxis], 3, axis=2)
+    if bands == 3 and channels == 1:
+        return cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
+    if bands != channels:
+        count = f"{bands} band{'s' * (bands > 1)}"
+        raise InputError(
+            f"{name}: has {count} ({image.shape[1]}x{image.shape[0]} pixels), but img_channels is "
+            f"{channels}; set img_channels in train_dataset and val_dataset to the images' number, "
+            "or convert the image."
+        )
+    return image
 
 
 def is_cut_off(data):
@@ -74,39 +150,18 @@ def is_cut_off(data):
     return data.startswith(b"\xff\xd8") and data.rfind(b"\xff\xd9") < data.rfind(b"\xff\xda")
 
 
-def from_pillow(image):
-    """Convert a Pillow image as ``read_image`` reads its file.
-
-    The EXIF orientation is applied, except of WebP; 16 bits are scaled to 8.
-
-    Returns:
-        uint8 array ``[H, W, 3]``, RGB.
-
-    Raises:
-        ValueError: The values are floats or 32-bit integers.
-    """
-    if image.format != "WEBP":  # in WebP, OpenCV and browsers ignore it
-        image = ImageOps.exif_transpose(image)
-    if image.mode in ("F", "I"):
-        raise ValueError("not an image of 8 or 16-bit values")
-    if image.mode.startswith("I;16"):
-        gray = (np.asarray(image).astype("uint16") >> 8).astype("uint8")
-        return np.repeat(gray[:, :, np.newaxis], 3, axis=2)
-    return np.array(image.convert("RGB"))
-
-
 def read_pair(image_path, label_path, channels=3):
     """Read an image and its ground truth, whose path may be None.
 
     Returns:
-        The image, uint8 ``[H, W, 3]``, RGB, or grayscale ``[H, W]`` if ``channels`` is 1; and the
+        The image as ``read_image`` returns it, except that a truncated JPEG is accepted; and the
         label map, uint8 ``[H, W]`` (the indices of a palette image), or None.
 
     Raises:
-        InputError: A file is missing or unreadable, the label map has several channels or values
-            outside 0 to 255, or the sizes differ.
+        InputError: A file is missing or unreadable, the image does not fit ``read_image``, the
+            label map has several channels or values outside 0 to 255, or the sizes differ.
     """
-    image = _read(image_path, lambda: _read_color_or_gray(image_path, channels))
+    image = _decode(_read(image_path, lambda: Path(image_path).read_bytes()), image_path, channels)
     if label_path is None:
         return image, None
     label = _read(label_path, lambda: np.asarray(Image.open(label_path)))
@@ -121,26 +176,10 @@ def read_pair(image_path, label_path, channels=3):
     return image, label
 
 
-def _read_color_or_gray(path, channels):
-    """The image as ``read_pair`` returns it, or None if it is of no known format or truncated."""
-    with open(path, "rb") as file:
-        start = file.read(8)
-    if start.startswith(OPENCV_SIGNATURES):
-        image = cv2.imread(path, cv2.IMREAD_GRAYSCALE if channels == 1 else cv2.IMREAD_COLOR)
-        return image if image is None or channels == 1 else cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
-    with contextlib.suppress(UnidentifiedImageError), Image.open(path) as picture:
-        image = from_pillow(picture)
-        return cv2.cvtColor(image, cv2.COLOR_RGB2GRAY) if channels == 1 else image
-    return None
-
-
 def _read(path, reader):
     if not os.path.isfile(path):  # reading a pipe would wait for a writer
         raise InputError(f"{path}: does not exist, or is not a file.")
     try:
-        array = reader()
-    except Exception as error:  # Pillow and OpenCV raise many types on damaged files
+        return reader()
+    except Exception as error:  # Pillow raises many types on damaged files
         raise InputError(f"{path}: cannot be read as an image ({error}).") from error
-    if array is None:
-        raise InputError(f"{path}: cannot be read as an image; repair or remove it.")
-    return array

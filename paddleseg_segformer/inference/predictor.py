@@ -11,7 +11,8 @@ from paddleseg.cvlibs import Config
 from PIL import Image
 
 from ..config import build
-from ..data.image_io import from_pillow, read_image
+from ..data.image_io import fit_channels, read_image, to_8bit_scale
+from ..data.raster_io import from_pillow
 from ..device import set_device, tune_cpu
 from ..errors import InputError
 from ..fs import StrPath
@@ -166,9 +167,10 @@ def as_rgb(image: ImageLike) -> np.ndarray:
     """Convert any image that ``Predictor`` accepts to a uint8 array ``[H, W, 3]``, RGB."""
     if isinstance(image, Image.Image):
         try:
-            return from_pillow(image)
+            values, has_alpha = from_pillow(image)
         except ValueError as error:
             raise InputError(f"The image cannot be segmented: {error}.") from error
+        return fit_channels(to_8bit_scale(values, "The image"), 3, "The image", has_alpha)
     if not isinstance(image, np.ndarray):
         return read_image(image)
     is_8bit = image.dtype == np.uint8 and image.ndim in (2, 3) and image.size > 0

@@ -68,7 +68,7 @@ def annotate(tree, annotation):
         (
             lambda t: (t / "images/training/a.jpg").write_bytes(b"text"),
             "images/training/a.jpg",
-            "cannot be read as an image; repair or remove it.",
+            "cannot be read as an image (cannot identify image file).",
         ),
         (
             lambda t: annotate(t, np.full([6, 8], 151)),

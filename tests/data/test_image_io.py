@@ -42,7 +42,6 @@ def test_opencv_does_not_read_other_formats(ending, colors, tmp_path, monkeypatc
     options = {"webp": {"lossless": True}, "jp2": {"irreversible": False}}.get(ending, {})
     Image.fromarray(colors).save(path, **options)
     monkeypatch.setattr(cv2, "imdecode", lambda *_: pytest.fail("read by OpenCV"))
-    monkeypatch.setattr(cv2, "imread", lambda *_: pytest.fail("read by OpenCV"))
     expected = Image.open(path).convert("RGB")  # GIF has 256 colors
     for actual in (read_image(path), read_pair(path, None)[0]):
         np.testing.assert_array_equal(actual, np.asarray(expected))
@@ -52,7 +51,7 @@ def test_opencv_does_not_read_other_formats(ending, colors, tmp_path, monkeypatc
 
 def test_an_unknown_format_is_an_error_in_training(tmp_path):
     (tmp_path / "image.tif").write_bytes(b"text")
-    expected = f"{tmp_path}/image.tif: cannot be read as an image; repair or remove it."
+    expected = f"{tmp_path}/image.tif: cannot be read as an image (cannot identify image file)."
     with pytest.raises(InputError, match=f"^{re.escape(expected)}$"):
         read_pair(str(tmp_path / "image.tif"), None)
 
@@ -61,15 +60,6 @@ def test_cmyk_jpeg(colors, tmp_path):
     Image.fromarray(colors).convert("CMYK").save(tmp_path / "image.jpg", quality=95)
     actual = read_image(tmp_path / "image.jpg").astype(int)
     assert np.abs(actual - colors).mean() < 8
-
-
-@pytest.mark.parametrize("ending", ["png", "tif"])
-def test_16_bits_are_scaled_to_8(ending, colors, tmp_path):
-    path = str(tmp_path / f"image.{ending}")
-    cv2.imwrite(path, colors[:, :, ::-1].astype("uint16") * 257)
-    np.testing.assert_array_equal(read_image(path), colors)
-    cv2.imwrite(path, colors[:, :, 0].astype("uint16") * 257)
-    np.testing.assert_array_equal(read_image(path)[:, :, 1], colors[:, :, 0])
 
 
 @pytest.mark.parametrize("ending, turns", [("jpg", -1), ("tif", -1), ("webp", 0)])
@@ -158,11 +148,3 @@ def test_oversized_images_are_rejected(tmp_path):
         read_image(tmp_path / "image.ppm")
     with pytest.raises(InputError, match="Image size"):
         decode_image((tmp_path / "image.ppm").read_bytes())
-
-
-@pytest.mark.parametrize("dtype", ["float32", "int32"])
-def test_other_numbers_than_8_and_16_bits_are_rejected(dtype, tmp_path):
-    Image.fromarray(np.ones([4, 4], dtype)).save(tmp_path / "image.tif")
-    for read in (read_image, lambda path: read_pair(str(path), None)):
-        with pytest.raises(InputError, match=r"image\.tif: .*not an image of 8 or 16-bit"):
-            read(tmp_path / "image.tif")

@@ -151,7 +151,7 @@ INVALID = [
         "floats",
         "predict",
         predict(encoded(np.ones([40, 40], "float32"), "TIFF")),
-        "{}/photo.png: cannot be read as an image (not an image of 8 or 16-bit values).",
+        "{}/photo.png: cannot be read as an image (not an image of 8 or 16-bit values or floats).",
     ),
     Case(
         "a folder named like an image",

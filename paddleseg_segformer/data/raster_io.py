@@ -1,0 +1,173 @@
+"""The bands of image files of any type: 16-bit PNG, TIFF, NumPy arrays, and what Pillow reads."""
+
+from __future__ import annotations
+
+import logging
+import math
+import struct
+import warnings
+from contextlib import suppress
+from io import BytesIO
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+PNG_SIGNATURE, NPY_SIGNATURE = b"\x89PNG\r\n\x1a\n", b"\x93NUMPY"
+# Of TIFF and BigTIFF in both byte orders.
+TIFF_SIGNATURES = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+# Tags of TIFF. Reduced pages and masks belong to another page.
+SUBFILE_TYPE, SAMPLES_PER_PIXEL, EXTRA_SAMPLES, SAMPLE_FORMAT = 254, 277, 338, 339
+REDUCED_OR_MASK, ALPHA, SIGNED = 1 | 4, (1, 2), 2
+# Values in all bands, 4 GiB as float32: a header of a few bytes may claim any number.
+MAX_VALUES = 1 << 30
+
+
+class Bands(NamedTuple):
+    """An image as a file stores it."""
+
+    values: np.ndarray  # of any numeric type, [H, W], or [H, W, N] if there are several bands
+    has_alpha: bool = False  # whether the last band is transparency, by the format's definition
+
+
+def is_deep_png(data):
+    """Whether the bytes, of which 26 suffice, begin a PNG of 16 bits."""
+    return data[24:25] == b"\x10" and data.startswith(PNG_SIGNATURE)
+
+
+def read_bands(data):
+    """Read the bands of an image from the bytes of its file; no value is changed.
+
+    Color images become RGB. Pages of a TIFF are bands; of an animation, the first frame is read.
+
+    Args:
+        data: Bytes of a file in any format that Pillow or rasterio reads, or ``.npy``.
+
+    Returns:
+        ``Bands``.
+
+    Raises:
+        Exception: The bytes are no image, or damaged: of the type that the decoder raises.
+    """
+    if data.startswith(NPY_SIGNATURE):
+        return _read_npy(data)
+    if data.startswith(TIFF_SIGNATURES):
+        return _read_tiff(data)
+    if is_deep_png(data):  # Pillow would read 8 bits of a color image
+        return _read_deep_png(data)
+    with Image.open(BytesIO(data)) as image:
+        return from_pillow(image)
+
+
+def from_pillow(image):
+    """``Bands`` of a Pillow image, with its EXIF orientation applied, except of WebP.
+
+    Raises:
+        ValueError: The values are 32-bit integers.
+    """
+    has_alpha, is_gray_file = image.mode in ("RGBA", "LA"), image.format in ("PNG", "PPM")
+    if image.format == "TIFF":  # a fourth band need not be transparency
+        has_alpha = has_alpha and image.tag_v2.get(EXTRA_SAMPLES, (0,))[-1] in ALPHA
+    if image.format != "WEBP":  # in WebP, OpenCV and browsers ignore it
+        image = ImageOps.exif_transpose(image)
+    if image.mode.startswith("I;16") or (image.mode == "I" and is_gray_file):
+        return Bands(np.asarray(image).astype("uint16"))
+    if image.mode == "I":
+        raise ValueError("not an image of 8 or 16-bit values or floats")
+    if image.mode not in ("L", "LA", "RGB", "RGBA", "RGBX", "F"):
+        image = image.convert("L" if image.mode == "1" else "RGB")
+    return Bands(np.array(image), has_alpha)
+
+
+def _read_npy(data):
+    file = BytesIO(data)
+    version = np.lib.format.read_magic(file)
+    read_header = {(1, 0): np.lib.format.read_array_header_1_0}
+    header = read_header.get(version, np.lib.format.read_array_header_2_0)(file)
+    shape, is_fortran, dtype = header
+    if dtype.kind not in "buif" or len(shape) not in (2, 3) or min(shape) < 1:
+        expected = "an array [height, width] or [height, width, bands] of numbers"
+        raise ValueError(f"{dtype} {list(shape)} is not {expected}")
+    _check_size(*shape)
+    # Not np.load, which allocates what the header claims.
+    values = np.frombuffer(data, dtype, math.prod(shape), file.tell())
+    values = values.reshape(shape, order="F" if is_fortran else "C")
+    return Bands(values[:, :, 0] if shape[2:] == (1,) else values)
+
+
+def _read_deep_png(data):
+    width, height = struct.unpack(">II", data[16:24])
+    is_gray_with_alpha, maximum_bands = data[25:26] == b"\4", 4
+    _check_size(width, height, maximum_bands)
+    values = cv2.imdecode(np.frombuffer(data, "uint8"), cv2.IMREAD_UNCHANGED)
+    if values is None:
+        raise ValueError("the file is damaged or truncated")
+    if is_gray_with_alpha:
+        return Bands(values[:, :, 2:], has_alpha=True)
+    if values.ndim == 2:
+        return Bands(values)
+    if values.shape[2] == 3:
+        return Bands(cv2.cvtColor(values, cv2.COLOR_BGR2RGB))
+    return Bands(cv2.cvtColor(values, cv2.COLOR_BGRA2RGBA), has_alpha=True)
+
+
+def _read_tiff(data):
+    """Read one page of 8 bits, or of one 16-bit or float band, by Pillow; others by rasterio."""
+    with suppress(UnidentifiedImageError), Image.open(BytesIO(data)) as image:
+        if _has_one_page(image) and _is_complete(image):
+            return from_pillow(image)
+    try:
+        import rasterio
+    except ImportError as error:
+        needs = "this TIFF needs rasterio: pip install 'paddleseg-segformer[raster]'"
+        raise ValueError(needs) from error
+    logging.getLogger("rasterio").setLevel(logging.WARNING)  # it logs each error of GDAL as INFO
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", rasterio.errors.NotGeoreferencedWarning)
+        try:
+            return _read_pages(rasterio, data)
+        except rasterio.errors.RasterioError as error:
+            raise ValueError("the TIFF is damaged, or of an unknown kind") from error
+
+
+def _has_one_page(image):
+    pages = 0
+    for index in range(image.n_frames):
+        image.seek(index)
+        pages += not image.tag_v2.get(SUBFILE_TYPE, 0) & REDUCED_OR_MASK
+    image.seek(0)
+    return pages <= 1
+
+
+def _is_complete(image):
+    """Whether Pillow reads all bands of a TIFF, and their values."""
+    signed = SIGNED in image.tag_v2.get(SAMPLE_FORMAT, ())
+    samples = image.tag_v2.get(SAMPLES_PER_PIXEL, 1)
+    return image.mode != "I" and not signed and samples <= len(image.getbands())
+
+
+def _read_pages(rasterio, data):
+    with rasterio.MemoryFile(data) as memory, memory.open(driver="GTiff") as first:
+        names = first.subdatasets
+        _check_size(first.width, first.height, first.count * max(len(names), 1))
+        if not names:
+            has_alpha = first.colorinterp[-1] == rasterio.enums.ColorInterp.alpha
+            values = first.read()
+        else:
+            pages = []
+            for name in names:
+                with rasterio.open(name, driver="GTiff") as page:
+                    if page.shape != first.shape or page.count != first.count:
+                        raise ValueError("its pages have different sizes or numbers of bands")
+                    pages.append(page.read())
+            values, has_alpha = np.concatenate(pages), False
+    if len(values) == 1:
+        return Bands(values[0])
+    return Bands(np.ascontiguousarray(values.transpose(1, 2, 0)), has_alpha)
+
+
+def _check_size(height, width, bands=1):
+    if height * width * bands > MAX_VALUES:
+        size = f"{width}x{height} pixels of {bands} bands"
+        raise ValueError(f"{size} exceed the limit of {MAX_VALUES:,} values")
