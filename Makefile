@@ -117,6 +117,6 @@ $(VENV)/ready-test: requirements-test.txt $(VENV)/ready
 	$(VENV)/bin/pip install -q -r requirements-test.txt
 	touch $@
 
-$(VENV)/ready-optional: requirements-parity.txt requirements-onnx.txt requirements-browser.txt $(VENV)/ready-test
+$(VENV)/ready-optional: requirements-parity.txt requirements-onnx.txt requirements-raster.txt requirements-browser.txt $(VENV)/ready-test
 	$(VENV)/bin/pip install -q $(patsubst %,-r %,$(filter %.txt,$^))
 	touch $@

@@ -11,15 +11,9 @@ check_requirements()  # before the modules that import Paddle and PaddleSeg
 from paddleseg.cvlibs import manager
 
 from . import compat
-from .data import ADE20K, Dataset
-from .data.transforms import (
-    Normalize,
-    Padding,
-    PhotometricDistortion,
-    RandomCategoryCrop,
-    ResizeToFit,
-    ScalePadding,
-)
+from .data import ADE20K, Dataset, band_transforms
+from .data.band_transforms import Padding, ScalePadding
+from .data.transforms import Normalize, PhotometricDistortion, RandomCategoryCrop, ResizeToFit
 from .errors import InputError
 from .inference import Prediction, Predictor
 from .models import (
@@ -84,6 +78,14 @@ for _manager, *_components in (
         RandomCategoryCrop,
         ResizeToFit,
         ScalePadding,
+        band_transforms.PaddingByAspectRatio,
+        band_transforms.RandomAffine,
+        band_transforms.RandomBlur,
+        band_transforms.RandomDistort,
+        band_transforms.RandomNoise,
+        band_transforms.RandomPaddingCrop,
+        band_transforms.RandomRotation,
+        band_transforms.Resize,
     ),
     (manager.LOSSES, CrossEntropyLoss, *compat.LOSSES),
 ):

@@ -150,21 +150,37 @@ def _check_ignore_index(path, options, tree):
 
 
 def _check_channels(tree):
+    """Check that both data sets have the same number of bands, and the model, if it is given."""
+    for path in ("train_dataset", "val_dataset"):
+        value = (tree.get(path) or {}).get("img_channels", 1)
+        if not is_whole(value):
+            raise InputError(f"{path}.img_channels: must be a whole number above 0, not {value!r}.")
+    img_channels = _train_dataset_number(tree, "img_channels")
+    val_channels = _dataset_number(tree.get("val_dataset"), "img_channels")
+    if None not in (img_channels, val_channels) and img_channels != val_channels:
+        raise InputError(
+            f"val_dataset.img_channels: is {val_channels}, but train_dataset's is {img_channels}; "
+            "make them equal."
+        )
     key, section = "model.in_channels", tree["model"]
     if _is_component(section.get("backbone")):
         key, section = "model.backbone.in_channels", section["backbone"]
     in_channels = section.get("in_channels")
-    img_channels = _train_dataset_number(tree, "img_channels")
     if is_number(in_channels) and img_channels not in (in_channels, None):
         raise InputError(
             f"{key}: is {in_channels}, but train_dataset's images have {img_channels} channels; "
-            "make them equal."
+            "remove it, or make them equal."
         )
 
 
 def _train_dataset_number(tree, key):
     """A numeric argument or attribute of the training set, or None if it is not known."""
-    options = tree["train_dataset"]
+    return _dataset_number(tree["train_dataset"], key)
+
+
+def _dataset_number(options, key):
+    if options is None:
+        return None
     component = COMPONENTS[str(options["type"])]
     default = _arguments(component)[0].get(key, getattr(component, key.upper(), None))
     value = options.get(key, default)

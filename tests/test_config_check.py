@@ -121,12 +121,19 @@ INVALID = [
     ),
     (
         "model={type: BiSeNetV2, in_channels: 1}",
-        "model.in_channels: is 1, but train_dataset's images have 3 channels; make them equal.",
+        "model.in_channels: is 1, but train_dataset's images have 3 channels; remove it, or make "
+        "them equal.",
     ),
     (
         "model.backbone.in_channels=1",
-        "model.backbone.in_channels: is 1, but train_dataset's images have 3 channels; make them "
-        "equal.",
+        "model.backbone.in_channels: is 1, but train_dataset's images have 3 channels; remove it, "
+        "or make them equal.",
+    ),
+    ("train_dataset.img_channels=0", "train_dataset.img_channels: must be a whole number above 0"),
+    (
+        "val_dataset={type: Dataset, dataset_root: ., num_classes: 3, mode: val, transforms: [], "
+        "img_channels: 4}",
+        "val_dataset.img_channels: is 4, but train_dataset's is 3; make them equal.",
     ),
     ("lr_scheduler.warmup_iters=[1]", "lr_scheduler.warmup_iters must be a number, not [1]."),
     (f"lr_scheduler.learning_rate=1{'0' * 400}", "lr_scheduler.learning_rate must be a number"),
@@ -304,7 +311,7 @@ VALID = {
         train_dataset: {type: Dataset, dataset_root: ., mode: train, num_classes: 3,
           img_channels: 1, ignore_index: 9, transforms: []}
         val_dataset: {type: Dataset, dataset_root: ., mode: val, num_classes: 3,
-          ignore_index: 9, transforms: []}
+          img_channels: 1, ignore_index: 9, transforms: []}
         model:
           type: SegFormer
           embedding_dim: 8
@@ -468,3 +475,10 @@ def test_variants_have_the_arguments_of_the_base_class():
     parameters = inspect.signature(ps.MixVisionTransformer_B2).parameters
     assert parameters.keys() == inspect.signature(ps.MixVisionTransformer).parameters.keys()
     assert list(parameters["depths"].default) == [3, 4, 6, 3]
+
+
+def test_the_model_takes_the_bands_of_the_data_sets(tmp_path):
+    (tmp_path / "config.yaml").write_text(TEXT)
+    opts = ["train_dataset.img_channels=4"]
+    model = load_config(tmp_path / "config.yaml", opts).model_cfg
+    assert model["backbone"]["in_channels"] == 4

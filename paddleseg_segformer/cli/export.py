@@ -30,7 +30,7 @@ def parse_args():
         nargs=4,
         type=int,
         metavar=("N", "C", "H", "W"),
-        help="fixed input shape 1 3 H W, which is faster (default: any image size)",
+        help="fixed input shape, such as 1 3 512 512, which is faster (default: any image size)",
     )
     parser.add_argument(
         "--output_op",
@@ -41,7 +41,7 @@ def parse_args():
     parser.add_argument(
         "--with_normalize",
         action="store_true",
-        help="include the normalization in the graph, which then takes RGB values 0 to 255",
+        help="include the normalization in the graph, which then takes values of 0 to 255",
     )
     parser.add_argument(
         "--half", action="store_true", help="float16 weights and arithmetic, ONNX only"

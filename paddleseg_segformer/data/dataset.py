@@ -10,6 +10,7 @@ import numpy as np
 import paddleseg.transforms.functional as F
 from paddleseg import datasets
 
+from ..config_check import is_whole
 from ..errors import InputError
 from ..fs import StrPath
 from .image_io import read_pair
@@ -27,7 +28,7 @@ class Dataset(datasets.Dataset):
         transforms: PaddleSeg transforms, applied to image and label map in training, to the image
             only in validation.
         num_classes: Number of classes.
-        img_channels: 3, or 1 for grayscale images.
+        img_channels: Number of bands of the images: 3 for RGB, 1 for grayscale, or any other.
         train_path: List with an image and its label map per line.
         val_path: Likewise, for validation.
         test_path: Likewise, but label maps are optional.
@@ -59,8 +60,9 @@ class Dataset(datasets.Dataset):
             raise InputError(f"Dataset: mode is {mode!r}; it must be one of {', '.join(MODES)}.")
         if not os.path.isdir(dataset_root):
             raise InputError(f"Dataset: dataset_root is {dataset_root}, which is not a folder.")
-        if img_channels not in (1, 3):
-            raise InputError(f"Dataset: img_channels is {img_channels}; it must be 1 or 3.")
+        if not is_whole(img_channels):
+            problem = f"img_channels is {img_channels!r}; it must be a whole number above 0"
+            raise InputError(f"Dataset: {problem}.")
         path = {"train": train_path, "val": val_path, "test": test_path}[self.mode]
         if path is None:
             raise InputError(f"Dataset: {self.mode}_path is not set; name the list of files.")
@@ -76,10 +78,10 @@ class Dataset(datasets.Dataset):
         """Read and transform a sample, as PaddleSeg's data sets do.
 
         Returns:
-            A dictionary: ``img``, float32 ``[3, H, W]``, or ``[1, H, W]`` if grayscale; ``label``
-            (if given), uint8, ``[H, W]`` in training and ``[1, H, W]`` at the original size in
-            validation; ``trans_info``, the image size before each resize or padding; in training
-            with ``edge``, the binary map of class borders.
+            A dictionary: ``img``, float32 ``[img_channels, H, W]``; ``label`` (if given), uint8,
+            ``[H, W]`` in training and ``[1, H, W]`` at the original size in validation;
+            ``trans_info``, the image size before each resize or padding; ``is_8bit``, whether the
+            file has 8 bits; in training with ``edge``, the binary map of class borders.
         """
         image, label = self._read(index)
         sample, training = {"img": image, "trans_info": [], "gt_fields": []}, self.mode != "val"

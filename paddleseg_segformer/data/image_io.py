@@ -158,8 +158,8 @@ def read_pair(image_path, label_path, channels=3):
         label map, uint8 ``[H, W]`` (the indices of a palette image), or None.
 
     Raises:
-        InputError: A file is missing or unreadable, the image does not fit ``read_image``, the
-            label map has several channels or values outside 0 to 255, or the sizes differ.
+        InputError: As of ``read_image``; or the label map is missing or unreadable, has several
+            channels or values outside 0 to 255, or another size than the image.
     """
     image = _decode(_read(image_path, lambda: Path(image_path).read_bytes()), image_path, channels)
     if label_path is None:

@@ -6,7 +6,7 @@ import logging
 import math
 import struct
 import warnings
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from io import BytesIO
 from typing import NamedTuple
 
@@ -80,15 +80,37 @@ def from_pillow(image):
     return Bands(np.array(image), has_alpha)
 
 
-def _read_npy(data):
-    file = BytesIO(data)
+def read_size(data):
+    """Width, height and number of bands in the header of a ``.npy`` file or a TIFF.
+
+    Raises:
+        Exception: As of ``read_bands``.
+    """
+    if data.startswith(NPY_SIGNATURE):
+        height, width, *bands = _npy_header(BytesIO(data))[0]
+        return width, height, math.prod(bands)
+    with suppress(UnidentifiedImageError), Image.open(BytesIO(data)) as image:
+        return (*image.size, len(image.getbands()) * image.n_frames)
+    with _open_tiff(data) as first:
+        return first.width, first.height, first.count * max(len(first.subdatasets), 1)
+
+
+def _npy_header(file):
     version = np.lib.format.read_magic(file)
-    read_header = {(1, 0): np.lib.format.read_array_header_1_0}
-    header = read_header.get(version, np.lib.format.read_array_header_2_0)(file)
-    shape, is_fortran, dtype = header
+    if version == (1, 0):
+        header = np.lib.format.read_array_header_1_0(file)
+    else:
+        header = np.lib.format.read_array_header_2_0(file)
+    shape, _, dtype = header
     if dtype.kind not in "buif" or len(shape) not in (2, 3) or min(shape) < 1:
         expected = "an array [height, width] or [height, width, bands] of numbers"
         raise ValueError(f"{dtype} {list(shape)} is not {expected}")
+    return header
+
+
+def _read_npy(data):
+    file = BytesIO(data)
+    shape, is_fortran, dtype = _npy_header(file)
     _check_size(*shape)
     # Not np.load, which allocates what the header claims.
     values = np.frombuffer(data, dtype, math.prod(shape), file.tell())
@@ -117,6 +139,13 @@ def _read_tiff(data):
     with suppress(UnidentifiedImageError), Image.open(BytesIO(data)) as image:
         if _has_one_page(image) and _is_complete(image):
             return from_pillow(image)
+    with _open_tiff(data) as first:
+        return _read_pages(first)
+
+
+@contextmanager
+def _open_tiff(data):
+    """rasterio's data set of a TIFF, whose errors become ``ValueError``."""
     try:
         import rasterio
     except ImportError as error:
@@ -126,7 +155,9 @@ def _read_tiff(data):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", rasterio.errors.NotGeoreferencedWarning)
         try:
-            return _read_pages(rasterio, data)
+            # Only this driver: others read what a file refers to, also from the network.
+            with rasterio.MemoryFile(data) as memory, memory.open(driver="GTiff") as first:
+                yield first
         except rasterio.errors.RasterioError as error:
             raise ValueError("the TIFF is damaged, or of an unknown kind") from error
 
@@ -147,21 +178,19 @@ def _is_complete(image):
     return image.mode != "I" and not signed and samples <= len(image.getbands())
 
 
-def _read_pages(rasterio, data):
-    with rasterio.MemoryFile(data) as memory, memory.open(driver="GTiff") as first:
-        names = first.subdatasets
-        _check_size(first.width, first.height, first.count * max(len(names), 1))
-        if not names:
-            has_alpha = first.colorinterp[-1] == rasterio.enums.ColorInterp.alpha
-            values = first.read()
-        else:
-            pages = []
-            for name in names:
-                with rasterio.open(name, driver="GTiff") as page:
-                    if page.shape != first.shape or page.count != first.count:
-                        raise ValueError("its pages have different sizes or numbers of bands")
-                    pages.append(page.read())
-            values, has_alpha = np.concatenate(pages), False
+def _read_pages(first):
+    import rasterio
+
+    names = first.subdatasets
+    _check_size(first.height, first.width, first.count * max(len(names), 1))
+    has_alpha = first.colorinterp[-1] == rasterio.enums.ColorInterp.alpha and not names
+    pages = [] if names else [first.read()]
+    for name in names:
+        with rasterio.open(name, driver="GTiff") as page:
+            if page.shape != first.shape or page.count != first.count:
+                raise ValueError("its pages have different sizes or numbers of bands")
+            pages.append(page.read())
+    values = np.concatenate(pages)
     if len(values) == 1:
         return Bands(values[0])
     return Bands(np.ascontiguousarray(values.transpose(1, 2, 0)), has_alpha)

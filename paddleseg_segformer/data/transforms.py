@@ -1,9 +1,10 @@
 """The paper's transforms that PaddleSeg lacks, with PaddleSeg's interface, and ``Compose``.
 
-A transform takes and returns a sample, a dictionary whose ``img`` is ``[H, W, 3]``, RGB, or
-``[H, W]`` if grayscale, with values from 0 to 255. ``Compose`` says which transforms get it as
-uint8 and which as float32. All random numbers come from NumPy's global generator, which
-``engine.dataloader`` seeds for each sample.
+A transform takes and returns a sample, a dictionary whose ``img`` is ``[H, W, 3]``, RGB,
+``[H, W, N]`` of other bands, or ``[H, W]`` of one. Its values are on the 8-bit scale; see
+``image_io.to_8bit_scale``. ``is_8bit`` says whether the image was uint8; without it, it was.
+``Compose`` says which transforms get such an image as uint8 and which as float32. All random
+numbers come from NumPy's global generator, which ``engine.dataloader`` seeds for each sample.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from paddleseg import transforms as ps_transforms
 
 from ..config_check import is_number, is_whole
 from ..errors import InputError
+from .band_transforms import is_8bit
 
 # Transforms whose output size does not depend on the input's scale, and the attributes in which
 # these and others (limits, padding) hold sizes in pixels.
@@ -58,7 +60,8 @@ class ResizeToFit:
         size = [max(scaled(side, factor), 1) for side in (width, height)]
         if self.size_divisor is not None:
             size = [math.ceil(side / self.size_divisor) * self.size_divisor for side in size]
-        sample["img"] = _to_uint8(self, sample["img"])
+        if is_8bit(sample):
+            sample["img"] = _to_uint8(self, sample["img"])
         return _resize(sample, size)
 
 
@@ -123,51 +126,67 @@ class RandomCategoryCrop:
 class PhotometricDistortion:
     """Change brightness, contrast, saturation and hue at random, each with probability 0.5.
 
-    Contrast is changed before or after saturation and hue, with equal probability.
+    Contrast is changed before or after saturation and hue, with equal probability. Saturation and
+    hue are those of 8-bit RGB images; brightness and contrast can be changed of all images.
+
+    An image of more than 8 bits need not fill the range of its type, so each band is changed
+    relative to its own minimum and maximum in the image: 255 of ``brightness`` is their difference,
+    and contrast is a factor of the difference to the minimum. The result is not clipped.
 
     Args:
         brightness: Maximum absolute value of the number added to all values.
         contrast: ``[low, high]`` of the factor of all values.
-        saturation: ``[low, high]`` of the factor of the saturation.
-        hue: Maximum shift of the hue in either direction; 180 is the full circle.
+        saturation: ``[low, high]`` of the factor of the saturation; None for no change.
+        hue: Maximum shift of the hue in either direction, 180 is the full circle; None for no
+            change.
+
+    Raises:
+        InputError: Saturation or hue is to be changed, and the image is not an 8-bit RGB image.
     """
 
     def __init__(
         self,
         brightness: float = 32,
         contrast: Sequence[float] = (0.5, 1.5),
-        saturation: Sequence[float] = (0.5, 1.5),
-        hue: int = 18,
+        saturation: Sequence[float] | None = (0.5, 1.5),
+        hue: int | None = 18,
     ) -> None:
         self.brightness, self.hue = brightness, hue
         factors = (lambda x: is_number(x) and x >= 0, "two numbers of at least 0")
         self.contrast = _pair("contrast", contrast, *factors)
-        self.saturation = _pair("saturation", saturation, *factors)
+        self.saturation = None if saturation is None else _pair("saturation", saturation, *factors)
 
     def __call__(self, sample):
-        if sample["img"].shape[2:] != (3,):
+        changes_color = self.saturation is not None or self.hue is not None
+        if changes_color and not (is_8bit(sample) and sample["img"].shape[2:] == (3,)):
             raise InputError(
-                "PhotometricDistortion needs images of 3 channels; remove it for grayscale images."
+                "PhotometricDistortion changes saturation and hue of 8-bit RGB images only; set "
+                "saturation: null and hue: null for others."
             )
-        image = np.ascontiguousarray(_to_uint8(self, sample["img"]))
-        if _coin():
-            image = cv2.LUT(image, _table(1, np.random.uniform(-self.brightness, self.brightness)))
-        contrast = _table(np.random.uniform(*self.contrast), 0) if _coin() else None
+        shift = np.random.uniform(-self.brightness, self.brightness) if _coin() else None
+        contrast = np.random.uniform(*self.contrast) if _coin() else None
         contrast_first = _coin()
+        if not is_8bit(sample):
+            sample["img"] = _distort_floats(sample["img"], shift, contrast)
+            return sample
+        image = np.ascontiguousarray(_to_uint8(self, sample["img"]))
+        if shift is not None:
+            image = cv2.LUT(image, _table(1, shift))
         if contrast is not None and contrast_first:
-            image = cv2.LUT(image, contrast)
-        image = self._distort_colors(image)
+            image = cv2.LUT(image, _table(contrast, 0))
+        if changes_color:
+            image = self._distort_colors(image)
         if contrast is not None and not contrast_first:
-            image = cv2.LUT(image, contrast)
+            image = cv2.LUT(image, _table(contrast, 0))
         sample["img"] = image
         return sample
 
     def _distort_colors(self, image):
         # Lookup tables of hue, saturation and value.
         tables = [np.arange(256, dtype="uint8") for _ in range(3)]
-        if change_saturation := _coin():
+        if change_saturation := self.saturation is not None and _coin():
             tables[1] = _table(np.random.uniform(*self.saturation), 0)
-        if change_hue := _coin():
+        if change_hue := self.hue is not None and _coin():
             shift = np.random.randint(-self.hue, self.hue + 1)
             tables[0] = ((np.arange(256) + shift) % 180).astype("uint8")
         if not (change_saturation or change_hue):
@@ -176,71 +195,70 @@ class PhotometricDistortion:
         return cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB)
 
 
+def _distort_floats(image, shift, contrast):
+    """Change brightness and contrast relative to the minimum and maximum of each band."""
+    lowest = image.min(axis=(0, 1))
+    if shift is not None:
+        shift = np.float32(shift / 255) * (image.max(axis=(0, 1)) - lowest)
+        image, lowest = image + shift, lowest + shift
+    if contrast is not None:
+        image = (image - lowest) * np.float32(contrast) + lowest
+    return image
+
+
 class Normalize(ps_transforms.Normalize):
     """PaddleSeg's ``Normalize``, ``(img / 255 - mean) / std``, by a lookup table on 8-bit images.
 
     Both ways give the same float32 values to the last bit.
 
     Args:
-        mean: One number, or one per channel, of values scaled to 0 to 1.
+        mean: One number, or one per band: a fraction of the range of the image's type, which is
+            255 for 8 bits and 65535 for 16 bits; for floats, in the file's own units.
         std: Likewise.
+
+    Raises:
+        InputError: The image has another number of bands, or 8 or 16 bits and a mean above 1.
     """
 
     def __init__(self, mean: Sequence[float] = (0.5,), std: Sequence[float] = (0.5,)) -> None:
         for name, value in (("mean", mean), ("std", std)):
-            if np.asarray(value).dtype.kind not in "iuf":
-                raise ValueError(f"{name} must be a number or one per channel, not {value!r}")
-            if np.max(value) > 1:
-                raise ValueError(f"{name} must be for values of 0 to 1, not 0 to 255: {value!r}")
+            if np.asarray(value).dtype.kind not in "iuf" or np.ndim(value) > 1:
+                raise ValueError(f"{name} must be a number or one per band, not {value!r}")
         if not np.all(std):
             raise ValueError(f"std must not be 0, but is {std!r}")
+        lengths = {np.size(mean), np.size(std)} - {1}
+        if len(lengths) > 1:
+            counts = f"{np.size(mean)} and {np.size(std)}"
+            raise ValueError(f"mean and std must have one number or one per band, not {counts}")
         super().__init__(np.atleast_1d(mean).tolist(), np.atleast_1d(std).tolist())
-        channels = max(len(self.mean), len(self.std))
-        values = np.tile(np.arange(256)[np.newaxis, :, np.newaxis], [1, 1, channels])
+        self._channels = max(lengths, default=1)
+        values = np.tile(np.arange(256)[np.newaxis, :, np.newaxis], [1, 1, self._channels])
         self._table = super().__call__({"img": values})["img"]
 
     def __call__(self, sample):
-        if sample["img"].dtype != np.uint8:
-            return super().__call__(sample)
-        sample["img"] = cv2.LUT(sample["img"], self._table)
-        return sample
-
-
-class Padding(ps_transforms.Padding):
-    """PaddleSeg's ``Padding``, without copying an image that has the target size already."""
-
-    def __call__(self, sample):
-        size = sample["img"].shape[:2]
-        if tuple(self.target_size) != size[::-1]:
-            return super().__call__(sample)
-        sample["trans_info"].append(("padding", size))
-        return sample
-
-
-class ScalePadding(ps_transforms.ScalePadding):
-    """PaddleSeg's ``ScalePadding`` with labels resized to the nearest pixel, not interpolated.
-
-    Raises:
-        InputError: It is used in validation or prediction, which cannot undo its padding.
-    """
-
-    def __call__(self, sample):
-        fields = sample.get("gt_fields")
-        if not fields:
+        image = sample["img"]
+        bands = image.shape[2] if image.ndim == 3 else 1
+        if self._channels not in (1, bands):
             raise InputError(
-                "ScalePadding is for training only, as predictions cannot undo it; use Resize, or "
-                "ResizeByLong and Padding, in val_dataset."
+                f"Normalize: mean and std are for {self._channels} bands, but the images have "
+                f"{bands}; give one number, or one per band."
             )
-        height, width = sample["img"].shape[:2]
-        side = max(height, width)
-        inner = np.s_[(side - height) // 2 :, (side - width) // 2 :]
-        sample = super().__call__({**sample, "gt_fields": []})
-        for key in fields:
-            square = np.full([side, side], self.label_padding_value, "uint8")
-            square[inner][:height, :width] = sample[key]
-            size = tuple(self.target_size)
-            sample[key] = cv2.resize(square, size, interpolation=cv2.INTER_NEAREST)
-        return {**sample, "gt_fields": fields}
+        if self.mean.max() > 1 and _is_within_8_bits(image):
+            raise InputError(
+                f"Normalize: mean {self.mean.tolist()} is above 1, but the image's values are "
+                "fractions of its type's range; divide mean and std by 255 for 8-bit images, by "
+                "65535 for 16-bit ones."
+            )
+        if image.dtype != np.uint8:
+            return super().__call__(sample)
+        sample["img"] = cv2.LUT(image, self._table)
+        return sample
+
+
+def _is_within_8_bits(image):
+    """Whether the values are not those of floats in units above 1; a constant may be anything."""
+    lowest, highest = image.min(), image.max()
+    return image.dtype == np.uint8 or (0 <= lowest < highest <= 255)
 
 
 # Transforms with the same result on an 8-bit image whether uint8 or float32 holds it. Subclasses
@@ -251,24 +269,26 @@ _KEEP_8BIT += (ps_transforms.RandomCenterCrop,)
 
 
 class Compose:
-    """Apply transforms in turn: PaddleSeg's ``Compose`` for an image that has been read as RGB.
+    """Apply transforms in turn: PaddleSeg's ``Compose`` for an image that has been read already.
 
-    The image stays uint8 up to the first transform that may give another result on float32, such as
-    an interpolation or padding by 127.5. That one, and each such one after it, gets float32, as all
-    do from PaddleSeg's ``Compose``; so the results are PaddleSeg's.
+    An 8-bit image stays uint8 up to the first transform that may give another result on float32,
+    such as an interpolation or padding by 127.5. That one, and each such one after it, gets
+    float32, as all do from PaddleSeg's ``Compose``; so the results are PaddleSeg's.
     """
 
     def __init__(self, transforms):
         self.transforms = list(transforms)
 
     def __call__(self, sample):
-        """Transform a sample, whose ``img`` is a uint8 array ``[H, W, 3]`` or ``[H, W]``.
+        """Transform a sample, whose ``img`` is uint8 or float32 ``[H, W, N]`` or ``[H, W]``.
 
         Returns:
-            The sample with ``img`` as ``[C, h, w]``, uint8 or float32, and ``trans_info``, a list
-            of ``("resize" or "padding", (H, W) before it)``.
+            The sample with ``img`` as ``[C, h, w]``, uint8 or float32; ``trans_info``, a list of
+            ``("resize" or "padding", (H, W) before it)``; and ``is_8bit``, whether ``img`` was
+            uint8.
         """
         sample.setdefault("trans_info", [])
+        sample["is_8bit"] = sample["img"].dtype == np.uint8
         for transform in self.transforms:
             if type(transform) not in _KEEP_8BIT:
                 sample["img"] = sample["img"].astype("float32", copy=False)
@@ -307,7 +327,9 @@ def at_scale(transforms, scale):
 
 def _resize(sample, size):
     sample.setdefault("trans_info", []).append(("resize", sample["img"].shape[:2]))
-    sample["img"] = cv2.resize(sample["img"].astype("uint8", copy=False), tuple(size))
+    if is_8bit(sample):
+        sample["img"] = sample["img"].astype("uint8", copy=False)
+    sample["img"] = cv2.resize(sample["img"], tuple(size))
     for key in sample.get("gt_fields", []):
         sample[key] = cv2.resize(sample[key], tuple(size), interpolation=cv2.INTER_NEAREST)
     return sample

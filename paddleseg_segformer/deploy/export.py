@@ -89,7 +89,7 @@ def export(
         format: ``"paddle"`` or ``"onnx"``.
         input_shape: Fixed ``(N, C, H, W)`` of the graph; None means any image size.
         output_op: ``"argmax"``, ``"softmax"`` or ``"none"``; see ``ExportModel``.
-        with_normalize: Whether the graph includes the normalization, for RGB inputs of 0 to 255.
+        with_normalize: Whether the graph includes the normalization, for inputs on the 8-bit scale.
         half: Whether weights and arithmetic are float16, in ONNX.
 
     Returns:
@@ -101,24 +101,26 @@ def export(
     """
     if half and format != "onnx":
         raise InputError("--half: needs --format onnx.")
-    shape = list(input_shape or (-1, 3, -1, -1))
-    any_size = shape[2:] == [-1, -1]
-    is_size_valid = any_size or min(shape[2:]) >= MIN_IMAGE_SIZE
-    if shape[0] not in (-1, 1) or shape[1] != 3 or not is_size_valid:
-        allowed = f"1 3 H W, at least {MIN_IMAGE_SIZE} pixels a side, or 1 3 -1 -1 for any size"
-        raise InputError(f"--input_shape {' '.join(map(str, shape))}: must be {allowed}.")
     source = resolve_model(model_path, config)
     if source.output_op is not None:
         raise InputError(f"{model_path}: is an exported graph already; pass a checkpoint.")
+    channels = source.channels
+    shape = list(input_shape or (-1, channels, -1, -1))
+    any_size = shape[2:] == [-1, -1]
+    is_size_valid = any_size or min(shape[2:]) >= MIN_IMAGE_SIZE
+    if shape[0] not in (-1, 1) or shape[1] != channels or not is_size_valid:
+        sizes = f"H W, at least {MIN_IMAGE_SIZE} pixels a side, or 1 {channels} -1 -1 for any size"
+        given = " ".join(map(str, shape))
+        raise InputError(f"--input_shape {given}: must be 1 {channels} {sizes}.")
     transforms, normalize = _split_transforms(source.config, with_normalize)
     description = _describe(source, transforms, shape, output_op)
     model = load_model(source.config, source.weights)
     graph = ExportModel(model, output_op, normalize)
     if image_path is None:
-        image_path, pixels = _find_image(source.config)
+        image_path, pixels = _find_image(source.config, channels)
         logger.info("Comparing the export with the original model on %s", image_path)
     else:
-        pixels = read_image(image_path)
+        pixels = read_image(image_path, channels)
     images = [_network_input(pixels, transforms, shape)]
     if any_size:  # compare at another size than the traced one, too
         height = images[0].shape[2]
@@ -182,23 +184,29 @@ def _split_transforms(config, with_normalize):
     return options[:-1], last
 
 
-def _find_image(config):
-    """Name and pixels of the first validation image, or of a drawn one if that cannot be read."""
+def _find_image(config, channels):
+    """Name and pixels of the first validation image, or of a drawn one if that cannot be read.
+
+    The drawn one is RGB; other models get its channels, repeated.
+    """
     # Without this check, datasets of PaddleSeg download gigabytes.
     if os.path.isdir(config.val_dataset_cfg.get("dataset_root") or ""):
         with contextlib.suppress(InputError, IndexError):
             (dataset,) = build(config, "val_dataset")
             path = str(dataset.file_list[0][0])
-            return path, read_image(path)
-    return "a drawn image", draw_scene(np.random.default_rng(0), SCENE_SIZE)[0]
+            return path, read_image(path, channels)
+    scene = draw_scene(np.random.default_rng(0), SCENE_SIZE)[0]
+    pixels = scene[:, :, np.arange(channels) % 3]
+    return "a drawn image", pixels[:, :, 0] if channels == 1 else pixels
 
 
 def _network_input(pixels, transforms, shape):
-    """The graph's input for an image, uint8 ``[H, W, 3]``, RGB: float32 array ``[1, 3, H, W]``."""
+    """The graph's input for an image of ``read_image``: float32 array ``[1, C, H, W]``."""
     (components,) = build(inference_config({"num_classes": 1}, transforms), "val_transforms")
     image = Compose(components)({"img": pixels})["img"].astype("float32")
     if -1 not in shape[2:]:
-        image = cv2.resize(image.transpose(1, 2, 0), shape[:1:-1]).transpose(2, 0, 1)
+        image = np.atleast_3d(cv2.resize(image.transpose(1, 2, 0), shape[:1:-1]))
+        image = image.transpose(2, 0, 1)
     return np.ascontiguousarray(image[None])
 
 

@@ -37,7 +37,7 @@ class ExportModel(nn.Layer):
         return x * self.factor + self.offset if self.normalizes else x
 
     def forward(self, x):
-        """Segment images, float32 ``[N, 3, H, W]``, RGB; see ``output_op`` for the result."""
+        """Segment images, float32 ``[N, C, H, W]``; see ``output_op`` for the result."""
         x = self.prepare(x)
         logits = self.model(x) if self.is_folded else self.model(x)[0]
         if self.output_op == "argmax":
@@ -75,7 +75,7 @@ class FoldedSegFormer(nn.Layer):
         self.classifier = _conv1x1(model.linear_pred.weight.flatten(1), model.linear_pred.bias)
 
     def forward(self, x):
-        """Segment images: ``[N, 3, H, W]`` to logits ``[N, num_classes, H, W]``."""
+        """Segment images: ``[N, C, H, W]`` to logits ``[N, num_classes, H, W]``."""
         features = self.backbone(x)
         if self.projections:
             features = [F.relu(p(f)) for p, f in zip(self.projections, features)]

@@ -27,12 +27,14 @@ from waitress import create_server, wasyncore
 from werkzeug.exceptions import HTTPException, ServiceUnavailable
 
 from ..data.image_io import decode_image
+from ..data.raster_io import NPY_SIGNATURE, TIFF_SIGNATURES, is_deep_png, read_size
 from ..errors import InputError
 from ..models import MIN_IMAGE_SIZE
 
 logger = logging.getLogger("paddleseg_segformer")
 
 FORMATS = ("JPEG", "PNG", "WebP", "BMP", "TIFF", "GIF")
+HIDDEN = (NPY_SIGNATURE, *TIFF_SIGNATURES)  # of files that most browsers do not show
 
 # Waitress reads an upload before the application runs: up to this multiple of the limit, so that
 # the client receives the error message. It closes the connection on larger uploads.
@@ -175,8 +177,9 @@ def create_app(predictor, limits=Limits(), names=None):
         data = _uploaded_image(limits)
         _check_image_header(data, limits)
         is_disconnected = request.environ.get("waitress.client_disconnected", lambda: False)
-        labels, seconds = model(data, is_disconnected)
-        return jsonify(_response(labels, seconds, predictor))
+        prediction, seconds = model(data, is_disconnected)
+        is_shown = not (data.startswith(HIDDEN) or is_deep_png(data))
+        return jsonify(_response(prediction, seconds, is_shown))
 
     @app.errorhandler(Exception)
     def error_response(error):
@@ -215,7 +218,7 @@ class SharedModel:
         self._thread = futures.ThreadPoolExecutor(1, "model")
 
     def __call__(self, data, is_disconnected):
-        """Segment an image file's bytes: the label map, and the time in seconds that it took.
+        """Segment an image file's bytes: the ``Prediction``, and the time in seconds it took.
 
         ``is_disconnected`` is a function that returns whether the client has disconnected.
 
@@ -247,25 +250,27 @@ class SharedModel:
         if is_disconnected():
             raise self._unavailable("The client has disconnected.")
         start = time.monotonic()
-        labels = self._predictor(_decode(data)).label_map
+        image = _decode(data, self._predictor.channels)
+        (prediction,) = self._predictor.segment_decoded([image])
         self._seconds = time.monotonic() - start
-        return labels, self._seconds
+        return prediction, self._seconds
 
     def _unavailable(self, text):
         """An error that asks clients to retry after the time that the last image took."""
         return ServiceUnavailable(text, retry_after=math.ceil(self._seconds))
 
 
-def _decode(data):
+def _decode(data, channels):
     """Decode an image as in training; Pillow checks first, as OpenCV accepts truncated files."""
     try:
-        with Image.open(BytesIO(data), formats=FORMATS) as image:
-            image.load()
+        if not data.startswith(HIDDEN):
+            with Image.open(BytesIO(data), formats=FORMATS) as image:
+                image.load()
     except MemoryError:
         raise
     except Exception as error:  # Pillow raises many types on damaged files
         raise InputError(f"The image is damaged: {error}.") from error
-    return decode_image(data, "The file")
+    return decode_image(data, "The file", channels)
 
 
 def _uploaded_image(limits):
@@ -283,39 +288,50 @@ def _uploaded_image(limits):
 
 def _check_image_header(data, limits):
     """Reject unknown formats and sizes out of range before decoding."""
+    bands = 3
     try:
-        with Image.open(BytesIO(data), formats=FORMATS) as image:
-            width, height = image.size
+        if data.startswith(HIDDEN):
+            width, height, bands = read_size(data)
+        else:
+            with Image.open(BytesIO(data), formats=FORMATS) as image:
+                width, height = image.size
     except Image.DecompressionBombError:
         width = height = math.inf
-    except Exception:  # Pillow raises many types on damaged files
-        formats = f"{', '.join(FORMATS[:-1])} and {FORMATS[-1]}"
+    except Exception:  # Pillow and rasterio raise many types on damaged files
+        formats = f"{', '.join(FORMATS)} and NumPy"
         abort(415, f"The file is not an image; supported formats are {formats}.")
-    if width * height > limits.megapixels * 1e6:
+    # More bands than three need as much more memory.
+    if width * height * max(bands, 3) / 3 > limits.megapixels * 1e6:
         abort(413, f"The image has more than {limits.megapixels:g} megapixels.")
     if min(width, height) < MIN_IMAGE_SIZE:
         abort(422, f"The image is smaller than {MIN_IMAGE_SIZE} x {MIN_IMAGE_SIZE} pixels.")
 
 
-def _response(labels, seconds, predictor):
-    """The JSON response for a label map."""
+def _response(prediction, seconds, is_shown):
+    """The JSON response; with a picture of the image if browsers do not show its file."""
+    labels = prediction.label_map
     counts = np.bincount(labels.ravel())
     present = np.argsort(-counts, kind="stable")[: np.count_nonzero(counts)].tolist()
     classes = [
         {
             "index": index,
-            "name": predictor.classes[index],
-            "colour": "#" + bytes(predictor.palette[index]).hex(),
+            "name": prediction.classes[index],
+            "colour": "#" + bytes(prediction.palette[index]).hex(),
             "share": counts[index] / labels.size,
         }
         for index in present
     ]
     png = cv2.imencode(".png", labels)[1].tobytes()
+    picture = None
+    if not is_shown:
+        bgr = cv2.cvtColor(prediction.image, cv2.COLOR_RGB2BGR)
+        picture = base64.b64encode(cv2.imencode(".jpg", bgr)[1].tobytes()).decode()
     return {
         "width": labels.shape[1],
         "height": labels.shape[0],
         "classes": classes,
         "label_map": base64.b64encode(png).decode(),
+        "picture": picture,
         "seconds": round(seconds, 3),
     }
 

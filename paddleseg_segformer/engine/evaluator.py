@@ -181,9 +181,10 @@ def _read(dataset, index, segmenter):
     sample = read_sample(dataset, index)
     image = sample["img"]
     image = image[0] if len(image) == 1 else image.transpose(1, 2, 0)
-    image_8bit = image.astype("uint8")
-    if (image_8bit == image).all():  # not so in custom data sets of 16-bit or float images
-        image = image_8bit
+    if sample.get("is_8bit", True):
+        image_8bit = image.astype("uint8")
+        if (image_8bit == image).all():  # not so in custom data sets of 16-bit or float images
+            image = image_8bit
     try:
         inputs = segmenter.augmented_inputs(image)
     except InputError:

@@ -13,7 +13,7 @@ from ..data import palette
 from ..data.image_io import read_pair
 from ..errors import InputError
 from ..fs import atomic_write
-from ..inference.visualize import overlay
+from ..inference.visualize import overlay, to_picture
 from ..log import eta_text, log_write_error, logger
 from . import distributed
 from .metrics import finite_or_none
@@ -222,12 +222,13 @@ class ExampleImages:
         if len(self.rows) == MAX_EXAMPLES:
             return
         try:
-            image, _ = read_pair(str(self.dataset.file_list[index][0]), None)
+            channels = getattr(self.dataset, "img_channels", 3)
+            image, _ = read_pair(str(self.dataset.file_list[index][0]), None, channels)
         except InputError:  # a format that only the dataset reads
             return
         if image.shape[:2] != labels.shape:
             return
-        image = cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
+        image = cv2.cvtColor(to_picture(image), cv2.COLOR_RGB2BGR)
         colors = palette(self.dataset)[:, ::-1]
         maps = (labels.astype("uint8"), predicted.astype("uint8"))
         panels = [image, *(overlay(image, label_map, colors) for label_map in maps)]

@@ -19,7 +19,7 @@ from ..data.image_io import read_image
 from ..errors import RunError
 from ..fs import atomic_write
 from ..inference import TestConfig
-from ..inference.visualize import color_table
+from ..inference.visualize import color_table, to_picture
 from . import distributed
 from .metrics import Scores, finite_or_none
 
@@ -43,6 +43,7 @@ class EvaluatedImage(NamedTuple):
     iou: np.ndarray  # float64 [classes]; NaN for classes not in the ground truth
     ground_truth: np.ndarray  # uint8 [h, w], downsized by ``shrink``, as is the prediction
     prediction: np.ndarray
+    channels: int = 3  # of the image
 
 
 def shrink(labels):
@@ -155,7 +156,8 @@ def _legend(image, classes):
 def _image_files(image, palette):
     """The bytes of an image's files, by the last part of their names."""
     size = image.ground_truth.shape[::-1]
-    photo = cv2.resize(read_image(image.path), size, interpolation=cv2.INTER_AREA)
+    picture = to_picture(read_image(image.path, image.channels))
+    photo = cv2.resize(picture, size, interpolation=cv2.INTER_AREA)
     photo = cv2.cvtColor(photo, cv2.COLOR_RGB2BGR)
     return {
         "photo.jpg": cv2.imencode(".jpg", photo, JPEG_QUALITY)[1].tobytes(),
@@ -206,7 +208,8 @@ class WorstBestImages:
         root = getattr(self._dataset, "dataset_root", None) or os.path.dirname(path)
         inside = Path(path).is_relative_to(root)
         name = Path(path).relative_to(root).as_posix() if inside else Path(path).name
-        image = EvaluatedImage(scores.miou, index, path, name, scores.iou, *maps)
+        channels = getattr(self._dataset, "img_channels", 3)
+        image = EvaluatedImage(scores.miou, index, path, name, scores.iou, *maps, channels)
         insort(self._images, image)
         del self._images[MAX_IMAGES:-MAX_IMAGES]
 

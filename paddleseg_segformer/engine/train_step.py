@@ -85,7 +85,7 @@ class TrainStep:
         fp16, the loss scale advance.
 
         Args:
-            micro_batches: List of dictionaries of tensors, with ``img`` ``[N, 3, H, W]`` and
+            micro_batches: List of dictionaries of tensors, with ``img`` ``[N, C, H, W]`` and
                 ``label`` ``[N, H, W]``.
             iteration: Number of the step, from 1.
 
@@ -248,7 +248,7 @@ def seed_all(seed, iteration):
 def out_of_memory_hint(shape, micro_batches, model):
     """Raise Paddle's out-of-memory errors as a MemoryError that suggests flags.
 
-    ``shape`` ``[N, 3, H, W]`` is that of each of a step's ``micro_batches``.
+    ``shape`` ``[N, C, H, W]`` is that of each of a step's ``micro_batches``.
     """
     try:
         yield

@@ -1,6 +1,6 @@
 """Inference backends for exported graphs: Paddle Inference, ONNX Runtime, OpenVINO; on the CPU.
 
-Each backend is constructed from a path, and called with a float32 array ``[N, 3, H, W]``.
+Each backend is constructed from a path, and called with a float32 array ``[N, C, H, W]``.
 """
 
 import threading
@@ -184,7 +184,7 @@ class GraphSegmenter:
         self._backend, self._size, self._transforms = backend, size, Compose(transforms)
 
     def augmented_inputs(self, image):
-        """The transformed sample of an image, uint8 ``[H, W, 3]``, RGB; the only input."""
+        """The transformed sample of an image as of ``read_image``; the only input."""
         return [self._transforms({"img": image})]
 
     def __call__(self, images):
@@ -194,7 +194,8 @@ class GraphSegmenter:
     def _segment(self, image, trans_info):
         if self._size is not None and image.shape[1:] != self._size:
             trans_info = [*trans_info, ("resize", image.shape[1:])]
-            image = cv2.resize(image.transpose(1, 2, 0), self._size[::-1]).transpose(2, 0, 1)
+            image = np.atleast_3d(cv2.resize(image.transpose(1, 2, 0), self._size[::-1]))
+            image = image.transpose(2, 0, 1)
         output = self._backend(np.ascontiguousarray(image[None], dtype="float32"))[0]
         is_label_map = output.ndim == 2
         if not is_label_map:

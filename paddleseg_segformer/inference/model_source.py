@@ -15,6 +15,7 @@ from types import SimpleNamespace
 import numpy as np
 import yaml
 from paddleseg.cvlibs import Config
+from paddleseg.utils.utils import get_in_channels
 
 from ..config import build, load_config
 from ..data import ADE20K, class_names, palette
@@ -44,6 +45,15 @@ class ModelSource:
     palette: np.ndarray  # uint8 [classes, 3], RGB
     output_op: str | None = None
     input_shape: list | None = None
+
+    @property
+    def channels(self) -> int:
+        """Number of bands of the images that the model takes."""
+        if self.input_shape is not None:
+            return self.input_shape[1]
+        (cls,) = build(self.config, "val_dataset_class")
+        default = self.config.val_dataset_cfg.get("img_channels", getattr(cls, "IMG_CHANNELS", 3))
+        return get_in_channels(self.config.model_cfg) or default
 
 
 def resolve_model(source: StrPath, config: Config | StrPath | None = None) -> ModelSource:
@@ -168,14 +178,19 @@ def _from_weights(source, path):
             "norm_epsilon": checkpoint.norm_epsilon,
         },
     }
+    normalize = {"type": "Normalize", **IMAGENET}
+    if architecture.in_channels != 3:
+        model["backbone"]["in_channels"] = architecture.in_channels
+        normalize = {"type": "Normalize"}
     known = {"CLASS_NAMES": ADE20K.CLASS_NAMES, "PALETTE": ADE20K.PALETTE}
     if architecture.num_classes != len(ADE20K.CLASS_NAMES):
         known = {"CLASS_NAMES": _hugging_face_names(path if path.is_dir() else path.parent)}
     dataset = SimpleNamespace(num_classes=architecture.num_classes, **known)
+    statistics = "ImageNet" if "mean" in normalize else "mean 0.5, std 0.5"
     logger.warning(
-        "%s has no preprocessing info; using no resize and ImageNet normalization", source
+        "%s has no preprocessing info; using no resize and %s normalization", source, statistics
     )
-    config = inference_config(model, [{"type": "Normalize", **IMAGENET}])
+    config = inference_config(model, [normalize])
     return ModelSource(config, str(path), class_names(dataset), palette(dataset))
 
 

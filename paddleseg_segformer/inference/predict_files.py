@@ -20,6 +20,7 @@ from ..fs import StrPath, check_dir_writable, cleanup_on_error
 from .predictor import Predictor
 
 IMAGE_ENDINGS = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif"}
+IMAGE_ENDINGS |= {".npy"}
 VIDEO_ENDINGS = {".mp4", ".avi", ".mov", ".mkv", ".webm"}
 
 # The first two are PaddleSeg's folder names.
@@ -138,7 +139,7 @@ def _predict_chunk(predictor, root, chunk, save_dir, probabilities):
             if name.suffix.lower() in VIDEO_ENDINGS:
                 _predict_video(predictor, root / name, output, save_dir)
             else:
-                images[output, name] = read_image(root / name)
+                images[output, name] = read_image(root / name, predictor.channels)
         except InputError as error:
             problems.append(str(error))
     results = _segment(predictor, list(images.values()), probabilities)
@@ -160,7 +161,7 @@ def _predict_chunk(predictor, root, chunk, save_dir, probabilities):
 def _segment(predictor, images, probabilities):
     """The ``Prediction`` of each image, or the ``InputError`` if the model does not support it."""
     try:
-        return predictor.batch(images, probabilities)
+        return predictor.segment_decoded(images, probabilities)
     except InputError as error:
         if len(images) == 1:
             return [error]

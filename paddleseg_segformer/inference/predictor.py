@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Union
@@ -20,7 +21,9 @@ from .backends import make_segmenter, open_backend
 from .model_source import resolve_model
 from .segmenter import Segmenter, load_model
 from .test_config import TestConfig
-from .visualize import color_map, overlay
+from .visualize import color_map, overlay, to_picture
+
+logger = logging.getLogger(__name__)
 
 ImageLike = Union[StrPath, Image.Image, np.ndarray]
 MAX_CLASSES = 255  # of an 8-bit label map, where 255 means unlabeled
@@ -32,7 +35,7 @@ class Prediction:
 
     Attributes:
         label_map: uint8 array ``[H, W]`` of class indices.
-        image: uint8 array ``[H, W, 3]``, RGB.
+        image: uint8 array ``[H, W, 3]``, RGB: the image, or ``to_picture`` of other images.
         classes: Class names.
         palette: uint8 array ``[classes, 3]``, RGB.
         probabilities: Softmax probabilities, float16 array ``[classes, H, W]``, if requested.
@@ -84,6 +87,7 @@ class Predictor:
     Attributes:
         classes: Class names.
         palette: uint8 array ``[classes, 3]``, RGB.
+        channels: Number of bands of the images.
 
     Raises:
         InputError: The model or device does not exist, or does not support the options.
@@ -99,6 +103,7 @@ class Predictor:
     ) -> None:
         model_source = resolve_model(source, config)
         self.classes, self.palette = model_source.classes, model_source.palette
+        self.channels = model_source.channels
         (transforms,) = build(model_source.config, "val_transforms")
         test_config = TestConfig.from_config(model_source.config, **options)
         tune_cpu()
@@ -124,7 +129,8 @@ class Predictor:
         """Segment an image.
 
         Args:
-            image: A path, a Pillow image, or a uint8 array ``[H, W]`` or ``[H, W, 3]``, RGB.
+            image: A path, a Pillow image, or an array ``[H, W]`` or ``[H, W, N]``: uint8, or other
+                numbers as a file stores them, such as uint16. Three bands are RGB.
             probabilities: Whether to return the softmax probabilities, too.
 
         Raises:
@@ -135,9 +141,15 @@ class Predictor:
 
     def batch(self, images: Iterable[ImageLike], probabilities: bool = False) -> list[Prediction]:
         """Segment several images in parallel, one per CPU thread at a time."""
+        images = [as_array(image, self.channels) for image in images]
+        return self.segment_decoded(images, probabilities)
+
+    def segment_decoded(
+        self, images: list[np.ndarray], probabilities: bool = False
+    ) -> list[Prediction]:
+        """``batch`` of arrays that ``read_image`` or ``decode_image`` returned."""
         if probabilities:
             self.check_probabilities()
-        images = [as_rgb(image) for image in images]
         inputs = [self._augmented_inputs(image) for image in images]
         if probabilities:
             results = self._segmenter.with_probabilities(inputs)
@@ -147,7 +159,8 @@ class Predictor:
         for image, (labels, *scores) in zip(images, results):
             labels = np.asarray(labels).astype("uint8")
             scores = [x.numpy().transpose(2, 0, 1).astype("float16") for x in scores]
-            predictions.append(Prediction(labels, image, self.classes, self.palette, *scores))
+            picture = to_picture(image)
+            predictions.append(Prediction(labels, picture, self.classes, self.palette, *scores))
         return predictions
 
     def _augmented_inputs(self, image):
@@ -163,19 +176,22 @@ class Predictor:
             raise InputError("--probabilities: needs a graph exported with --output_op none.")
 
 
-def as_rgb(image: ImageLike) -> np.ndarray:
-    """Convert any image that ``Predictor`` accepts to a uint8 array ``[H, W, 3]``, RGB."""
+def as_array(image: ImageLike, channels: int = 3) -> np.ndarray:
+    """Convert any image that ``Predictor`` accepts to an array as ``read_image`` returns it."""
+    name, has_alpha = "The image", False
     if isinstance(image, Image.Image):
         try:
-            values, has_alpha = from_pillow(image)
+            image, has_alpha = from_pillow(image)
         except ValueError as error:
             raise InputError(f"The image cannot be segmented: {error}.") from error
-        return fit_channels(to_8bit_scale(values, "The image"), 3, "The image", has_alpha)
-    if not isinstance(image, np.ndarray):
-        return read_image(image)
-    is_8bit = image.dtype == np.uint8 and image.ndim in (2, 3) and image.size > 0
-    if not is_8bit or image.shape[2:] not in ((), (3,)):
+    elif not isinstance(image, np.ndarray):
+        return read_image(image, channels)
+    elif image.ndim not in (2, 3) or image.size == 0 or image.dtype.kind not in "buif":
         array = f"an array of shape {image.shape}, {image.dtype}"
-        raise InputError(f"{array}: is not an image; pass uint8 [H, W, 3], RGB.")
-    # A copy: a ``Prediction`` keeps it, and callers may reuse the buffer.
-    return np.repeat(image[:, :, None], 3, axis=2) if image.ndim == 2 else image.copy()
+        raise InputError(f"{array}: is not an image; pass [H, W] or [H, W, N] of numbers.")
+    else:
+        if image.dtype.kind == "f" and 1 < image.max() <= 255 and not (image % 1).any():
+            logger.warning("Floats of 0 to 255 are not taken for 8-bit values: pass uint8 for them")
+        # A copy: a ``Prediction`` keeps it, and callers may reuse the buffer.
+        image = image[:, :, 0].copy() if image.shape[2:] == (1,) else image.copy()
+    return fit_channels(to_8bit_scale(image, name), channels, name, has_alpha)

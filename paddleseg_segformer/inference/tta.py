@@ -43,7 +43,7 @@ class TestTimeAugmentation:
         """Transform an image for each scale and flip, each scale from the original image.
 
         Args:
-            image: uint8 array ``[H, W, 3]``, RGB, or grayscale ``[H, W]``.
+            image: uint8 or float32 array ``[H, W, N]`` or ``[H, W]``, as of ``read_image``.
         """
         samples = [transforms({"img": image}) for transforms in self._transforms]
         return [

@@ -4,6 +4,28 @@ from __future__ import annotations
 
 import numpy as np
 
+# Percentiles of each band that become black and white in a picture.
+STRETCH = (2, 98)
+
+
+def to_picture(image: np.ndarray) -> np.ndarray:
+    """An RGB picture, uint8 ``[H, W, 3]``, of an image of any number of bands.
+
+    The first three bands are red, green and blue; of less than three, the first is shown in gray.
+    8-bit values are shown as they are. Others are stretched: in each band, the 2nd percentile
+    becomes 0, the 98th 255.
+
+    Args:
+        image: uint8 or float32 array ``[H, W]`` or ``[H, W, N]``.
+    """
+    bands = image if image.ndim == 3 else image[:, :, np.newaxis]
+    bands = bands[:, :, : 3 if bands.shape[2] >= 3 else 1]
+    if bands.dtype != np.uint8:
+        low, high = np.percentile(bands, STRETCH, axis=(0, 1))
+        scale = 255 / np.maximum(high - low, np.finfo("float32").tiny)
+        bands = (np.clip((bands - low) * scale, 0, 255) + 0.5).astype("uint8")
+    return np.ascontiguousarray(np.broadcast_to(bands, (*bands.shape[:2], 3)))
+
 
 def color_table(palette):
     """A color for each uint8 value, black beyond the palette: uint8 array ``[256, 3]``."""

@@ -100,7 +100,7 @@ class SegFormer(nn.Layer):
         """Segment images.
 
         Args:
-            x: Float tensor ``[N, 3, H, W]``, normalized, with H and W at least 32.
+            x: Float tensor ``[N, C, H, W]``, normalized, with H and W at least 32.
             resize_logits: Whether to resize the logits to the images' size.
 
         Returns:

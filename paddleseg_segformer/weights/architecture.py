@@ -12,8 +12,8 @@ from .formats import BACKBONE
 class Architecture:
     """Sizes of a SegFormer, or of a backbone.
 
-    The attributes are arguments of ``MixVisionTransformer`` and ``SegFormer``; the last three are
-    None for a backbone.
+    The attributes are arguments of ``MixVisionTransformer`` and ``SegFormer``; those of the decode
+    head are None for a backbone.
     """
 
     embed_dims: tuple[int, ...]
@@ -21,6 +21,7 @@ class Architecture:
     embedding_dim: int | None = None
     stage_projection: str | None = None
     num_classes: int | None = None
+    in_channels: int = 3
 
     @property
     def variant(self) -> str | None:
@@ -32,6 +33,8 @@ class Architecture:
 
     def __str__(self):
         encoder = f"MiT-{self.variant}" if self.variant else f"MiT {self.embed_dims}, {self.depths}"
+        if self.in_channels != 3:
+            encoder += f" for {self.in_channels} bands"
         if self.embedding_dim is None:
             return f"{encoder} (backbone)"
         return (
@@ -46,13 +49,14 @@ def infer_architecture(state):
     try:
         embed_dims = tuple(shapes[f"patch_embed{i}.proj.weight"][0] for i in range(1, 5))
         depths = tuple(_depth(shapes, i) for i in range(1, 5))
+        in_channels = shapes["patch_embed1.proj.weight"][1]
     except (KeyError, ValueError):
         return None
     if "linear_fuse._conv.weight" not in shapes or "linear_pred.weight" not in shapes:
-        return Architecture(embed_dims, depths)
+        return Architecture(embed_dims, depths, in_channels=in_channels)
     stage_projection = "linear" if "linear_c1.proj.weight" in shapes else "conv_bn_relu"
     sizes = shapes["linear_fuse._conv.weight"][0], shapes["linear_pred.weight"][0]
-    return Architecture(embed_dims, depths, sizes[0], stage_projection, sizes[1])
+    return Architecture(embed_dims, depths, sizes[0], stage_projection, sizes[1], in_channels)
 
 
 def _depth(names, stage):

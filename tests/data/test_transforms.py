@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from paddleseg import transforms as paddleseg
 
+from paddleseg_segformer.data import band_transforms
 from paddleseg_segformer.data import transforms as T
 from paddleseg_segformer.errors import InputError
 
@@ -270,11 +271,6 @@ def test_overshoots_of_cubic_interpolation_are_clipped(monkeypatch):
     np.testing.assert_array_equal(out, [[[0, 0, 255], [255, 128, 3]]])
 
 
-def test_distortion_rejects_grayscale_images():
-    with pytest.raises(InputError, match=r"^PhotometricDistortion needs images of 3 channels"):
-        T.PhotometricDistortion()(sample(IMAGE[:, :, 0]))
-
-
 @pytest.mark.parametrize(
     "kind, options, match",
     [
@@ -311,10 +307,28 @@ def test_invalid_arguments(kind, options, match):
         kind(**{**sizes.get(kind, {}), **options})
 
 
-@pytest.mark.parametrize("name", ["mean", "std"])
-def test_normalize_rejects_values_of_0_to_255(name):
-    with pytest.raises(ValueError, match=f"^{name} .* 0 to 1, .*123.675"):
-        T.Normalize(**{name: [123.675, 116.28, 103.53]})
+@pytest.mark.parametrize("image", [IMAGE, IMAGE.astype("float32"), IMAGE / np.float32(257)])
+def test_normalize_rejects_a_mean_of_0_to_255(image):
+    """Of 8 and 16-bit images; floats in own units may have any mean."""
+    normalize = T.Normalize([123.675, 116.28, 103.53], [58.4, 57.1, 57.4])
+    with pytest.raises(InputError, match=r"^Normalize: mean \[123\.675, .* divide mean and std by"):
+        normalize({"img": image})
+    for own_units in (IMAGE * np.float32(255), np.zeros([9, 9, 3], "float32")):
+        actual = normalize({"img": own_units})["img"]
+        expected = (own_units / 255 - normalize.mean) / normalize.std
+        np.testing.assert_allclose(actual, expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("bands", [1, 2, 4])
+@pytest.mark.parametrize("dtype", ["uint8", "float32"])
+def test_normalize_needs_one_number_or_one_per_band(bands, dtype):
+    image = np.squeeze(np.ones([5, 6, bands], dtype))
+    problem = f"^Normalize: mean and std are for 3 bands, but the images have {bands}"
+    for mean, std in (([0.4, 0.5, 0.6], [0.2]), ([0.5], [0.1, 0.2, 0.3])):
+        with pytest.raises(InputError, match=problem):
+            T.Normalize(mean, std)({"img": image})
+    with pytest.raises(ValueError, match=r"^mean and std must have one number .* not 3 and 4"):
+        T.Normalize([0.4, 0.5, 0.6], [0.1, 0.2, 0.3, 0.4])
 
 
 def test_normalize_with_one_number_for_all_channels():
@@ -340,7 +354,7 @@ def test_padding_is_paddlesegs(target):
     image = np.random.default_rng(0).random([4, 6, 3]).astype("float32")
     label = np.ones([4, 6], "uint8")
     results = []
-    for padding in (T.Padding, paddleseg.Padding):
+    for padding in (band_transforms.Padding, paddleseg.Padding):
         sample = {"img": image, "label": label, "gt_fields": ["label"], "trans_info": []}
         results.append(padding(target, 0, 255)(sample))
     actual, expected = results
@@ -356,7 +370,7 @@ def test_scale_padding_centers_the_label(short, before, after, transposed):
     label = np.arange(4 * short, dtype="uint8").reshape(short, 4)
     square = np.concatenate([np.full([before, 4], 77), label, np.full([after, 4], 77)])
     label, square = (label.T, square.T) if transposed else (label, square)
-    padding = T.ScalePadding((8, 8), im_padding_value=0, label_padding_value=77)
+    padding = band_transforms.ScalePadding((8, 8), im_padding_value=0, label_padding_value=77)
     out = padding(sample(np.full([*label.shape, 3], 200, "uint8"), label))
     np.testing.assert_array_equal(out["label"], square.repeat(2, 0).repeat(2, 1))
     in_the_square = out["img"][1::2, 1::2, 0] > 100  # the image's pixels, at the label's scale
@@ -366,7 +380,7 @@ def test_scale_padding_centers_the_label(short, before, after, transposed):
 @pytest.mark.parametrize("fields", [{}, {"gt_fields": []}], ids=["prediction", "validation"])
 def test_scale_padding_is_for_training_only(fields):
     with pytest.raises(InputError, match=r"^ScalePadding is for training only"):
-        T.ScalePadding((8, 8))({"img": IMAGE, "trans_info": [], **fields})
+        band_transforms.ScalePadding((8, 8))({"img": IMAGE, "trans_info": [], **fields})
 
 
 def test_compose_keeps_8_bit_images_until_a_transform_needs_floats():

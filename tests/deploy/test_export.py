@@ -18,9 +18,14 @@ import yaml
 from paddleseg.deploy.infer import DeployConfig
 from PIL import Image
 from shared import SHARED, needs_shared
-from small_models import SMALLEST, save, smallest_model
+from small_models import SMALLEST, save, small_model, smallest_model
 
-from paddleseg_segformer import MixVisionTransformer_B0, Normalize, SegFormer
+from paddleseg_segformer import (
+    MixVisionTransformer,
+    MixVisionTransformer_B0,
+    Normalize,
+    SegFormer,
+)
 from paddleseg_segformer.data.scenes import write_scenes
 from paddleseg_segformer.deploy import export
 from paddleseg_segformer.deploy.export import convert_to_onnx, write_paddle
@@ -539,3 +544,19 @@ def run(tool, *arguments):
     command = [sys.executable, f"tools/{tool}.py", "--device", "cpu", *map(str, arguments)]
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("bands", [1, 6])
+@pytest.mark.parametrize("shape", [None, "1 {} 64 96", "1 {} -1 -1"])
+def test_other_numbers_of_bands(bands, shape, tmp_path):
+    """Compared on the bands of a drawn image, repeated."""
+    backbone = MixVisionTransformer(**SMALLEST, in_channels=bands)
+    file = save(small_model(backbone=lambda: backbone), tmp_path / "model.pdparams")
+    input_shape = shape and [int(side) for side in shape.format(bands).split()]
+    assert export(file, tmp_path / "out", input_shape=input_shape) > 0.999
+    graph, predictor = Predictor(tmp_path / "out"), Predictor(file, device="cpu")
+    image = np.random.default_rng(0).random([64, 96, bands])
+    assert graph.channels == predictor.channels == bands
+    assert (graph(image).label_map == predictor(image).label_map).mean() > 0.999
+    with pytest.raises(InputError, match=f"^--input_shape 1 3 -1 -1: must be 1 {bands} H W, at"):
+        export(file, tmp_path / "out", input_shape=(1, 3, -1, -1))

@@ -95,15 +95,15 @@ def client(predictor):
 class FakePredictor:
     """A ``Predictor`` that calls ``hook`` and returns ``segment(image)``."""
 
-    classes, palette = CLASSES, np.array(PALETTE, dtype="uint8")
+    classes, palette, channels = CLASSES, np.array(PALETTE, dtype="uint8"), 3
 
     def __init__(self, hook=lambda: None, segment=lambda image: 0 * image[:, :, 0]):
         self.hook, self.segment, self.calls = hook, segment, 0
 
-    def __call__(self, image):
+    def segment_decoded(self, images):
         self.calls += 1
         self.hook()
-        return Prediction(self.segment(image), image, self.classes, self.palette)
+        return [Prediction(self.segment(x), x, self.classes, self.palette) for x in images]
 
 
 def test_response_is_the_predictors(client, predictor):
@@ -155,6 +155,15 @@ def test_form_and_raw_body_have_the_same_response(client):
 
 
 TEXT = b"Milk, bread, eggs"
+
+
+def npy(array):
+    file = BytesIO()
+    np.save(file, array)
+    return file.getvalue()
+
+
+HUGE_ARRAY = npy(NOISE).replace(b"(48, 64, 3), ", b"(9999, 9999),")
 SVG = b'<svg xmlns="http://www.w3.org/2000/svg" width="64" height="64"/>'
 REJECTED = {
     "empty": (b"", 400, "empty"),
@@ -172,8 +181,12 @@ REJECTED = {
     "half a header": (encoded()[:20], 415, "not an image"),
     "half a PNG": (encoded()[:3000], 422, "damaged"),
     "half a JPEG": (encoded("JPEG")[:1500], 422, "damaged"),
-    "half a TIFF": (encoded("TIFF")[:3000], 422, "damaged"),
-    "floats": (encoded("TIFF", Image.new("F", (64, 48))), 422, "16-bit"),
+    "half a TIFF": (encoded("TIFF")[:3000], 422, "truncated"),
+    "half an array": (npy(NOISE)[:3000], 422, "cannot be read as an image"),
+    "four bands": (npy(np.zeros([48, 64, 4], "uint16")), 422, "has 4 bands"),
+    "huge array": (HUGE_ARRAY, 413, "more than 25 megapixels"),
+    "text array": (npy(np.array([["a", "b"]])), 415, "not an image"),
+    "NaN": (npy(np.full([48, 64], np.nan)), 422, "has NaN or infinite values"),
     "tiny": (encoded(image=NOISE[:31]), 422, "smaller than 32"),
     "bomb": (bomb(20000), 413, "more than 25 megapixels"),
     "smaller bomb": (bomb(5001), 413, "more than 25 megapixels"),
@@ -436,11 +449,10 @@ from paddleseg_segformer.deploy import server
 from paddleseg_segformer.log import setup_logging
 setup_logging()
 server._response = lambda *_: {"label_map": 12_000_000 * "x"}
-def predict(image):
+def predict(images):
     print("started", flush=True)
-    return SimpleNamespace(label_map=None)
-predict.classes = []
-server.serve(predict, port=0)
+    return [None]
+server.serve(SimpleNamespace(segment_decoded=predict, classes=[], channels=3), port=0)
 """
 
 

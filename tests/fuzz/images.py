@@ -35,7 +35,8 @@ def one_input(data):
     except InputError as error:
         check_error(error)
         return
-    assert image.dtype == np.uint8 and image.ndim == 3 and image.shape[2] == 3 and image.size
+    assert image.dtype in (np.uint8, np.float32) and image.ndim == 3 and image.shape[2] == 3
+    assert image.size and np.isfinite(image).all()
 
 
 def seeds():

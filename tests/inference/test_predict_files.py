@@ -41,7 +41,9 @@ class ByColor:
         labels = image.argmax(axis=2).astype("uint8")
         return Prediction(labels, image, self.classes, self.palette)
 
-    def batch(self, images, probabilities=False):
+    channels = 3
+
+    def segment_decoded(self, images, probabilities=False):
         return [self(image) for image in images]
 
 

@@ -10,15 +10,16 @@ import pytest
 from PIL import Image
 from served_model import write_model
 from shared import SHARED, needs_shared
-from small_models import SMALLEST, save, smallest_model
+from small_models import SMALLEST, save, small_model, smallest_model
 
+from paddleseg_segformer import MixVisionTransformer
 from paddleseg_segformer.config import load_config
 from paddleseg_segformer.data import ADE20K
 from paddleseg_segformer.data.scenes import write_scenes
 from paddleseg_segformer.engine import train
 from paddleseg_segformer.errors import InputError
 from paddleseg_segformer.inference import Predictor
-from paddleseg_segformer.inference.visualize import color_map
+from paddleseg_segformer.inference.visualize import color_map, to_picture
 
 MEAN, STD = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
 
@@ -96,9 +97,52 @@ def test_a_grayscale_array(checkpoint, image):
     gray = image[:, :, 0]
     expected = predictor(np.repeat(gray[:, :, None], 3, axis=2)).label_map
     np.testing.assert_array_equal(predictor(gray).label_map, expected)
-    for wrong in (image.astype("float32"), image[None], image[:, :, :2]):
+    for wrong in (image[None], image.astype("complex64"), image[:0]):
         with pytest.raises(InputError, match=r"is not an image"):
             predictor(wrong)
+    with pytest.raises(InputError, match=r"^The image: has 2 bands"):
+        predictor(image[:, :, :2])
+
+
+def test_arrays_of_other_types_are_those_of_files(checkpoint, image, tmp_path, caplog):
+    """The units of floats are their own; a picture shows each band from its 2nd percentile on."""
+    predictor = Predictor(checkpoint, device="cpu")
+    deep = image.astype("uint16") * 16
+    np.save(tmp_path / "image.npy", deep)
+    x = (deep / 65535 - MEAN) / STD
+    with paddle.no_grad():
+        logits = smallest_model()(paddle.to_tensor(x.transpose(2, 0, 1)[None].astype("float32")))[0]
+    expected = logits.numpy()[0].argmax(axis=0)
+    for same in (deep, tmp_path / "image.npy", deep / np.float32(65535)):
+        prediction = predictor(same)
+        assert (prediction.label_map == expected).mean() > 0.999
+        low, high = np.percentile(deep.astype(float), [2, 98], axis=(0, 1))
+        stretched = np.clip((deep - low) / (high - low) * 255, 0, 255)
+        np.testing.assert_allclose(prediction.image, stretched, atol=1)
+    assert "pass uint8" not in caplog.text
+    predictor(image.astype("float32"))
+    assert "pass uint8" in caplog.text
+
+
+@pytest.mark.parametrize("bands", [1, 2, 5])
+def test_pictures_of_other_numbers_of_bands(bands):
+    image = np.random.default_rng(0).integers(0, 255, [5, 6, bands]).astype("uint8")
+    picture = to_picture(image[:, :, 0] if bands == 1 else image)
+    expected = image[:, :, :3] if bands == 5 else image[:, :, :1].repeat(3, axis=2)
+    np.testing.assert_array_equal(picture, expected)
+    assert (to_picture(np.zeros([5, 6], "float32")) == 0).all()
+
+
+def test_the_number_of_bands_is_inferred_from_weights(tmp_path):
+    model = small_model(backbone=lambda: MixVisionTransformer(**SMALLEST, in_channels=6))
+    image = np.random.default_rng(0).integers(0, 255, [64, 96, 6]).astype("uint8")
+    predictor = Predictor(save(model, tmp_path / "model.pdparams"), device="cpu")
+    assert predictor.channels == 6
+    x = (image / 255 - 0.5) / 0.5
+    with paddle.no_grad():
+        logits = model(paddle.to_tensor(x.transpose(2, 0, 1)[None].astype("float32")))[0]
+    expected = logits.numpy()[0].argmax(axis=0)
+    assert (predictor(image).label_map == expected).mean() > 0.999
 
 
 def test_a_prediction_keeps_its_image(checkpoint, image):
