@@ -16,7 +16,7 @@ import yaml
 from paddleseg.cvlibs import Config, SegBuilder
 from paddleseg.cvlibs.config import merge_config_dicts
 from paddleseg.cvlibs.config_checker import ConfigChecker
-from paddleseg.utils.utils import CachedProperty
+from paddleseg.utils.utils import CachedProperty, get_in_channels, set_in_channels
 
 from .config_check import OPTIONAL_SECTIONS, check_config
 from .errors import InputError, one_line
@@ -46,6 +46,7 @@ def load_config(path: StrPath, opts: Iterable[str] = (), **overrides: float | No
             _set_option(config.dic, option)
         config.dic = _parse_numbers(config.dic)
         check_config(config.dic)
+        _set_in_channels(config.dic)
         for key in OPTIONAL_SECTIONS:
             if config.dic.get(key) is None:  # PaddleSeg expects a dictionary if the key exists
                 config.dic.pop(key, None)
@@ -147,6 +148,13 @@ def _parse_numbers(tree, path=""):
     if isinstance(tree, str) and re.fullmatch(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+", tree):
         return float(tree)
     return tree
+
+
+def _set_in_channels(tree):
+    """Set the model's number of bands to that of the data set, as PaddleSeg does with a warning."""
+    channels = tree["train_dataset"].get("img_channels")
+    if channels is not None and get_in_channels(tree["model"]) is None:
+        tree["model"] = set_in_channels(tree["model"], channels)
 
 
 def _clamp_warmup(schedule, iters):

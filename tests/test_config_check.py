@@ -477,8 +477,10 @@ def test_variants_have_the_arguments_of_the_base_class():
     assert list(parameters["depths"].default) == [3, 4, 6, 3]
 
 
-def test_the_model_takes_the_bands_of_the_data_sets(tmp_path):
+def test_the_model_takes_the_bands_of_the_data_sets(tmp_path, capfd):
+    """Without PaddleSeg's advice to set its in_channels, too."""
     (tmp_path / "config.yaml").write_text(TEXT)
     opts = ["train_dataset.img_channels=4"]
     model = load_config(tmp_path / "config.yaml", opts).model_cfg
     assert model["backbone"]["in_channels"] == 4
+    assert "in_channels" not in "".join(capfd.readouterr())

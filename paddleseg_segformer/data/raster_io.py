@@ -18,7 +18,8 @@ PNG_SIGNATURE, NPY_SIGNATURE = b"\x89PNG\r\n\x1a\n", b"\x93NUMPY"
 # Of TIFF and BigTIFF in both byte orders.
 TIFF_SIGNATURES = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 # Tags of TIFF. Reduced pages and masks belong to another page.
-SUBFILE_TYPE, SAMPLES_PER_PIXEL, EXTRA_SAMPLES, SAMPLE_FORMAT = 254, 277, 338, 339
+SUBFILE_TYPE, BITS_PER_SAMPLE, SAMPLES_PER_PIXEL, EXTRA_SAMPLES = 254, 258, 277, 338
+SAMPLE_FORMAT = 339
 REDUCED_OR_MASK, ALPHA, SIGNED = 1 | 4, (1, 2), 2
 # Values in all bands, 4 GiB as float32: a header of a few bytes may claim any number.
 MAX_VALUES = 1 << 30
@@ -90,7 +91,7 @@ def read_size(data):
         height, width, *bands = _npy_header(BytesIO(data))[0]
         return width, height, math.prod(bands)
     with suppress(UnidentifiedImageError), Image.open(BytesIO(data)) as image:
-        return (*image.size, len(image.getbands()) * image.n_frames)
+        return (*image.size, image.tag_v2.get(SAMPLES_PER_PIXEL, 1) * image.n_frames)
     with _open_tiff(data) as first:
         return first.width, first.height, first.count * max(len(first.subdatasets), 1)
 
@@ -172,10 +173,11 @@ def _has_one_page(image):
 
 
 def _is_complete(image):
-    """Whether Pillow reads all bands of a TIFF, and their values."""
-    signed = SIGNED in image.tag_v2.get(SAMPLE_FORMAT, ())
-    samples = image.tag_v2.get(SAMPLES_PER_PIXEL, 1)
-    return image.mode != "I" and not signed and samples <= len(image.getbands())
+    """Whether Pillow reads all bands of a TIFF, and all bits of them."""
+    samples, bands = image.tag_v2.get(SAMPLES_PER_PIXEL, 1), len(image.getbands())
+    has_8_bits = max(image.tag_v2.get(BITS_PER_SAMPLE, (1,))) <= 8
+    is_signed = SIGNED in image.tag_v2.get(SAMPLE_FORMAT, ())
+    return samples <= bands and (has_8_bits or bands == 1) and not is_signed and image.mode != "I"
 
 
 def _read_pages(first):

@@ -14,7 +14,7 @@ RNG = np.random.default_rng(0)
 LABEL = RNG.integers(0, 4, [24, 31]).astype("uint8")
 BANDS = RNG.integers(0, 256, [24, 31, 6]).astype("uint8")
 # Bands of different ranges, beyond 0 to 255, as of floats in own units.
-DEEP = (BANDS * np.float32([0.06, 1, 30, 400, 0.001, 2]) - 40).astype("float32")
+DEEP = BANDS * np.float32([0.06, 1, 30, 400, 0.001, 2]) - np.float32([40, -7, 500, 0, 1, 90])
 
 BRIGHTNESS = {"saturation": None, "hue": None}
 TRANSFORMS = [
@@ -48,18 +48,18 @@ def name(transform):
     return type(transform).__name__
 
 
-def apply(transform, image):
+def apply(transform, image, seed=3):
     """A sample as ``Compose`` would give it to the transform and take it back, with a seed."""
-    np.random.seed(3)
-    random.seed(3)
+    np.random.seed(seed)
+    random.seed(seed)
     sample = {"img": np.squeeze(image), "label": LABEL, "gt_fields": ["label"]}
     return T.Compose([transform])(sample)
 
 
-def assert_bands_are_transformed_alike(transform, image):
-    actual = apply(transform, image)
+def assert_bands_are_transformed_alike(transform, image, seed):
+    actual = apply(transform, image, seed)
     for i in range(image.shape[2]):
-        expected = apply(transform, image[:, :, i])
+        expected = apply(transform, image[:, :, i], seed)
         scale = 1 if image.dtype == np.uint8 else np.ptp(image[:, :, i])
         # Interpolation depends on the number of bands in the last bit.
         atol = 1.01 if np.issubdtype(expected["img"].dtype, np.uint8) else 1e-3 * scale
@@ -75,13 +75,15 @@ def assert_bands_are_transformed_alike(transform, image):
 @pytest.mark.parametrize("bands", [1, 2, 3, 4, 6])
 @pytest.mark.parametrize("transform", TRANSFORMS + EIGHT_BIT, ids=name)
 def test_8_bit_bands_are_transformed_alike(transform, bands):
-    assert_bands_are_transformed_alike(transform, BANDS[:, :, :bands])
+    for seed in range(3):
+        assert_bands_are_transformed_alike(transform, BANDS[:, :, :bands], seed)
 
 
 @pytest.mark.parametrize("bands", [1, 2, 3, 4, 6])
 @pytest.mark.parametrize("transform", TRANSFORMS, ids=name)
 def test_deep_bands_are_transformed_alike_and_keep_their_range(transform, bands):
-    out = assert_bands_are_transformed_alike(transform, DEEP[:, :, :bands])
+    for seed in range(3):
+        out = assert_bands_are_transformed_alike(transform, DEEP[:, :, :bands], seed)
     assert out.dtype == np.float32
     if bands < 6 or name(transform) in ("Normalize", "PhotometricDistortion"):
         return
@@ -121,6 +123,16 @@ def compare(ours, theirs, arguments):
     image = BANDS[:, :, :3]
     expected = apply(theirs(*arguments), image)
     np.testing.assert_array_equal(apply(ours(*arguments), image)["img"], expected["img"])
+
+
+@pytest.mark.parametrize("kind", ["gaussian", "blur"])
+@pytest.mark.parametrize("prob", [0, 0.3, 1])
+def test_deep_images_are_blurred_as_8_bit_ones(kind, prob):
+    """With the same random numbers; 8 bits are rounded."""
+    for seed in range(20):
+        expected = apply(paddleseg.RandomBlur(prob, kind), BANDS[:, :, :3], seed)["img"]
+        actual = apply(B.RandomBlur(prob, kind), BANDS[:, :, :3] + np.float32(0), seed)["img"]
+        np.testing.assert_allclose(actual, expected, atol=1)
 
 
 def test_brightness_and_contrast_of_floats_computed_by_hand(monkeypatch):

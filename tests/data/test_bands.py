@@ -39,16 +39,21 @@ def write_pages(path, values):
 
 
 def write_png(path, values):
-    order = {3: [2, 1, 0], 4: [2, 1, 0, 3]}.get(values.shape[-1]) if values.ndim == 3 else ...
-    cv2.imwrite(str(path), values[..., order])
+    order = {3: [2, 1, 0], 4: [2, 1, 0, 3]}
+    cv2.imwrite(str(path), values[:, :, order[values.shape[2]]] if values.ndim == 3 else values)
 
 
 def write_npy(path, values):
     np.save(path, values)
 
 
+def write_rgb_tiff(path, values):
+    """As color management and cameras do; Pillow would read 8 of the bits."""
+    write_tiff(path, values, photometric="RGB" if values.ndim == 3 else "MINISBLACK")
+
+
 WRITERS = [(write_png, ".png"), (write_tiff, ".tif"), (write_tiles, ".tif"), (write_pages, ".tif")]
-WRITERS += [(write_npy, ".npy")]
+WRITERS += [(write_npy, ".npy"), (write_rgb_tiff, ".tif")]
 
 
 def written(write, ending, values, tmp_path):
@@ -76,7 +81,7 @@ def test_16_bits_are_fractions_of_65535(write, ending, bands, tmp_path):
         np.testing.assert_allclose(read_image(path, 1), gray, rtol=1e-5)
 
 
-@pytest.mark.parametrize("write, ending", WRITERS[1:3] + WRITERS[4:])
+@pytest.mark.parametrize("write, ending", WRITERS[1:3] + WRITERS[4:5])
 @pytest.mark.parametrize("dtype", ["int16", "int32", "uint32", "float32", "float64"])
 def test_other_types(write, ending, dtype, tmp_path):
     values = (100 * RNG.normal(size=[20, 30, 6])).astype("int64")
@@ -98,7 +103,7 @@ def test_arrays_of_any_byte_order_and_layout(dtype, order, tmp_path):
 
 def test_8_bits_stay_8_bits(tmp_path):
     values = VALUES.astype("uint8")
-    for write, ending in WRITERS[:1] + WRITERS[4:]:
+    for write, ending in WRITERS[:1] + WRITERS[4:5]:
         path = written(write, ending, values, tmp_path)
         image = read_image(path, 4)
         assert image.dtype == np.uint8
@@ -129,6 +134,19 @@ def test_only_a_declared_alpha_of_a_tiff_is_dropped(dtype, tmp_path):
     np.testing.assert_array_equal(read_image(path, 4), to_8bit_scale(values))
     with pytest.raises(InputError, match="has 4 bands"):
         read_image(path, 3)
+
+
+def test_a_fourth_band_of_unknown_meaning_is_no_alpha(tmp_path):
+    """Without the tag 338, as OpenCV writes four bands."""
+    values, file = VALUES.astype("uint8"), io.BytesIO()
+    Image.fromarray(values).save(file, "TIFF")
+    data = file.getvalue()
+    np.testing.assert_array_equal(decode_image(data), values[:, :, :3])
+    assert data.count(b"\x52\1\3\0") == 1
+    data = data.replace(b"\x52\1\3\0", b"\x54\1\3\0")
+    np.testing.assert_array_equal(decode_image(data, channels=4), values)
+    with pytest.raises(InputError, match="has 4 bands"):
+        decode_image(data)
 
 
 @pytest.mark.parametrize("channels", [1, 2, 3, 5])

@@ -123,12 +123,12 @@ def test_a_broken_file_does_not_stop_the_others(folder, tmp_path):
 def test_an_unsupported_size_does_not_stop_the_others(by_color, tmp_path, monkeypatch):
     """Nor the others of those that are segmented together."""
 
-    def batch(self, images, probabilities):
+    def segment_decoded(self, images, probabilities):
         if any(image.shape == (3, 3, 3) for image in images):
             raise InputError("The graph does not support images of 3x3.")
         return [self(image) for image in images]
 
-    monkeypatch.setattr(ByColor, "batch", batch)
+    monkeypatch.setattr(ByColor, "segment_decoded", segment_decoded)
     monkeypatch.setattr(predict_files, "num_threads", lambda: 3)
     for name, image in (("a", COLORS), ("b", COLORS[:3, :3]), ("c", COLORS[:, ::-1])):
         Image.fromarray(image).save(tmp_path / f"{name}.png")

@@ -329,7 +329,7 @@ KEYS = [
         "a mean of text",
         "train",
         transform("type: Normalize, mean: [a, b, c]"),
-        "Normalize: cannot be built: mean must be a number or one per channel, not ['a', 'b',",
+        "Normalize: cannot be built: mean must be a number or one per band, not ['a', 'b',",
     ),
     Case(
         "a std of 0",

@@ -150,8 +150,8 @@ INVALID = [
     Case(
         "floats",
         "predict",
-        predict(encoded(np.ones([40, 40], "float32"), "TIFF")),
-        "{}/photo.png: cannot be read as an image (not an image of 8 or 16-bit values or floats).",
+        predict(encoded(np.full([40, 40], np.nan, "float32"), "TIFF")),
+        "{}/photo.png: has NaN or infinite values; fill them.",
     ),
     Case(
         "a folder named like an image",
