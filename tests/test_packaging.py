@@ -133,6 +133,7 @@ def test_packages_of_which_there_are_several_builds_are_not_required(wheel):
     required = requirements(wheel)
     assert not any(name.startswith(("paddle", "opencv")) for name in required), required
     assert "numpy" in required and requirements(wheel, "cpu") >= {"paddlepaddle"}
+    assert requirements(wheel, "raster") == {"rasterio"}
     assert not any(name.startswith("paddlepaddle") for name in requirements(wheel, "paddleseg"))
 
 
