@@ -98,6 +98,13 @@ def check_config(tree):
     if tree["train_dataset"]["type"] == "Dataset":  # PaddleSeg then gives the loss val_dataset's
         _check_ignore_index("val_dataset", tree.get("val_dataset") or {}, tree)
     _check_channels(tree)
+    maps = {k: "label_map" in tree[k] for k in ("train_dataset", "val_dataset") if tree.get(k)}
+    if len({*maps.values()}) > 1:
+        with_map, without = sorted(maps, key=maps.get, reverse=True)
+        logger.warning(
+            "%s: has no label_map, but %s has; files of the same kind need it in both",
+            *(without, with_map),
+        )
 
 
 def _check_sections(tree):
@@ -270,6 +277,8 @@ def _expected_value(key, value, default):
         return "a whole number above 0"
     if key == "norm_epsilon" and not (is_number(value) and value > 0):
         return "a number above 0"
+    if key == "label_map" and not isinstance(value, dict):
+        return "a map of values, such as {255: 1}"
     if key == "backbone" and not _is_component(value):
         return "a section with a type"
     return None

@@ -96,6 +96,10 @@ INVALID = [
     ("loss.types=[CrossEntropyLoss]", "loss.types[0]: must be a section with a type, not 'Cross"),
     ("train_dataset.transforms={type: Resize}", "train_dataset.transforms: must be a list of comp"),
     ("train_dataset.transforms=[Resize]", "train_dataset.transforms[0]: must be a section with a"),
+    (
+        "train_dataset.label_map=[255, 1]",
+        "train_dataset.label_map: must be a map of values, such as {255: 1}, not [255, 1].",
+    ),
     # Consistency with the data set
     (
         "loss.types=[{type: CrossEntropyLoss, ignore_index: 0}]",
@@ -447,6 +451,20 @@ def test_unused_sections_are_a_warning(option, warnings, path, caplog):
     with caplog.at_level(logging.WARNING):
         load_config(path, [option])
     assert [r.getMessage() for r in caplog.records if "paddleseg_seg" in r.name] == warnings
+
+
+def test_a_label_map_of_one_data_set_is_a_warning(path, caplog):
+    val = (
+        "val_dataset={type: Dataset, dataset_root: ., mode: val, transforms: [], num_classes: 3%s}"
+    )
+    label_map = ["train_dataset.label_map={0:0,255:1}", val % ", label_map: {255: 1}"]
+    tree = load_config(path, label_map).dic
+    assert [tree[f"{name}_dataset"]["label_map"][255] for name in ("train", "val")] == [1, 1]
+    assert "label_map" not in caplog.text
+    load_config(path, [label_map[0], val % ""])
+    assert "val_dataset: has no label_map, but train_dataset has;" in caplog.text
+    load_config(path, [label_map[1]])
+    assert "train_dataset: has no label_map, but val_dataset has;" in caplog.text
 
 
 def test_shuffle_is_true_or_false_and_no_argument_of_the_dataset(path):

@@ -1,6 +1,6 @@
 """Validate every image and label of a config's datasets."""
 
-from ..data.validate import check_dataset_splits
+from ..data.dataset_report import check_dataset_splits
 from . import common
 
 

@@ -7,12 +7,14 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 
 from ..errors import InputError
 from ..fs import StrPath
 from .classes import read_class_table
 from .dataset import Dataset
+from .image_io import read_pair
 from .transforms import Compose
 
 SPLITS = {"train": "training", "val": "validation"}
@@ -39,7 +41,7 @@ class ADE20K(Dataset):
     NUM_CLASSES = 150
     IGNORE_INDEX = 255
     IMG_CHANNELS = 3
-    LABEL_OFFSET = 1
+    label_table = np.roll(np.arange(256, dtype="uint8"), 1)  # 0 becomes the ignore index
     CLASS_NAMES, PALETTE = read_class_table(Path(__file__).with_name("ade20k_classes.tsv"))
 
     def __init__(
@@ -78,8 +80,8 @@ class ADE20K(Dataset):
         return [[str(file), str(annotations / f"{file.stem}.png")] for file in files]
 
     def _read(self, index):
-        image, annotation = super()._read(index)
+        image, annotation = read_pair(*self.file_list[index], self.img_channels)
         if (highest := annotation.max()) > self.NUM_CLASSES:
             path, valid = self.file_list[index][1], f"0 (unlabeled) to {self.NUM_CLASSES}"
             raise InputError(f"{path}: has the value {highest}; ADE20K's values are {valid}.")
-        return image, annotation - np.uint8(self.LABEL_OFFSET)  # 0 wraps round to the ignore index
+        return image, cv2.LUT(annotation, self.label_table)

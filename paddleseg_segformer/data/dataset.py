@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import cv2
 import numpy as np
 import paddleseg.transforms.functional as F
 from paddleseg import datasets
@@ -20,7 +21,7 @@ MODES = ("train", "val", "test")
 
 
 class Dataset(datasets.Dataset):
-    """PaddleSeg's ``Dataset``, with errors that name the offending file.
+    """PaddleSeg's ``Dataset``, with ``label_map`` and errors that name the offending file.
 
     Args:
         mode: ``"train"``, ``"val"`` or ``"test"``: which of the lists is read.
@@ -35,11 +36,15 @@ class Dataset(datasets.Dataset):
         separator: Separator of the two columns; a space stands for any white space.
         ignore_index: Label of the pixels that are excluded from loss and metrics.
         edge: Whether training samples include ``edge``, the binary map of class borders.
+        label_map: Class index or ``ignore_index`` by value in the label files, 0 to 255, such as
+            ``{255: 1}``; other values are indices already.
 
     Raises:
-        InputError: The folder or the list is missing, or a line has the wrong number of columns.
-            Reading a sample raises it as ``read_pair`` does.
+        InputError: The folder or the list is missing, a line has the wrong number of columns, or
+            ``label_map`` maps to something else. Reading a sample raises it as ``read_pair`` does.
     """
+
+    label_table: np.ndarray | None = None  # the label by value in a file, uint8 [256]
 
     def __init__(
         self,
@@ -54,6 +59,7 @@ class Dataset(datasets.Dataset):
         separator: str = " ",
         ignore_index: int = 255,
         edge: bool = False,
+        label_map: Mapping[int, int] | None = None,
     ) -> None:
         self.mode = mode.lower()
         if self.mode not in MODES:
@@ -69,6 +75,8 @@ class Dataset(datasets.Dataset):
         self.dataset_root, self.num_classes = dataset_root, num_classes
         self.transforms = Compose(transforms)
         self.img_channels, self.ignore_index, self.edge = img_channels, ignore_index, edge
+        if label_map is not None:
+            self.label_table = _label_table(label_map, num_classes, ignore_index)
         self.file_list = [
             [os.path.join(dataset_root, name) for name in names] + [None] * (2 - len(names))
             for names in read_list(path, separator, columns=(1, 2) if self.mode == "test" else (2,))
@@ -99,7 +107,34 @@ class Dataset(datasets.Dataset):
         return sample
 
     def _read(self, index):
-        return read_pair(*self.file_list[index], self.img_channels)
+        image, label = read_pair(*self.file_list[index], self.img_channels)
+        if label is not None and self.label_table is not None:
+            label = cv2.LUT(label, self.label_table)
+        return image, label
+
+
+def _label_table(label_map, num_classes, ignore_index):
+    """The label by value in a file, uint8 ``[256]``."""
+    table = np.arange(256, dtype="uint8")
+    if not (isinstance(label_map, Mapping) and label_map):
+        raise InputError(
+            f"Dataset: label_map is {label_map!r}; it must map values, such as {{255: 1}}."
+        )
+    for value, label in label_map.items():
+        value = int(value) if str(value).isdigit() else value  # the keys in a manifest are text
+        for number in (value, label):
+            if type(number) is not int or not 0 <= number <= 255:
+                raise InputError(
+                    f"Dataset: label_map has {value!r}: {label!r}; both must be whole numbers from "
+                    "0 to 255."
+                )
+        if label >= num_classes and label != ignore_index:
+            raise InputError(
+                f"Dataset: label_map maps {value} to {label}, which is neither a class (0 to "
+                f"{num_classes - 1}) nor ignored ({ignore_index})."
+            )
+        table[value] = label
+    return table
 
 
 def read_list(path, separator=" ", columns=(2,)):

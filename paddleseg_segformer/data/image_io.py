@@ -27,6 +27,10 @@ if Image.MAX_IMAGE_PIXELS:
     Image.MAX_IMAGE_PIXELS = max(Image.MAX_IMAGE_PIXELS, 1 << 28)
 
 
+class ColorMaskError(InputError):
+    """A label file has several channels."""
+
+
 def read_image(path, channels=3):
     """Read an image file of any type: gray, with alpha, CMYK, 16-bit, float, multi-band, animated.
 
@@ -164,16 +168,37 @@ def read_pair(image_path, label_path, channels=3):
     image = _decode(_read(image_path, lambda: Path(image_path).read_bytes()), image_path, channels)
     if label_path is None:
         return image, None
-    label = _read(label_path, lambda: np.asarray(Image.open(label_path)))
-    if label.dtype.kind in "biu" and label.min() >= 0 and label.max() <= 255:
-        label = label.astype("uint8", copy=False)  # from 1 or 16 bits
-    if label.ndim != 2 or label.dtype != np.uint8:
-        hint = "convert color masks with tools/masks_from_colors.py"
-        raise InputError(f"{label_path}: must be a single-channel 8-bit image; {hint}.")
+    label = read_label(label_path)
     if label.shape != image.shape[:2]:
         sizes = [f"{array.shape[1]}x{array.shape[0]}" for array in (label, image)]
         raise InputError(f"{label_path}: is {sizes[0]}, but its image {image_path} is {sizes[1]}.")
     return image, label
+
+
+def read_label(path):
+    """Read a label map.
+
+    Returns:
+        uint8 array ``[H, W]``: the values in the file, or the indices of a palette image.
+
+    Raises:
+        ColorMaskError: The file has several channels.
+        InputError: It is missing or unreadable, or has values outside 0 to 255.
+    """
+    label = _read(path, lambda: np.asarray(Image.open(path)))
+    if label.ndim != 2:
+        raise ColorMaskError(
+            f"{path}: must be a single-channel 8-bit image; convert color masks with "
+            "segformer masks_from_colors."
+        )
+    if label.dtype.kind in "biu" and label.min() >= 0 and label.max() <= 255:
+        label = label.astype("uint8", copy=False)  # from 1 or 16 bits
+    if label.dtype != np.uint8:
+        raise InputError(
+            f"{path}: must be a single-channel 8-bit image, but has {label.dtype} values from "
+            f"{label.min()} to {label.max()}; write class indices from 0 to 255."
+        )
+    return label
 
 
 def _read(path, reader):

@@ -1,24 +1,18 @@
-"""Check data sets: each sample when it is read, some before training, or a whole data set."""
+"""Check samples: each when it is read, and some before training."""
 
 import copy
 import os
-from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import numpy as np
 
-from ..config import build
-from ..device import available_cpus
 from ..errors import InputError, one_line
-from ..log import logger, progress
-from .classes import class_names, out_of_range_label
-from .image_io import is_cut_off, read_pair
+from ..log import logger
+from .classes import out_of_range_label
+from .dataset import Dataset
+from .image_io import ColorMaskError
+from .label_check import color_mask_error, find_error, find_missing_classes, read_values
 
 QUICK_CHECK_SAMPLES = 16  # of each data set
-MAX_REPORTED = 20  # problems or classes; the rest are counted
-
-# Smaller counts are a subset, or the synthetic scenes in the same layout.
-EXPECTED_IMAGES = {"ADE20K": {"train": 20210, "val": 2000}}
 
 
 def read_sample(dataset, index):
@@ -30,6 +24,8 @@ def read_sample(dataset, index):
     image, label = map(str, dataset.file_list[index])
     try:
         sample = dataset[index]
+    except ColorMaskError as error:
+        raise color_mask_error(dataset, label) from error
     except InputError:
         raise
     except Exception as error:  # PaddleSeg's data sets raise any exception of OpenCV and NumPy
@@ -42,10 +38,7 @@ def read_sample(dataset, index):
     if value is None:
         return sample
     if np.squeeze(labels).ndim > 2:
-        raise InputError(
-            f"{label}: must be a single-channel image of class indices; convert a color mask with "
-            "masks_from_colors."
-        )
+        raise color_mask_error(dataset, label)
     raise InputError(
         f"{label}: label {value} is neither a class (0 to {dataset.num_classes - 1}) nor ignored "
         f"({dataset.ignore_index}); correct it, or the config's num_classes."
@@ -69,12 +62,18 @@ def check_before_training(
             sets, or of the size and dtype of training images.
     """
     _check_files(train_dataset, "train_dataset", tolerant)
+    values = _check_labels(train_dataset, "train_dataset", tolerant)
     samples = _read_some(train_dataset, tolerant)
     _check_images(samples, one_size, min_size)
-    _check_classes(samples, train_dataset.ignore_index)
+    if not isinstance(train_dataset, Dataset):  # it may change the values in label files
+        labels = [np.asarray(sample["label"]) for sample in samples if "label" in sample]
+        values = {value for label in labels for value in np.unique(label).tolist()}
+    if warning := find_missing_classes(train_dataset, values, len(samples)):
+        logger.warning(f"train_dataset: {warning}")
     if val_dataset is None:
         return
     _check_files(val_dataset, "val_dataset", tolerant=False)
+    _check_labels(val_dataset, "val_dataset", tolerant=False)
     _read_some(val_dataset, tolerant=False)
     val, train = val_dataset.num_classes, train_dataset.num_classes
     if val != train:
@@ -107,10 +106,28 @@ def _check_files(dataset, section, tolerant):
         logger.warning(message)
 
 
+def _sampled(dataset):
+    """Indices of samples evenly spaced over the data set."""
+    count = min(QUICK_CHECK_SAMPLES, len(dataset))
+    return np.linspace(0, len(dataset) - 1, count, dtype=int)
+
+
+def _check_labels(dataset, section, tolerant):
+    """The values in the sampled label files; an InputError if these are not labels as configured.
+
+    Files that a tolerant run replaces are left out.
+    """
+    indices = _sampled(dataset)
+    values = read_values(dataset, indices, skip_out_of_range=tolerant)
+    if found := find_error(dataset, section, values, f"the {len(indices)} sampled labels"):
+        raise InputError(": ".join(found))
+    return values
+
+
 def _read_some(dataset, tolerant):
-    """Samples evenly spaced over the data set, without the unreadable ones if tolerant."""
-    samples, count = [], min(QUICK_CHECK_SAMPLES, len(dataset))
-    for index in np.linspace(0, len(dataset) - 1, count, dtype=int):
+    """The sampled samples, without the unreadable ones if tolerant."""
+    samples = []
+    for index in _sampled(dataset):
         try:
             samples.append(read_sample(dataset, index))
         except InputError as error:
@@ -139,102 +156,3 @@ def _check_images(samples, one_size, min_size):
             f"train_dataset.transforms: return images of different sizes ({texts[0]} and "
             f"{texts[-1]}), which cannot be batched; crop and pad to one size."
         )
-
-
-def _check_classes(samples, ignore_index):
-    """Warn if the labels of training samples have at most one class."""
-    labels = [np.asarray(sample["label"]) for sample in samples if "label" in sample]
-    classes = {value for label in labels for value in np.unique(label)} - {ignore_index}
-    sampled = f"{len(labels)} sampled labels"
-    if labels and not classes:
-        logger.warning(f"train_dataset: all pixels in the {sampled} are ignored ({ignore_index})")
-    elif len(classes) == 1:
-        logger.warning(
-            f"train_dataset: the {sampled} have no class but {classes.pop()}; {ignore_index} is "
-            "ignored, so convert black and white masks with masks_from_colors"
-        )
-
-
-def check_dataset_splits(config, num_workers=None):
-    """Read all images and labels of the training and validation sets, and log a report.
-
-    The report has each problem (a missing or unreadable file, different sizes of image and label, a
-    label out of range) and the frequency of each class.
-
-    Args:
-        config: PaddleSeg's ``Config``.
-        num_workers: Number of threads; default: the number of CPUs.
-
-    Raises:
-        InputError: There is a problem, or a data set cannot be built.
-    """
-    problems = []
-    for section in ("train_dataset", "val_dataset"):
-        if section not in config.dic:
-            continue
-        try:
-            (dataset,) = build(config, section)
-        except InputError as error:
-            problems.append(str(error))
-        else:
-            problems += _check_dataset(dataset, section, num_workers or available_cpus())
-    for problem in problems[:MAX_REPORTED]:
-        logger.error(problem)
-    if problems:
-        count = f"{len(problems)} problem{'s' * (len(problems) > 1)}"
-        rest = len(problems) - MAX_REPORTED
-        hidden = f"; {rest} are not shown" if rest > 0 else ""
-        raise InputError(f"{count} in the data{hidden}; correct those above and check again.")
-    logger.info("No problem found")
-
-
-def _check_dataset(dataset, section, num_workers):
-    """Log the class frequencies of a data set, and return its problems."""
-    pixels, images = np.zeros([2, dataset.num_classes + 1], dtype="int64")  # the last: ignored
-    problems = []
-    with ThreadPoolExecutor(num_workers) as pool:
-        results = pool.map(lambda index: _count_pixels(dataset, index), range(len(dataset)))
-        for result in progress(results, len(dataset), f"check {section}"):
-            if isinstance(result, str):
-                problems.append(result)
-            else:
-                pixels += result
-                images += result > 0
-    kind = type(dataset).__name__
-    expected = EXPECTED_IMAGES.get(kind, {}).get(dataset.mode)
-    if expected is not None and len(dataset) != expected:
-        logger.warning("%s: %d images; the whole %s has %d", section, len(dataset), kind, expected)
-    names, total = class_names(dataset), max(pixels.sum(), 1)
-    width = max(map(len, [*names, "(ignored)"]))
-    lines = [f"{'class':{width}}  pixels  images"]
-    lines += [f"{n:{width}} {p / total:7.3%} {i:7d}" for n, p, i in zip(names, pixels, images)]
-    lines += [f"{'(ignored)':{width}} {pixels[-1] / total:7.3%}"]
-    logger.info("%s: %d images\n%s", section, len(dataset), "\n".join(lines))
-    missing = [name for name, count in zip(names, images) if count == 0]
-    if missing and section == "train_dataset":
-        rest = len(missing) - MAX_REPORTED
-        shown = ", ".join(missing[:MAX_REPORTED]) + (f" and {rest} more" if rest > 0 else "")
-        logger.warning(
-            f"{section}: no image has {shown}; values from 0 to {dataset.num_classes - 1} are "
-            f"classes, {dataset.ignore_index} is ignored"
-        )
-    return problems
-
-
-def _count_pixels(dataset, index):
-    """The number of pixels of each class and ignored, int64 ``[num_classes + 1]``, or a problem."""
-    image_path, label_path = dataset.file_list[index]
-    try:
-        _, label = read_pair(image_path, label_path)
-        if is_cut_off(Path(image_path).read_bytes()):
-            return f"{image_path}: is cut off; training would read the rest of it as gray."
-    except InputError as error:
-        return str(error)
-    label = label - np.uint8(getattr(dataset, "LABEL_OFFSET", 0))
-    histogram = np.bincount(label.ravel(), minlength=256)
-    value = out_of_range_label(np.flatnonzero(histogram), dataset.num_classes, dataset.ignore_index)
-    if value is not None:
-        return f"{label_path}: label {value} is neither a class nor ignored."
-    ignored = histogram[dataset.ignore_index]
-    histogram[dataset.ignore_index] = 0
-    return np.append(histogram[: dataset.num_classes], ignored)

@@ -120,6 +120,43 @@ def test_flips_are_of_image_and_label(flips, flipped, root):
     np.testing.assert_array_equal(sample["label"], LABEL[flipped])
 
 
+@pytest.mark.parametrize("mode", MODES)
+def test_label_map(mode, root):
+    """Of what is in the file; a value that is mapped to is not mapped again."""
+    pairs = dataset(root, mode, ignore_index=255, label_map={0: 2, 2: 1, 1: 255})
+    expected = np.array([2, 255, 1], "uint8")[LABEL]
+    for label in (np.squeeze(pairs[0]["label"]), pairs._read(0)[1]):
+        assert label.dtype == np.uint8
+        np.testing.assert_array_equal(label, expected)
+    (root / "test.txt").write_text("image.png\n")
+    assert "label" not in dataset(root, "test", label_map={0: 1})[0]
+
+
+def test_label_map_of_a_manifest(root):
+    """JSON has no numbers as keys."""
+    pairs = [dataset(root, label_map=label_map) for label_map in ({1: 0, 2: 1}, {"1": 0, "2": 1})]
+    np.testing.assert_array_equal(*[samples[0]["label"] for samples in pairs])
+
+
+@pytest.mark.parametrize(
+    "label_map, match",
+    [
+        ({255: 3}, r"maps 255 to 3, which is neither a class \(0 to 2\) nor ignored \(255\)"),
+        ({256: 1}, "has 256: 1; both must be whole numbers from 0 to 255"),
+        ({-1: 1}, "has -1: 1; both must be"),
+        ({1: -1}, "has 1: -1; both must be"),
+        ({1: 0.5}, "has 1: 0.5; both must be"),
+        ({"white": 1}, "has 'white': 1; both must be"),
+        ({1: True}, "has 1: True; both must be"),
+        ({}, r"is \{\}; it must map values, such as \{255: 1\}"),
+        ([255, 1], r"is \[255, 1\]; it must map"),
+    ],
+)
+def test_invalid_label_maps(label_map, match, root):
+    with pytest.raises(InputError, match=f"^Dataset: label_map {match}"):
+        dataset(root, label_map=label_map)
+
+
 def edge(root, label, mode="train", transforms=()):
     cv2.imwrite(str(root / "image.png"), np.zeros([*label.shape, 3], "uint8"))
     cv2.imwrite(str(root / "label.png"), label)

@@ -13,8 +13,9 @@ from PIL import Image
 
 from paddleseg_segformer import Dataset, ResizeToFit
 from paddleseg_segformer.config import load_config
+from paddleseg_segformer.data.dataset_report import check_dataset_splits
 from paddleseg_segformer.data.scenes import write_scenes
-from paddleseg_segformer.data.validate import check_before_training, check_dataset_splits
+from paddleseg_segformer.data.validate import check_before_training
 from paddleseg_segformer.engine import checkpoint, run_dir, train
 from paddleseg_segformer.engine.options import TrainOptions
 from paddleseg_segformer.errors import InputError
@@ -80,20 +81,6 @@ def test_valid_data_trains(data):
 def dataset(root, mode="train", kind=Dataset, transforms=(), classes=3):
     lists = {f"{mode}_path": str(root / f"{mode}.txt")}
     return kind(mode, str(root), list(transforms), num_classes=classes, **lists)
-
-
-def test_black_and_white_masks_are_a_warning(data, caplog):
-    """White is 255, which is ignored, so that nothing else is wrong."""
-    check_before_training(dataset(data))
-    assert not caplog.records
-    for i in range(6):
-        mask = np.zeros([48, 64], "uint8")
-        mask[:, :20] = 255
-        cv2.imwrite(str(data / f"annotations/{i}.png"), mask)
-    check_before_training(dataset(data))
-    (warning,) = [record.getMessage() for record in caplog.records]
-    assert "6 sampled labels" in warning and "no class but 0" in warning
-    assert "255" in warning and "masks_from_colors" in warning
 
 
 @pytest.mark.parametrize("mode", ["trainaug", "trainval"])
