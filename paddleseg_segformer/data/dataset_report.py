@@ -10,8 +10,11 @@ from ..device import available_cpus
 from ..errors import InputError
 from ..log import logger, progress
 from .classes import class_names, out_of_range_label
+from .dataset import Dataset
+from .image_check import ImageSummary, examine, find_spoiled_bands, yaml_list
 from .image_io import ColorMaskError, is_cut_off, read_pair
 from .label_check import color_mask_error, find_error, values_to_labels
+from .validate import read_sample, sampled_indices
 
 MAX_REPORTED = 20  # problems or classes; the rest are counted
 
@@ -79,9 +82,9 @@ def _check_dataset(dataset, section, num_workers):
     number, ignored = dataset.num_classes, dataset.ignore_index
     table = values_to_labels(dataset)
     pixels, images, pixels_with = np.zeros([3, 256], dtype="int64")  # by label
-    problems, first_files, color_mask = [], {}, None
+    problems, first_files, color_mask, summary = [], {}, None, ImageSummary()
     with ThreadPoolExecutor(num_workers) as pool:
-        results = pool.map(lambda index: _read_values(dataset, index), range(len(dataset)))
+        results = pool.map(lambda index: _examine_pair(dataset, index), range(len(dataset)))
         for index, result in enumerate(progress(results, len(dataset), f"check {section}")):
             path = str(dataset.file_list[index][1])
             if isinstance(result, ColorMaskError) and color_mask is None:
@@ -89,9 +92,11 @@ def _check_dataset(dataset, section, num_workers):
             if isinstance(result, InputError):
                 problems.append(str(result))
                 continue
-            for value in np.flatnonzero(result).tolist():
+            histogram, about_image = result
+            summary.add(str(dataset.file_list[index][0]), *about_image)
+            for value in np.flatnonzero(histogram).tolist():
                 first_files.setdefault(value, path)
-            counts = np.bincount(table, result, 256).astype("int64")
+            counts = np.bincount(table, histogram, 256).astype("int64")
             wrong = out_of_range_label(np.flatnonzero(counts), number, ignored)
             if wrong is not None:
                 problems.append(f"{path}: label {wrong} is neither a class nor ignored.")
@@ -102,13 +107,34 @@ def _check_dataset(dataset, section, num_workers):
     if found := find_error(dataset, section, first_files, "the labels"):
         problems = [problem for problem in problems if not problem.startswith(f"{found[0]}: ")]
         problems.insert(0, ": ".join(found))
+    problems += _check_images(dataset, section, summary)
     without_class, pixels[ignored] = pixels[ignored], 0
     _log_classes(dataset, section, pixels[:number], images, without_class)
     if section == "train_dataset" and not problems:
         weights = zip(("inverse", "median"), class_weights(pixels[:number], pixels_with[:number]))
-        lines = [f"weight: {_yaml(values)}  # {name} frequency" for name, values in weights]
-        logger.info("Class weights for CrossEntropyLoss, to choose from:\n%s", "\n".join(lines))
+        lines = [f"weight: {yaml_list(values)}  # {name} frequency" for name, values in weights]
+        logger.info("Class weights of CrossEntropyLoss, to choose from:\n%s", "\n".join(lines))
     return problems
+
+
+def _check_images(dataset, section, summary):
+    """Log what the images of a data set are, and return the problems of its transforms."""
+    if summary.statistics is None:
+        return []
+    logger.info("%s: %s\n%s\n%s", section, summary.describe(), summary.table(), summary.normalize())
+    for warning in summary.warnings(section):
+        logger.warning(warning)
+    if section != "train_dataset" or not isinstance(dataset, Dataset):
+        return []
+    try:
+        samples = [read_sample(dataset, index) for index in sampled_indices(dataset)]
+    except InputError:  # one of the problems
+        return []
+    try:
+        summary.check_transformed(section, *find_spoiled_bands(dataset, samples))
+    except InputError as error:
+        return [str(error)]
+    return []
 
 
 def _log_classes(dataset, section, pixels, images, ignored):
@@ -123,7 +149,7 @@ def _log_classes(dataset, section, pixels, images, ignored):
     lines += [f"{'(ignored)':{width}} {ignored / total:7.3%}"]
     logger.info("%s: %d images\n%s", section, len(dataset), "\n".join(lines))
     missing = [name for name, count in zip(names, pixels) if count == 0]
-    if missing and section == "train_dataset":
+    if missing and pixels.any() and section == "train_dataset":
         rest = len(missing) - MAX_REPORTED
         shown = ", ".join(missing[:MAX_REPORTED]) + (f" and {rest} more" if rest > 0 else "")
         logger.warning(
@@ -132,18 +158,19 @@ def _log_classes(dataset, section, pixels, images, ignored):
         )
 
 
-def _read_values(dataset, index):
-    """The number of pixels of each value in a label file, int64 ``[256]``, or an InputError."""
+def _examine_pair(dataset, index):
+    """What an image and its label have, or an InputError.
+
+    Returns:
+        The number of pixels of each value in the label file, int64 ``[256]``; and the result of
+        ``examine``.
+    """
     image_path, label_path = map(str, dataset.file_list[index])
+    channels = getattr(dataset, "img_channels", 3)
     try:
-        _, label = read_pair(image_path, label_path)
+        image, label = read_pair(image_path, label_path, channels)
     except InputError as error:
         return error
     if is_cut_off(Path(image_path).read_bytes()):
         return InputError(f"{image_path}: is cut off; training would read the rest of it as gray.")
-    return np.bincount(label.ravel(), minlength=256)
-
-
-def _yaml(numbers):
-    """A list of numbers with four significant digits."""
-    return "[" + ", ".join(f"{number:.4g}" for number in numbers) + "]"
+    return np.bincount(label.ravel(), minlength=256), examine(image_path, image, channels)

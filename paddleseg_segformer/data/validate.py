@@ -9,6 +9,7 @@ from ..errors import InputError, one_line
 from ..log import logger
 from .classes import out_of_range_label
 from .dataset import Dataset
+from .image_check import find_spoiled_bands, has_plain_type, summarize
 from .image_io import ColorMaskError
 from .label_check import color_mask_error, find_error, find_missing_classes, read_values
 
@@ -65,7 +66,9 @@ def check_before_training(
     values = _check_labels(train_dataset, "train_dataset", tolerant)
     samples = _read_some(train_dataset, tolerant)
     _check_images(samples, one_size, min_size)
-    if not isinstance(train_dataset, Dataset):  # it may change the values in label files
+    if isinstance(train_dataset, Dataset):
+        _check_values(train_dataset, samples)
+    else:  # it may change the values in label files
         labels = [np.asarray(sample["label"]) for sample in samples if "label" in sample]
         values = {value for label in labels for value in np.unique(label).tolist()}
     if warning := find_missing_classes(train_dataset, values, len(samples)):
@@ -106,7 +109,7 @@ def _check_files(dataset, section, tolerant):
         logger.warning(message)
 
 
-def _sampled(dataset):
+def sampled_indices(dataset):
     """Indices of samples evenly spaced over the data set."""
     count = min(QUICK_CHECK_SAMPLES, len(dataset))
     return np.linspace(0, len(dataset) - 1, count, dtype=int)
@@ -117,17 +120,34 @@ def _check_labels(dataset, section, tolerant):
 
     Files that a tolerant run replaces are left out.
     """
-    indices = _sampled(dataset)
+    indices = sampled_indices(dataset)
     values = read_values(dataset, indices, skip_out_of_range=tolerant)
     if found := find_error(dataset, section, values, f"the {len(indices)} sampled labels"):
         raise InputError(": ".join(found))
     return values
 
 
+def _check_values(dataset, samples):
+    """Say what the training images are if not 8-bit, and refuse transforms that spoil them."""
+    if not samples:
+        return
+    indices = sampled_indices(dataset)
+    after, spoiled = find_spoiled_bands(dataset, samples)
+    is_plain = all(has_plain_type(str(dataset.file_list[index][0])) for index in indices)
+    if is_plain and not spoiled.any():
+        return
+    summary = summarize(dataset, indices)
+    if not summary.is_8bit():
+        logger.info(f"train_dataset: {summary.describe()}, in {len(indices)} sampled images")
+    for warning in summary.warnings("train_dataset"):
+        logger.warning(warning)
+    summary.check_transformed("train_dataset", after, spoiled)
+
+
 def _read_some(dataset, tolerant):
     """The sampled samples, without the unreadable ones if tolerant."""
     samples = []
-    for index in _sampled(dataset):
+    for index in sampled_indices(dataset):
         try:
             samples.append(read_sample(dataset, index))
         except InputError as error:

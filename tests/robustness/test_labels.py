@@ -58,7 +58,8 @@ INVALID = [
         "out of range, check_dataset",
         "check_dataset",
         label(SQUARE + 3, "check"),
-        "{}/labels/0.png: label 3 is neither a class nor ignored.",
+        "{}/labels/0.png: label 3 is neither a class (0 to 2) nor ignored (255); the labels have "
+        "the values 0, 1, 2 and 3: if 0 is a class, set num_classes: 4; if it is unlabeled ",
     ),
     Case(
         "16 bits, out of range",
@@ -119,8 +120,12 @@ def test_palette_images_are_read_as_indices(workspace, tools):
     succeeds("train", workspace.train(), tools)
 
 
-def test_labels_without_classes_are_a_warning(workspace, tools):
+def all_ignored(workspace):
     for i in range(4):
         Image.fromarray(SQUARE + 255).save(workspace.label(i))
-    result = succeeds("train", workspace.train(), tools)
-    assert "train_dataset: all pixels in the 4 sampled labels are ignored" in result.out
+    return workspace.train()
+
+
+def test_labels_without_classes(workspace, tools):
+    expected = "train_dataset: the 4 sampled labels have the value 255, so that all pixels are ig"
+    check(Case("all ignored", "train", all_ignored, expected), workspace, tools)

@@ -1,0 +1,229 @@
+"""Types and statistics of images, and whether transforms leave them in a range for training."""
+
+from __future__ import annotations
+
+from collections import Counter
+from contextlib import suppress
+from functools import reduce
+from pathlib import Path
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+
+from ..errors import InputError
+from ..log import logger
+from .image_io import OPENCV_SIGNATURES, RANGES, read_image
+from .raster_io import PNG_SIGNATURE, is_deep_png, read_bands
+
+# What a network can be trained on. Normalized photos have a mean near 0 and a standard deviation
+# near 1; 12-bit values in 16 bits, with ImageNet's mean and deviation, one of 0.07 or less.
+MIN_STD, MAX_STD, MAX_MEAN = 0.1, 10, 10
+HEADER_BYTES = 26
+TYPE_NAMES = {"uint8": "8-bit", "uint16": "16-bit", "int16": "signed 16-bit"}
+
+
+def has_plain_type(path):
+    """Whether the first bytes of a file show that it has 8 bits and no alpha channel."""
+    try:
+        with open(path, "rb") as file:
+            start = file.read(HEADER_BYTES)
+    except OSError:
+        return False
+    return start.startswith(OPENCV_SIGNATURES) and not (is_deep_png(start) or _is_alpha_png(start))
+
+
+def _is_alpha_png(start):
+    return start.startswith(PNG_SIGNATURE) and start[25:26] in (b"\4", b"\6")
+
+
+def examine(path, image, channels):
+    """The type of the values in an image file, whether its alpha is not read, and ``Statistics``.
+
+    Args:
+        path: The file.
+        image: What ``read_image`` returns for it.
+        channels: Number of bands that is wanted.
+    """
+    statistics = Statistics.of(cv2.split(image))
+    if has_plain_type(path):
+        return "uint8", False, statistics
+    values, has_alpha = read_bands(Path(path).read_bytes())
+    dtype = values.dtype.newbyteorder("=").name
+    return dtype, has_alpha and channels in (1, 3), statistics
+
+
+def summarize(dataset, indices):
+    """The ``ImageSummary`` of some images of a ``Dataset``, without the unreadable ones."""
+    summary = ImageSummary()
+    for index in indices:
+        path = str(dataset.file_list[index][0])
+        with suppress(InputError):  # reading the sample reports it
+            image = read_image(path, dataset.img_channels)
+            summary.add(path, *examine(path, image, dataset.img_channels))
+    return summary
+
+
+class Statistics(NamedTuple):
+    """Statistics of the values of each band, float64 ``[bands]``."""
+
+    pixels: int
+    minimum: np.ndarray
+    maximum: np.ndarray
+    mean: np.ndarray
+    squares: np.ndarray  # sum of the squared differences from the mean
+
+    @property
+    def std(self):
+        """The standard deviation."""
+        return np.sqrt(self.squares / self.pixels)
+
+    @classmethod
+    def of(cls, bands, mask=None):
+        """Statistics of bands, a list of arrays ``[H, W]``, uint8 or float32.
+
+        ``mask``, uint8 ``[H, W]``, is not 0 for the pixels that count, of which there are some.
+        """
+        pixels = bands[0].size if mask is None else np.count_nonzero(mask)
+        minimum, maximum = np.array([cv2.minMaxLoc(band, mask)[:2] for band in bands]).T
+        moments = [cv2.meanStdDev(band, mask=mask) for band in bands]
+        mean, std = np.reshape(moments, [-1, 2]).T
+        return cls(pixels, minimum, maximum, mean, std**2 * pixels)
+
+    def merge(self, other):
+        """Statistics of the pixels of both."""
+        pixels, shift = self.pixels + other.pixels, other.mean - self.mean
+        return Statistics(
+            pixels,
+            np.minimum(self.minimum, other.minimum),
+            np.maximum(self.maximum, other.maximum),
+            self.mean + shift * (other.pixels / pixels),
+            self.squares + other.squares + shift**2 * (self.pixels * other.pixels / pixels),
+        )
+
+
+def find_spoiled_bands(dataset, samples):
+    """Look for bands of transformed images that a model cannot be trained on.
+
+    Ignored pixels do not count, because padding is ignored and has a value of its own.
+
+    Args:
+        dataset: A ``Dataset``.
+        samples: Training samples of it. Those with ignored pixels only are left out.
+
+    Returns:
+        ``Statistics`` or None, and a bool array ``[bands]``, without such samples ``[0]``.
+    """
+    parts = []
+    for sample in samples:
+        mask = (sample["label"] != dataset.ignore_index).astype("uint8")
+        if mask.any():
+            parts.append(Statistics.of([*sample["img"]], mask))
+    if not parts:
+        return None, np.zeros(0, bool)
+    after = reduce(Statistics.merge, parts)
+    return after, (after.std < MIN_STD) | (after.std > MAX_STD) | (np.abs(after.mean) > MAX_MEAN)
+
+
+class ImageSummary:
+    """Types and statistics of images.
+
+    Attributes:
+        types: Number of images by type of the values in their files, such as ``"uint16"``.
+        statistics: ``Statistics`` of the images on the 8-bit scale, or None without an image.
+        with_alpha: Path of an image whose alpha channel is not read, or None.
+    """
+
+    def __init__(self):
+        self.types, self.statistics, self.with_alpha = Counter(), None, None
+
+    def add(self, path, dtype, drops_alpha, statistics):
+        """Add the results of ``examine``."""
+        self.types[dtype] += 1
+        self.statistics = self.statistics.merge(statistics) if self.statistics else statistics
+        if drops_alpha:
+            self.with_alpha = self.with_alpha or path
+
+    def is_8bit(self):
+        """Whether all files have 8 bits."""
+        return set(self.types) == {"uint8"}
+
+    def describe(self):
+        """The type, maximum and number of bands, in words."""
+        names = [TYPE_NAMES.get(dtype, dtype) for dtype, _ in self.types.most_common()]
+        bands = len(self.statistics.mean)
+        maximum = (self.statistics.maximum.max() * self._unit()).item()
+        return f"{' and '.join(names)}, maximum {maximum:.6g}, {bands} band{'s' * (bands > 1)}"
+
+    def table(self):
+        """The statistics of each band in the unit of the files, in lines of text."""
+        rows = [["band", "minimum", "maximum", "mean", "std"]]
+        for band, row in enumerate(np.transpose([*self.statistics[1:4], self.statistics.std]), 1):
+            rows.append([str(band), *(f"{value * self._unit():.6g}" for value in row)])
+        return "\n".join("".join(f"{text:>11}" for text in row)[7:] for row in rows)
+
+    def normalize(self):
+        """The ``Normalize`` of the images, as in a config; a constant band is only shifted."""
+        mean, std = self.statistics.mean / 255, self.statistics.std / 255
+        std = np.where(self.is_constant(), 1, std)
+        return f"{{type: Normalize, mean: {yaml_list(mean)}, std: {yaml_list(std)}}}"
+
+    def warnings(self, section):
+        """Sentences on what is not read, or has no content."""
+        if self.with_alpha:
+            yield (
+                f"{section}: the alpha channel of images such as {self.with_alpha} is not used; if "
+                "it is a fourth band, set img_channels: 4"
+            )
+        if self.statistics and self.is_constant().any():
+            bands = ", ".join(str(band + 1) for band in np.flatnonzero(self.is_constant()))
+            yield f"{section}: all images have the same value everywhere in band {bands}"
+
+    def is_constant(self):
+        """Whether each band has one value, bool ``[bands]``."""
+        return self.statistics.minimum == self.statistics.maximum
+
+    def _unit(self):
+        """The unit of the files on the 8-bit scale; with several types, the fraction of a range."""
+        return (self._range() if len(self.types) == 1 else 1) / 255
+
+    def _range(self):
+        (dtype,) = self.types
+        return 255 if dtype == "uint8" else RANGES.get(dtype, 1)
+
+    def _unit_name(self):
+        if len(self.types) > 1:
+            return "as fractions of the types' ranges"
+        return f"as fractions of {self._range()}" if self._range() > 1 else "in the files' unit"
+
+    def check_transformed(self, section, after, spoiled):
+        """Refuse transforms that spoil the images; of 8-bit images, only warn.
+
+        Args:
+            section: The data set's key in the config.
+            after, spoiled: Result of ``find_spoiled_bands``.
+
+        Raises:
+            InputError: A band with more than one value is spoiled.
+        """
+        if len(spoiled) != len(self.statistics.mean):  # custom transforms change the bands
+            return
+        bands = np.flatnonzero(spoiled & ~self.is_constant())
+        if not bands.size:
+            return
+        band, mean, std = bands[0], self.statistics.mean / 255, self.statistics.std / 255
+        text = (
+            f"{section}.transforms: leave values that a model cannot be trained on: band {band + 1}"
+            f" of the images ({self.describe()}) has mean {after.mean[band]:.3g} and standard "
+            f"deviation {after.std[band]:.3g} instead of about 0 and 1; in the files it has "
+            f"{mean[band]:.4g} and {std[band]:.4g} {self._unit_name()}, so use {self.normalize()} "
+            "in train_dataset and val_dataset"
+        )
+        if not self.is_8bit():
+            raise InputError(f"{text}.")
+        logger.warning(text)
+
+
+def yaml_list(numbers):
+    """Numbers with four significant digits, as a list in YAML."""
+    return "[" + ", ".join(f"{number:.4g}" for number in numbers) + "]"
