@@ -107,7 +107,9 @@ def _check_dataset(dataset, section, num_workers):
     if found := find_error(dataset, section, first_files, "the labels"):
         problems = [problem for problem in problems if not problem.startswith(f"{found[0]}: ")]
         problems.insert(0, ": ".join(found))
-    problems += _check_images(dataset, section, summary)
+    _log_images(section, summary)
+    if section == "train_dataset" and isinstance(dataset, Dataset) and not problems:
+        problems += _check_transforms(dataset, section, summary)
     without_class, pixels[ignored] = pixels[ignored], 0
     _log_classes(dataset, section, pixels[:number], images, without_class)
     if section == "train_dataset" and not problems:
@@ -117,24 +119,23 @@ def _check_dataset(dataset, section, num_workers):
     return problems
 
 
-def _check_images(dataset, section, summary):
-    """Log what the images of a data set are, and return the problems of its transforms."""
-    if summary.statistics is None:
-        return []
-    logger.info("%s: %s\n%s\n%s", section, summary.describe(), summary.table(), summary.normalize())
-    for warning in summary.warnings(section):
-        logger.warning(warning)
-    if section != "train_dataset" or not isinstance(dataset, Dataset):
-        return []
+def _check_transforms(dataset, section, summary):
+    """The problem of transforms that cannot be applied to the training images, or spoil them."""
     try:
         samples = [read_sample(dataset, index) for index in sampled_indices(dataset)]
-    except InputError:  # one of the problems
-        return []
-    try:
         summary.check_transformed(section, *find_spoiled_bands(dataset, samples))
     except InputError as error:
         return [str(error)]
     return []
+
+
+def _log_images(section, summary):
+    if summary.statistics is None:
+        return
+    about, normalize = summary.describe(), f"- {summary.normalize()}  # of these statistics"
+    logger.info("%s: %s\n%s\n%s", section, about, summary.table(), normalize)
+    for warning in summary.warnings(section):
+        logger.warning(warning)
 
 
 def _log_classes(dataset, section, pixels, images, ignored):

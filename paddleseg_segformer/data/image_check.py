@@ -215,9 +215,9 @@ class ImageSummary:
         text = (
             f"{section}.transforms: leave values that a model cannot be trained on: band {band + 1}"
             f" of the images ({self.describe()}) has mean {after.mean[band]:.3g} and standard "
-            f"deviation {after.std[band]:.3g} instead of about 0 and 1; in the files it has "
-            f"{mean[band]:.4g} and {std[band]:.4g} {self._unit_name()}, so use {self.normalize()} "
-            "in train_dataset and val_dataset"
+            f"deviation {after.std[band]:.3g} instead of about 0 and 1 (before the transforms "
+            f"{mean[band]:.4g} and {std[band]:.4g} {self._unit_name()}); use {self.normalize()} in "
+            "train_dataset and val_dataset"
         )
         if not self.is_8bit():
             raise InputError(f"{text}.")

@@ -68,7 +68,7 @@ def check_before_training(
     _check_images(samples, one_size, min_size)
     if isinstance(train_dataset, Dataset):
         _check_values(train_dataset, samples)
-    else:  # it may change the values in label files
+    else:
         labels = [np.asarray(sample["label"]) for sample in samples if "label" in sample]
         values = {value for label in labels for value in np.unique(label).tolist()}
     if warning := find_missing_classes(train_dataset, values, len(samples)):
@@ -118,8 +118,11 @@ def sampled_indices(dataset):
 def _check_labels(dataset, section, tolerant):
     """The values in the sampled label files; an InputError if these are not labels as configured.
 
-    Files that a tolerant run replaces are left out.
+    Files that a tolerant run replaces are left out. Other data sets than this package's may change
+    the values when they read them.
     """
+    if not isinstance(dataset, Dataset):
+        return {}
     indices = sampled_indices(dataset)
     values = read_values(dataset, indices, skip_out_of_range=tolerant)
     if found := find_error(dataset, section, values, f"the {len(indices)} sampled labels"):

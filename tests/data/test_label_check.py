@@ -1,4 +1,4 @@
-"""Label files whose values mean something else than the config: what is said, and its remedy."""
+"""Labels and images that mean something else than the config: what is said, and its remedy."""
 
 import logging
 import re
@@ -23,7 +23,7 @@ class Data:
     """Four images with labels in a folder, and a config of them."""
 
     def __init__(self, root):
-        self.root = root
+        self.root, self.transforms = root, [{"type": "Normalize"}]
         for folder in ("images", "masks"):
             (root / folder).mkdir()
         self.write_lists("masks")
@@ -45,7 +45,8 @@ class Data:
     def datasets(self, classes, kind=Dataset, **options):
         for mode in ("train", "val"):
             options[f"{mode}_path"] = str(self.root / f"{mode}.txt")
-            yield kind(mode, str(self.root), [Normalize()], num_classes=classes, **options)
+            transforms = [Normalize(*list(line.values())[1:]) for line in self.transforms]
+            yield kind(mode, str(self.root), transforms, num_classes=classes, **options)
 
     def config(self, classes, **options):
         tree = {
@@ -55,7 +56,7 @@ class Data:
                 f"{split}_path": str(self.root / f"{split}.txt"),
                 "num_classes": classes,
                 "mode": split,
-                "transforms": [{"type": "Normalize"}],
+                "transforms": self.transforms,
                 **options,
             }
             for split in ("train", "val")
@@ -174,6 +175,29 @@ def test_ignored_pixels_that_are_meant(command, data, caplog):
 
 
 @pytest.mark.parametrize("command", CHECKS)
+def test_validation_labels_are_checked_too(command, data, caplog):
+    data.write([[0, 1], [0, 255]])
+    for split, number in (("train", 0), ("val", 1)):
+        (data.root / f"{split}.txt").write_text(f"images/{number}.png masks/{number}.png\n")
+    text = data.refused(command, caplog, 2)
+    assert text.startswith("val_dataset: the ") and "label_map: {255: 1}" in text
+
+
+def test_a_tolerant_run_leaves_out_labels_that_are_out_of_range(data, caplog):
+    """It replaces these samples, of which each is warned of; it does not replace ignored ones."""
+    data.write([[0, 1], [0, 1], [0, 2], [0, 1]])
+    train = next(data.datasets(2))
+    with pytest.raises(InputError, match="if 0 is a class, set num_classes: 3"):
+        check_before_training(train)
+    check_before_training(train, tolerant=True)
+    (warning,) = [record.getMessage() for record in caplog.records]
+    assert f"{data.root}/masks/2.png: label 2 is neither" in warning
+    data.write([[0, 255], [0, 255], [0, 2], [0, 255]])
+    with pytest.raises(InputError, match=r"label_map: \{255: 1\}"):
+        check_before_training(train, tolerant=True)
+
+
+@pytest.mark.parametrize("command", CHECKS)
 @pytest.mark.parametrize(
     "masks, expected",
     [
@@ -247,3 +271,29 @@ def test_other_data_sets_get_no_label_map(data, caplog):
     assert warning.endswith(
         "no class but 0; correct the labels or num_classes, unless the others are rare"
     )
+
+
+@pytest.mark.parametrize("command", CHECKS)
+def test_transforms_that_spoil_images(command, data, caplog):
+    """12 bits in 16: the sentence, and that the line in it, put into the config, is accepted."""
+    data.write([[0, 1]])
+    for i in range(4):
+        image = np.random.default_rng(i).integers(0, 4096, [16, 40, 3])
+        cv2.imwrite(str(data.root / f"images/{i}.png"), image.astype("uint16"))
+    text = data.refused(command, caplog, 2)
+    assert (
+        "train_dataset.transforms: leave values that a model cannot be trained on: band 1" in text
+    )
+    assert re.search(r"\(16-bit, maximum 409\d, 3 bands\) has mean -0.9\d* and standard dev", text)
+    line = yaml.safe_load(
+        re.search(r"use (\{type: .*?\}) in train_dataset and val_dataset", text)[1]
+    )
+    data.transforms = [line]
+    data.check(command, 2)
+
+
+def test_check_dataset_applies_the_transforms(data, caplog):
+    data.write([[0, 1]])
+    cv2.imwrite(str(data.root / "images/3.png"), np.full([16, 40, 3], 30000, "uint16"))
+    data.transforms = [{"type": "RandomDistort"}, {"type": "Normalize"}]
+    assert "RandomDistort" in data.refused("check_dataset", caplog, 2)

@@ -1,6 +1,7 @@
 """Checks of data sets before training, and of whole data sets."""
 
 import logging
+import re
 import shutil
 from collections import namedtuple
 
@@ -8,6 +9,7 @@ import cv2
 import numpy as np
 import paddle
 import pytest
+import yaml
 from paddleseg import datasets
 from PIL import Image
 
@@ -238,6 +240,26 @@ def test_class_frequencies(request, scenes, caplog):
     assert f" and {unnamed} more; values from 0 to 149 are classes, 255 is ignored" in log
     assert "train_dataset: 6 images; the whole ADE20K has 20210\n" in log
     assert "val_dataset: 2 images; the whole ADE20K has 2000\n" in log
+
+
+def test_class_weights_and_statistics_of_the_training_images(request, scenes, caplog):
+    """From the files; ADE20K's 0 is unlabeled."""
+    log = check(request, scenes, caplog)
+    inverse, median = (yaml.safe_load(x)["weight"] for x in re.findall("^weight: .*", log, re.M))
+    labels = [np.asarray(Image.open(p)) for p in (scenes / "annotations/training").iterdir()]
+    pixels = np.array([np.bincount(label.ravel(), minlength=151)[1:] for label in labels])
+    occurs = pixels.any(axis=0)
+    weights = 1 / pixels.sum(axis=0)[occurs]
+    np.testing.assert_allclose(np.array(inverse)[occurs], weights / weights.mean(), rtol=1e-3)
+    labeled_with = ((pixels > 0) * pixels.sum(axis=1, keepdims=True)).sum(axis=0)
+    share = (pixels.sum(axis=0) / np.maximum(labeled_with, 1))[occurs]
+    np.testing.assert_allclose(np.array(median)[occurs], np.median(share) / share, rtol=1e-3)
+    assert {*np.array(inverse)[~occurs], *np.array(median)[~occurs]} == {1}
+    (transform, _) = (yaml.safe_load(x)[0] for x in re.findall("^- .type: Normalize.*", log, re.M))
+    images = [cv2.imread(str(path)) for path in (scenes / "images/training").iterdir()]
+    values = np.concatenate(images).reshape(-1, 3)[:, ::-1] / 255
+    np.testing.assert_allclose(transform["mean"], values.mean(axis=0), rtol=1e-3)
+    np.testing.assert_allclose(transform["std"], values.std(axis=0), rtol=1e-3)
 
 
 def test_many_problems_are_counted(data, caplog):
