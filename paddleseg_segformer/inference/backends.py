@@ -165,11 +165,11 @@ class GraphLogitsModel:
     """
 
     def __init__(self, backend, size):
-        self._backend, self._size = backend, size
+        self._backend, self.size = backend, size
 
     def __call__(self, images):
-        if self._size is not None and tuple(images.shape[2:]) != self._size:
-            images = F.interpolate(images, self._size, mode="bilinear")
+        if self.size is not None and tuple(images.shape[2:]) != self.size:
+            images = F.interpolate(images, self.size, mode="bilinear")
         return [paddle.to_tensor(self._backend(images.numpy()))]
 
 

@@ -78,43 +78,84 @@ class Segmenter:
         """The label map and the mean softmax, float32 ``[H, W, classes]``, of each image."""
         return self._compute(images, label_map, probability_map)
 
+    def strips(
+        self, inputs: list[AugmentedInput], test_config: TestConfig, width: int
+    ) -> Iterator[tuple[slice, slice, paddle.Tensor]]:
+        """Segment an image by sliding windows, part by part, as ``__call__`` does at once.
+
+        Only the logits of windows that overlap a part are kept. The model runs again on windows
+        that overlap two strips.
+
+        Args:
+            inputs: The image with each flip, from ``augmented_inputs.of_raster``.
+            test_config: The sliding windows.
+            width: Width of a vertical strip in pixels, a multiple of 512; with it, the label map
+                does not depend on the strips.
+
+        Yields:
+            The rows and the columns of each part, strip by strip from top to bottom, and its label
+            map, an int32 tensor.
+        """
+        grids = self._grids(inputs, test_config)
+        for left in range(0, grids[0].width, width):
+            columns = slice(left, min(left + width, grids[0].width))
+            for rows, (labels,) in self._by_band(grids, columns, [label_map]):
+                yield rows, columns, labels
+
+    def _grids(self, inputs, test_config):
+        align_corners = getattr(self.model, "align_corners", False)
+        return [SlidingWindows(item, test_config, align_corners) for item in inputs]
+
     def _compute(self, images, *functions):
         """Run the model on all windows of each image, and apply each function to their logits."""
-        align_corners = getattr(self.model, "align_corners", False)
-        images = [
-            [SlidingWindows(item, self.test_config, align_corners) for item in inputs]
-            for inputs in images
-        ]
+        images = [self._grids(inputs, self.test_config) for inputs in images]
         if self.test_config.crop_size is not None:
             return [self._compute_in_bands(inputs, functions) for inputs in images]
         windows = [(item, item.rows[0], item.columns[0]) for inputs in images for item in inputs]
         logits = iter(self._window_logits(windows))
-        by_image = ([[next(logits)] for _ in inputs] for inputs in images)
-        return [[function(inputs) for function in functions] for inputs in by_image]
+        results = []
+        for inputs in images:
+            whole = slice(0, inputs[0].height), slice(0, inputs[0].width)
+            by_input = [
+                [item.window_logits(item.rows[0], item.columns[0], next(logits), whole)]
+                for item in inputs
+            ]
+            results.append([function(by_input) for function in functions])
+        return results
 
     def _compute_in_bands(self, inputs, functions):
-        """Process an image by bands of rows, keeping only the logits of windows in the band."""
-        results, cache = [], {}
-        for start in range(0, inputs[0].height, BAND_HEIGHT):
-            band = slice(start, start + BAND_HEIGHT)
+        columns = slice(0, inputs[0].width)
+        results = [result for _, result in self._by_band(inputs, columns, functions)]
+        return [paddle.concat(bands) for bands in zip(*results)]
+
+    def _by_band(self, inputs, columns, functions):
+        """Process an image by bands of rows, keeping only the logits of windows in the band.
+
+        Yields the slice of the rows, and the result of each function for these rows and columns.
+        """
+        cache, height = {}, inputs[0].height
+        for start in range(0, height, BAND_HEIGHT):
+            band = slice(start, min(start + BAND_HEIGHT, height))
             needed = [
                 (i, row, column)
                 for i, item in enumerate(inputs)
-                for row in item.rows_in_band(band)
-                for column in item.columns
+                for row in item.overlapping(band, 0)
+                for column in item.overlapping(columns, 1)
             ]
             new = [key for key in needed if key not in cache]
             cache = {key: cache[key] for key in needed if key in cache}
             cache.update(zip(new, self._window_logits([(inputs[i], *w) for i, *w in new])))
-            logits = [[] for _ in inputs]
-            for (i, *_), window in cache.items():
-                logits[i].append(window._replace(row_weights=window.row_weights[band]))
-            results.append([function(logits) for function in functions])
-            del logits  # releases the windows that the next band drops
-        return [paddle.concat(bands) for bands in zip(*results)]
+            by_input = [[] for _ in inputs]
+            for (i, *window), logits in cache.items():
+                part = inputs[i].window_logits(*window, logits, (band, columns))
+                by_input[i].append(part)
+            result = [function(by_input) for function in functions]
+            del by_input, logits, part  # releases the windows that the next band drops
+            yield band, result
 
+    @paddle.no_grad()
     def _window_logits(self, windows):
-        """``WindowLogits`` of each (``SlidingWindows``, row, column)."""
+        """The logits of each (``SlidingWindows``, row, column): tensors ``[w, h, C]``."""
         # A thread per window, unless most threads would be idle: then all share each operator.
         apply = parallel_map if 2 * len(windows) > num_threads() else map
         return list(apply(self._run_window, windows))
@@ -122,12 +163,14 @@ class Segmenter:
     def _run_window(self, window):
         item, row, column = window
         image = item.crop(row, column)
+        if image is None:  # the labels of pixels without data do not matter
+            return paddle.zeros([1, 1, 1])
         if isinstance(self.model, SegFormer):  # logits at stride 4, without the model's upsampling
             logits = self.model.decode(self.model.backbone(image))[0]
         else:
             with misfit_errors(self.model):
                 logits = self.model(image)[0][0]
-        return item.window_logits(row, column, logits)
+        return logits.transpose([2, 1, 0]).contiguous().astype("float32")
 
 
 @contextlib.contextmanager

@@ -9,6 +9,7 @@ import numpy as np
 from paddleseg.transforms import Normalize as PaddleSegNormalize
 
 from ..data.transforms import Compose, at_scale
+from ..errors import InputError
 from .test_config import TestConfig
 
 
@@ -19,7 +20,7 @@ class AugmentedInput(NamedTuple):
     that a large image is never held as floats; or None.
     """
 
-    image: np.ndarray  # uint8 or float32 [C, h, w], RGB, not flipped yet
+    image: np.ndarray  # uint8 or float32 [C, h, w], RGB, not flipped yet; or a ``Raster``
     flip: Sequence[int]  # axes of [N, C, H, W] along which the model's input is flipped
     trans_info: list  # as from ``Compose``
     normalize: PaddleSegNormalize | None = None
@@ -51,3 +52,21 @@ class TestTimeAugmentation:
             for sample in samples
             for flip in self._flips
         ]
+
+    def of_raster(self, raster: Any) -> list[AugmentedInput]:
+        """The inputs of an image that is read window by window: one for each flip.
+
+        Args:
+            raster: ``Raster``.
+
+        Raises:
+            InputError: A transform other than Normalize, or a scale, would change its size.
+        """
+        others = [type(x).__name__ for compose in self._transforms for x in compose.transforms]
+        if others:
+            raise InputError(
+                f"{raster.path}: a raster of this size is segmented at its own resolution, without "
+                f"{others[0]}; leave only Normalize in val_dataset.transforms and scale 1, or cut "
+                "it into smaller files."
+            )
+        return [AugmentedInput(raster, flip, [], self._normalize) for flip in self._flips]

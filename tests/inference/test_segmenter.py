@@ -103,6 +103,13 @@ def test_flipped_logits_are_flipped_back(image):
     assert not both.any()  # a tie everywhere: the first class
 
 
+def test_flipped_windows_are_flipped_back(image):
+    """A model of single pixels finds the same in an image and in its flipped windows."""
+    options = {"flip_horizontal": True, "flip_vertical": True, "crop_size": (24, 16)}
+    labels = segment(ByColor(), [Normalize([0] * 3, [1] * 3)], image, stride=(16, 12), **options)
+    np.testing.assert_array_equal(labels, read_image(image).argmax(axis=2))
+
+
 @pytest.mark.parametrize(
     "crop, stride", [((32, 32), (20, 24)), ((48, 40), (48, 40)), ((99, 99), (5, 5))]
 )
@@ -117,7 +124,10 @@ def test_sliding_window_is_paddlesegs(crop, stride, monkeypatch):
     segmenter = Segmenter(model, [], windows)
     item = AugmentedInput(image[0].numpy(), (), [])
     grid = SlidingWindows(item, windows, align_corners=False)
-    logits = segmenter._window_logits([(grid, r, c) for r in grid.rows for c in grid.columns])
+    keys = [(row, column) for row in grid.rows for column in grid.columns]
+    logits = segmenter._window_logits([(grid, *key) for key in keys])
+    whole = slice(0, 75), slice(0, 90)
+    logits = [grid.window_logits(*key, x, whole) for key, x in zip(keys, logits)]
     actual = sum(
         np.einsum("Hh,whc,Ww->cHW", window.row_weights, window.logits.numpy(), window.col_weights)
         for window in logits
