@@ -48,7 +48,7 @@ CHECKPOINTS = {
     "segformer_b0_ade20k_512x512_160k.pdparams": ("paddlevit", 150),
     "model.pdparams": ("paddleseg", 19),
 }
-IMAGES = ("photo.jpg", "street.jpg", "photos/1.jpg", "photos/2.jpg")
+IMAGES = ("photo.jpg", "street.jpg", "city.tif", "photos/1.jpg", "photos/2.jpg")
 
 # The sandbox's python: runs the command with flags that make it short.
 PYTHON = """\
@@ -64,6 +64,7 @@ short = {{
     "benchmark.py": ["--size", "64", "64", "--rounds", "1", "--samples", "2"],
     "make_scenes.py": ["--train", "4", "--val", "2"],
     "survey_models.py": ["--models", "FCN"],
+    "large_raster.py": ["--sizes", "4900"],
     "serve.py": ["--port", "{port}"],
 }}
 command = [{python!r}, *arguments, *short.get(tool, [])]

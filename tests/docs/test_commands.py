@@ -60,6 +60,7 @@ NEEDS = {
     "nvidia/": ("huggingface_hub",),
     "-onnxruntime": ("onnxruntime", "paddle2onnx"),
     "-openvino": ("openvino",),
+    "large_raster": ("rasterio",),
 }
 
 # Replacements in commands: fewer iterations of loops, and no torch.compile, which takes minutes.
