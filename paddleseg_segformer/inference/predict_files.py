@@ -17,6 +17,7 @@ from ..data.image_io import read_image
 from ..device import num_threads
 from ..errors import InputError, RunError
 from ..fs import StrPath, check_dir_writable, cleanup_on_error
+from .predict_raster import NO_DATA, new_label_map, open_raster, segment_large
 from .predictor import Predictor
 
 IMAGE_ENDINGS = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif"}
@@ -133,13 +134,21 @@ def predict(
 
 def _predict_chunk(predictor, root, chunk, save_dir, probabilities):
     """Segment files, pairs of an output path and a name, in parallel; return their errors."""
-    images, problems = {}, []
+    images, rasters, problems = {}, {}, []
     for output, name in chunk:
+        path = root / name
         try:
             if name.suffix.lower() in VIDEO_ENDINGS:
-                _predict_video(predictor, root / name, output, save_dir)
+                _predict_video(predictor, path, output, save_dir)
+            elif (raster := open_raster(path, predictor.channels)) is None:
+                images[output, name] = read_image(path, predictor.channels)
+            elif raster.is_large:
+                with contextlib.closing(raster):
+                    _predict_large(predictor, raster, output, save_dir, probabilities)
             else:
-                images[output, name] = read_image(root / name, predictor.channels)
+                with contextlib.closing(raster):
+                    images[output, name], valid = raster.read()
+                rasters[name] = raster, valid
         except InputError as error:
             problems.append(str(error))
     results = _segment(predictor, list(images.values()), probabilities)
@@ -147,15 +156,39 @@ def _predict_chunk(predictor, root, chunk, save_dir, probabilities):
         if isinstance(result, InputError):
             problems.append(f"{root / name}: {result}")
             continue
-        output = output.with_name(output.name + ".png")
-        _save(save_dir / OVERLAYS / output, result.overlay())
-        _save(save_dir / COLOR_MAPS / output, result.color_map())
-        _save(save_dir / LABEL_MAPS / output, result.label_image())
+        if name in rasters:
+            raster, valid = rasters[name]
+            result.label_map[~valid] = NO_DATA
+            path = save_dir / LABEL_MAPS / output.with_name(output.name + ".tif")
+            with new_label_map(path, raster, predictor) as write:
+                write(result.label_map)
+        else:
+            path = save_dir / LABEL_MAPS / output.with_name(output.name + ".png")
+            _save(path, result.label_image())
+        _save_pictures(result, output, save_dir)
         if probabilities:
-            path = save_dir / PROBABILITIES / output.with_suffix(".npz")
+            path = save_dir / PROBABILITIES / output.with_name(output.name + ".npz")
             with cleanup_on_error(path):
                 np.savez_compressed(path, probabilities=result.probabilities)
     return problems
+
+
+def _predict_large(predictor, raster, output, save_dir, probabilities):
+    if probabilities:
+        raise InputError(f"{raster.path}: is too large for --probabilities; cut it into pieces.")
+    path = save_dir / LABEL_MAPS / output.with_name(output.name + ".tif")
+    try:
+        preview = segment_large(predictor, raster, path)
+    except InputError as error:
+        named = str(raster.path) in str(error)  # not of a graph, which knows no file
+        raise error if named else InputError(f"{raster.path}: {error}") from error
+    _save_pictures(preview, output, save_dir)
+
+
+def _save_pictures(prediction, output, save_dir):
+    output = output.with_name(output.name + ".png")
+    _save(save_dir / OVERLAYS / output, prediction.overlay())
+    _save(save_dir / COLOR_MAPS / output, prediction.color_map())
 
 
 def _segment(predictor, images, probabilities):

@@ -88,6 +88,7 @@ class Predictor:
         classes: Class names.
         palette: uint8 array ``[classes, 3]``, RGB.
         channels: Number of bands of the images.
+        segmenter: ``Segmenter``, or ``GraphSegmenter`` of graphs without logits.
 
     Raises:
         InputError: The model or device does not exist, or does not support the options.
@@ -117,13 +118,13 @@ class Predictor:
             except ValueError as error:
                 raise InputError(str(error)) from error
             model = load_model(model_source.config, model_source.weights)
-            self._segmenter = Segmenter(model, transforms, test_config)
+            self.segmenter = Segmenter(model, transforms, test_config)
         else:
             if device not in (None, "cpu"):
                 raise InputError(f"--device {device}: an exported graph runs on the CPU.")
             set_device("cpu")
             graph = open_backend(model_source.weights, backend)
-            self._segmenter = make_segmenter(graph, model_source, transforms, test_config)
+            self.segmenter = make_segmenter(graph, model_source, transforms, test_config)
 
     def __call__(self, image: ImageLike, probabilities: bool = False) -> Prediction:
         """Segment an image.
@@ -152,9 +153,9 @@ class Predictor:
             self.check_probabilities()
         inputs = [self._augmented_inputs(image) for image in images]
         if probabilities:
-            results = self._segmenter.with_probabilities(inputs)
+            results = self.segmenter.with_probabilities(inputs)
         else:
-            results = [[labels] for labels in self._segmenter(inputs)]
+            results = [[labels] for labels in self.segmenter(inputs)]
         predictions = []
         for image, (labels, *scores) in zip(images, results):
             labels = np.asarray(labels).astype("uint8")
@@ -165,14 +166,14 @@ class Predictor:
 
     def _augmented_inputs(self, image):
         try:
-            return self._segmenter.augmented_inputs(image)
+            return self.segmenter.augmented_inputs(image)
         except ValueError as error:  # of PaddleSeg's Padding for an image larger than its target
             size = f"{image.shape[1]}x{image.shape[0]}"
             raise InputError(f"The image of {size} cannot be transformed ({error}).") from error
 
     def check_probabilities(self) -> None:
         """Raise ``InputError`` if the model is a graph that does not return logits."""
-        if not isinstance(self._segmenter, Segmenter):
+        if not isinstance(self.segmenter, Segmenter):
             raise InputError("--probabilities: needs a graph exported with --output_op none.")
 
 

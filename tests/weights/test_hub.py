@@ -143,7 +143,7 @@ def test_conversion_and_a_config(cache, files, model, tmp_path):
     write_cache(cache, "nvidia/ade", model_files(full, classes))
     config = "configs/segformer_mit-b0_512x512_160k_ade20k.yaml"
     predictor = ps.Predictor("nvidia/ade", config=config, device="cpu")
-    state_equals(arrays(predictor._segmenter.model), arrays(full))
+    state_equals(arrays(predictor.segmenter.model), arrays(full))
 
 
 def test_a_url_with_a_config(tmp_path, monkeypatch):
@@ -155,7 +155,7 @@ def test_a_url_with_a_config(tmp_path, monkeypatch):
     config = "configs/segformer_mit-b0_512x512_160k_ade20k.yaml"
     predictor = ps.Predictor(url, config=config, device="cpu")
     server.close()
-    state_equals(arrays(predictor._segmenter.model), arrays(model))
+    state_equals(arrays(predictor.segmenter.model), arrays(model))
 
 
 def test_a_local_folder_of_that_name_comes_first(files, tmp_path, monkeypatch):
