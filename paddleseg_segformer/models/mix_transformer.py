@@ -18,7 +18,7 @@ from paddle import nn
 from paddle.distributed.fleet.utils import recompute
 
 from ..ops import Conv2D, DropPath, GeluLinear, Linear, LinearToMap, scaled_dot_product_attention
-from ..weights import Source, load_pretrained
+from ..weights import BAND_RULES, Source, load_pretrained
 
 
 class Variant(NamedTuple):
@@ -68,6 +68,8 @@ class MixVisionTransformer(nn.Layer):
         pretrained: Weights to start from: a source as of ``load_weights``.
         recompute: Whether to recompute the activations of the blocks in the backward pass: less
             memory, a third more time, the same gradients.
+        pretrained_bands: How weights for RGB images, also those of a whole model, start one for
+            another number of bands: ``"rgb"`` or ``"mean"``, see ``adapt_bands``.
         img_size: Ignored, like the next two; accepted for configs of PaddleSeg's class.
         patch_size: Ignored.
         num_classes: Ignored.
@@ -78,7 +80,7 @@ class MixVisionTransformer(nn.Layer):
 
     Raises:
         ValueError: A list does not have four entries, the channels of a stage are not a multiple
-            of its heads, or ``qk_scale`` is not a number.
+            of its heads, ``qk_scale`` is not a number, or ``pretrained_bands`` is unknown.
     """
 
     def __init__(
@@ -97,6 +99,7 @@ class MixVisionTransformer(nn.Layer):
         norm_epsilon: float | None = None,
         pretrained: Source | None = None,
         recompute: bool = False,
+        pretrained_bands: str = "rgb",
         img_size: object = None,
         patch_size: object = None,
         num_classes: object = None,
@@ -111,9 +114,13 @@ class MixVisionTransformer(nn.Layer):
         )
         if not isinstance(qk_scale, (numbers.Real, type(None))):
             raise ValueError(f"qk_scale is {qk_scale!r}; it must be a number, or None.")
+        if pretrained_bands not in BAND_RULES:
+            raise ValueError(
+                f"pretrained_bands is {pretrained_bands!r}; it must be one of {BAND_RULES}."
+            )
         self.feat_channels = list(embed_dims)
         self.variant = find_variant(embed_dims, depths)
-        self.recompute = recompute
+        self.recompute, self.pretrained_bands = recompute, pretrained_bands
         conv_epsilon = CONV_EPSILON if norm_epsilon is None else norm_epsilon
         block_epsilon = BLOCK_EPSILON if norm_epsilon is None else norm_epsilon
         attention_options = {

@@ -21,6 +21,8 @@ from .formats import BACKBONE, FORMATS, PADDLESEG
 from .unpickle import bfloat16_to_float32
 
 CLASSIFIER = ("linear_pred.weight", "linear_pred.bias")
+FIRST_KERNELS = "patch_embed1.proj.weight"  # the only tensor that depends on the number of bands
+BAND_RULES = ("rgb", "mean")
 
 Source = Union[StrPath, Mapping[str, np.ndarray]]
 
@@ -120,7 +122,9 @@ def _convert(name, source_format, state):
     return Checkpoint(name, source_format.name, source_format.norm_epsilon, state, architecture)
 
 
-def load_weights(model: nn.Layer, source: Source, strict: bool = True) -> LoadResult:
+def load_weights(
+    model: nn.Layer, source: Source, strict: bool = True, bands: str | None = None
+) -> LoadResult:
     """Load weights into a SegFormer, a Mix Transformer, or another PaddleSeg model.
 
     A backbone loads into a whole model, and the backbone of a whole model into a backbone.
@@ -134,6 +138,8 @@ def load_weights(model: nn.Layer, source: Source, strict: bool = True) -> LoadRe
             mmsegmentation or PaddleViT.
         strict: Whether missing or unexpected tensors are an error. The decode head may be missing
             from a backbone, and a classifier for another number of classes is not loaded.
+        bands: How weights for images of 3 bands are adapted to a model for another number: a rule
+            of ``adapt_bands``; None means not at all.
 
     Raises:
         InputError: The source cannot be read, or does not fit the model. The model is unchanged.
@@ -141,6 +147,7 @@ def load_weights(model: nn.Layer, source: Source, strict: bool = True) -> LoadRe
     target = model.state_dict()
     checkpoint = read_weights(source, target)
     state = _match_backbone_prefix(checkpoint.state, target)
+    state = _match_bands(checkpoint.source, state, target, bands)
     matching = {
         name: state[name]
         for name, tensor in target.items()
@@ -183,15 +190,40 @@ def load_weights(model: nn.Layer, source: Source, strict: bool = True) -> LoadRe
 
 
 def load_pretrained(model: nn.Layer, source: Source | None) -> None:
-    """Load and log the weights that a config's ``pretrained`` key names; None loads nothing."""
+    """Load and log the weights that a config's ``pretrained`` key names; None loads nothing.
+
+    The backbone's ``pretrained_bands`` is the rule for another number of bands.
+    """
     if source is None:
         return
-    result = load_weights(model, source)
+    rule = getattr(getattr(model, "backbone", model), "pretrained_bands", None)
+    result = load_weights(model, source, bands=rule)
     checkpoint, loaded = result.checkpoint, len(result.loaded)
     logger.info(
         f"Loaded {loaded} of {loaded + len(result.missing)} tensors from {checkpoint.source} "
         f"({checkpoint.format}, {checkpoint.architecture})"
     )
+
+
+def adapt_bands(kernels: np.ndarray, count: int, rule: str) -> np.ndarray:
+    """Kernels for images of several bands from those for RGB.
+
+    Args:
+        kernels: Float array ``[C, 3, k, k]``, of a convolution.
+        count: Number of bands, N.
+        rule: ``"rgb"``: bands 1 to 3 get the kernels for R, G and B, and each other band their
+            mean; with fewer than three bands as ``"mean"``. ``"mean"``: every band gets
+            ``(R + G + B) / N``, so that N equal bands give what a gray RGB image gave.
+
+    Returns:
+        Array ``[C, N, k, k]`` of the same type.
+    """
+    mean = kernels.mean(axis=1, keepdims=True, dtype="float64")
+    if rule == "rgb" and count >= 3:
+        adapted = np.concatenate([kernels, mean.repeat(count - 3, axis=1)], axis=1)
+    else:
+        adapted = (mean * 3 / count).repeat(count, axis=1)
+    return adapted.astype(kernels.dtype)
 
 
 def _match_backbone_prefix(state, target):
@@ -202,6 +234,25 @@ def _match_backbone_prefix(state, target):
     if is_whole and not for_whole:
         return {n[len(BACKBONE) :]: v for n, v in state.items() if n.startswith(BACKBONE)}
     return state
+
+
+def _match_bands(source, state, target, rule):
+    """Adapt the first kernels to the model's number of bands; an error without a rule."""
+    name = next((n for n in (FIRST_KERNELS, BACKBONE + FIRST_KERNELS) if n in target), None)
+    if name not in state or np.ndim(state[name]) != 4:
+        return state
+    kernels, (channels, expected, *size) = state[name], target[name].shape
+    actual = kernels.shape[1]
+    if actual == expected or kernels.shape != (channels, actual, *size):
+        return state
+    if rule is None or actual != 3:
+        raise InputError(
+            f"{source}: is for images of {actual} bands, and the model for {expected}; set "
+            f"img_channels of the data sets and in_channels of the model to {actual}, or use "
+            f"weights for {expected}."
+        )
+    logger.info(f"{source}: adapted from 3 to {expected} bands by pretrained_bands: {rule}")
+    return {**state, name: adapt_bands(kernels, expected, rule)}
 
 
 def _mismatch_message(checkpoint, expected, mismatched, unexpected):
