@@ -41,8 +41,8 @@ del SCHEDULES["ReduceOnPlateau"]  # PaddleSeg passes no metric to its step()
 SCHEDULES["WarmupPolynomialDecay"] = WarmupPolynomialDecay
 # As PaddleSeg's builder does; it keeps SGD without momentum, which has fewer arguments.
 OPTIMIZER_ALIASES = {"adam": "Adam", "sgd": "Momentum", "SGD": "Momentum"}
-TEXT_KEYS = ("pretrained", "dataset_root", "train_path", "val_path", "test_path")
-TEXT_KEYS += ("mode", "separator")
+LIST_KEYS = ("dataset_root", "train_path", "val_path", "test_path")  # of Dataset: text or a list
+TEXT_KEYS = (*LIST_KEYS, "pretrained", "mode", "separator")
 RATE_KEYS = ("dropout", "drop_rate", "attn_drop_rate", "drop_path_rate")
 SIZE_KEYS = ("crop_size", "target_size", "short_size", "long_size")
 SIZE_KEYS += ("max_size", "max_long", "min_long")
@@ -217,8 +217,10 @@ def _check_component(path, options, known=COMPONENTS, extra_arguments=None):
     for key, value in options.items():
         at = f"{path}.{key}"
         if key in arguments:
-            if expected := _expected_value(key, value, arguments[key]):
-                raise InputError(f"{at}: must be {expected}, not {value!r}.")
+            several = name == "Dataset" and key in LIST_KEYS and isinstance(value, list) and value
+            for item in value if several else [value]:
+                if expected := _expected_value(key, item, arguments[key]):
+                    raise InputError(f"{at}: must be {expected}, not {item!r}.")
         else:
             # If the component takes any key, only one very similar to a known one is a typo.
             near = _nearest(key, arguments, 0.85 if takes_any else 0.6)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Union
 
@@ -13,6 +13,13 @@ from .errors import InputError, RunError
 
 StrPath = Union[str, "os.PathLike[str]"]
 PACKAGE = Path(__file__).parent
+
+
+def as_list(paths: StrPath | Sequence[StrPath] | None) -> list[StrPath]:
+    """A list of paths as it is, one path as a list of one, None as an empty list."""
+    if paths is None or isinstance(paths, (str, os.PathLike)):
+        return [] if paths is None else [paths]
+    return list(paths)
 
 
 def check_dir_writable(folder: StrPath, flag: str = "--save_dir") -> None:

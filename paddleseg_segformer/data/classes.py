@@ -10,6 +10,7 @@ import numpy as np
 from paddleseg.utils.visualize import get_color_map_list
 
 from ..errors import InputError
+from ..fs import as_list
 
 logger = logging.getLogger(__name__)
 
@@ -62,7 +63,11 @@ def read_labels(path):
 
 
 def class_names(dataset):
-    """A data set's ``CLASS_NAMES``, else those in its folder's ``labels.txt``, else numbers."""
+    """A data set's ``CLASS_NAMES``, else those in its folder's ``labels.txt``, else numbers.
+
+    Of several folders, the first with a ``labels.txt`` counts; another one with other names is an
+    ``InputError``.
+    """
     names = getattr(dataset, "CLASS_NAMES", None)
     if names is None:
         names, _ = _read_dataset_labels(dataset)
@@ -86,19 +91,31 @@ def palette(dataset):
 
 
 def _read_dataset_labels(dataset):
-    """``read_labels`` of the data set's folder; empty without a file for its number of classes."""
-    root = getattr(dataset, "dataset_root", None)
-    path = Path(str(root)) / "labels.txt" if root else None
-    if path is None or not path.is_file():
-        return [], []
-    names, colors = read_labels(path)
-    if len(names) != dataset.num_classes:
-        _warn_once(
-            f"{path}: has {len(names)} names, but num_classes is {dataset.num_classes}; the "
-            "classes are numbered instead"
-        )
-        return [], []
-    return names, colors
+    """``read_labels`` of the data set's folder; empty without a file for its number of classes.
+
+    Raises:
+        InputError: The data set has several folders, whose files name different classes.
+    """
+    first, found = None, ([], [])
+    for root in as_list(getattr(dataset, "dataset_root", None)):
+        path = Path(root) / "labels.txt"
+        if not path.is_file():
+            continue
+        names, colors = read_labels(path)
+        if len(names) != dataset.num_classes:
+            _warn_once(
+                f"{path}: has {len(names)} names, but num_classes is {dataset.num_classes}; the "
+                "classes are numbered instead"
+            )
+        elif first is None:
+            first, found = path, (names, colors)
+        elif names != found[0]:
+            i = next(i for i, pair in enumerate(zip(names, found[0])) if len({*pair}) > 1)
+            raise InputError(
+                f"{path}: class {i} is {names[i]}, but {found[0][i]} in {first}; data sets that "
+                "are used together need the same classes in the same order."
+            )
+    return found
 
 
 @cache

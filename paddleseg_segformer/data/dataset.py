@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -13,9 +14,11 @@ from paddleseg import datasets
 
 from ..config_check import is_whole
 from ..errors import InputError
-from ..fs import StrPath
+from ..fs import StrPath, as_list
 from .image_io import read_pair
 from .transforms import Compose
+
+logger = logging.getLogger(__name__)
 
 MODES = ("train", "val", "test")
 
@@ -25,23 +28,28 @@ class Dataset(datasets.Dataset):
 
     Args:
         mode: ``"train"``, ``"val"`` or ``"test"``: which of the lists is read.
-        dataset_root: Folder that the paths in the lists are relative to.
+        dataset_root: Folder that the paths in the lists are relative to; or several, one for each
+            list.
         transforms: PaddleSeg transforms, applied to image and label map in training, to the image
             only in validation.
         num_classes: Number of classes.
         img_channels: Number of bands of the images: 3 for RGB, 1 for grayscale, or any other.
-        train_path: List with an image and its label map per line.
+        train_path: List with an image and its label map per line; or several such lists, which
+            together are the data set.
         val_path: Likewise, for validation.
         test_path: Likewise, but label maps are optional.
         separator: Separator of the two columns; a space stands for any white space.
         ignore_index: Label of the pixels that are excluded from loss and metrics.
         edge: Whether training samples include ``edge``, the binary map of class borders.
+        weights: For each list of a training set, how often an epoch has each of its images, from
+            1; None means once.
         label_map: Class index or ``ignore_index`` by value in the label files, 0 to 255, such as
             ``{255: 1}``; other values are indices already.
 
     Raises:
-        InputError: The folder or the list is missing, a line has the wrong number of columns, or
-            ``label_map`` maps to something else. Reading a sample raises it as ``read_pair`` does.
+        InputError: A folder or list is missing, a line has the wrong number of columns, the
+            numbers of folders, lists and weights differ, or ``label_map`` maps to something else.
+            Reading a sample raises it as ``read_pair`` does.
     """
 
     label_table: np.ndarray | None = None  # the label by value in a file, uint8 [256]
@@ -49,38 +57,70 @@ class Dataset(datasets.Dataset):
     def __init__(
         self,
         mode: str,
-        dataset_root: StrPath,
+        dataset_root: StrPath | Sequence[StrPath],
         transforms: Sequence[Callable[[dict[str, Any]], dict[str, Any]]],
         num_classes: int,
         img_channels: int = 3,
-        train_path: StrPath | None = None,
-        val_path: StrPath | None = None,
-        test_path: StrPath | None = None,
+        train_path: StrPath | Sequence[StrPath] | None = None,
+        val_path: StrPath | Sequence[StrPath] | None = None,
+        test_path: StrPath | Sequence[StrPath] | None = None,
         separator: str = " ",
         ignore_index: int = 255,
         edge: bool = False,
+        weights: Sequence[int] | None = None,
         label_map: Mapping[int, int] | None = None,
     ) -> None:
         self.mode = mode.lower()
         if self.mode not in MODES:
             raise InputError(f"Dataset: mode is {mode!r}; it must be one of {', '.join(MODES)}.")
-        if not os.path.isdir(dataset_root):
-            raise InputError(f"Dataset: dataset_root is {dataset_root}, which is not a folder.")
         if not is_whole(img_channels):
             problem = f"img_channels is {img_channels!r}; it must be a whole number above 0"
             raise InputError(f"Dataset: {problem}.")
-        path = {"train": train_path, "val": val_path, "test": test_path}[self.mode]
-        if path is None:
+        paths = as_list({"train": train_path, "val": val_path, "test": test_path}[self.mode])
+        if not paths:
             raise InputError(f"Dataset: {self.mode}_path is not set; name the list of files.")
         self.dataset_root, self.num_classes = dataset_root, num_classes
         self.transforms = Compose(transforms)
         self.img_channels, self.ignore_index, self.edge = img_channels, ignore_index, edge
         if label_map is not None:
             self.label_table = _label_table(label_map, num_classes, ignore_index)
-        self.file_list = [
-            [os.path.join(dataset_root, name) for name in names] + [None] * (2 - len(names))
-            for names in read_list(path, separator, columns=(1, 2) if self.mode == "test" else (2,))
-        ]
+        columns, self.file_list = (1, 2) if self.mode == "test" else (2,), []
+        for root, path, weight in self._sources(as_list(dataset_root), paths, weights):
+            rows = [
+                [os.path.join(root, name) for name in names] + [None] * (2 - len(names))
+                for names in read_list(path, separator, columns)
+            ]
+            self.file_list += rows * weight
+            if len(paths) > 1:
+                logger.info(f"{path}: {len(rows)} images, {weight} x in an epoch")
+
+    def _sources(self, roots, paths, weights):
+        """(folder, list, weight) of each list of files, checked."""
+        for root in roots:
+            if not os.path.isdir(root):
+                raise InputError(f"Dataset: dataset_root is {root}, which is not a folder.")
+        if len(roots) not in (1, len(paths)):
+            raise InputError(
+                f"Dataset: dataset_root has {len(roots)} folders for {len(paths)} lists in "
+                f"{self.mode}_path; give one folder, or one for each list."
+            )
+        if weights is None:
+            weights = [1] * len(paths)
+        elif self.mode != "train":
+            raise InputError(
+                f"Dataset: weights is {weights!r} in mode {self.mode}, where each image counts "
+                "once; remove it."
+            )
+        if not (isinstance(weights, (list, tuple)) and all(map(is_whole, weights))):
+            raise InputError(
+                f"Dataset: weights is {weights!r}; it must be a list of whole numbers above 0."
+            )
+        if len(weights) != len(paths):
+            raise InputError(
+                f"Dataset: weights has {len(weights)} numbers for {len(paths)} lists in "
+                "train_path; give one for each."
+            )
+        return zip(roots * (len(paths) // len(roots)), paths, weights)
 
     def __getitem__(self, index):
         """Read and transform a sample, as PaddleSeg's data sets do.

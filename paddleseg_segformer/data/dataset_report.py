@@ -45,6 +45,7 @@ def check_dataset_splits(config, num_workers=None):
             problems.append(str(error))
         else:
             problems += _check_dataset(dataset, section, num_workers or available_cpus())
+    problems = list(dict.fromkeys(problems))  # a data set's weights repeat its files
     for problem in problems[:MAX_REPORTED]:
         logger.error(problem)
     if problems:

@@ -100,7 +100,10 @@ def _check_files(dataset, section, tolerant):
         raise InputError(f"{section}.mode: must be train, not {mode}.")
     if len(dataset) == 0:
         raise InputError(f"{section}: has no images; check its dataset_root and file list.")
-    missing = [path for pair in dataset.file_list for path in pair if not os.path.isfile(path)]
+    paths = dict.fromkeys(
+        path for pair in dataset.file_list for path in pair
+    )  # weights repeat them
+    missing = [path for path in paths if not os.path.isfile(path)]
     if missing:
         others = f", nor do {len(missing) - 1} other files" if len(missing) > 1 else ""
         message = f"{section}: {missing[0]} does not exist as a file{others}"

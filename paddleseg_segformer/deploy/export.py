@@ -25,7 +25,7 @@ from ..data.scenes import draw_scene
 from ..data.transforms import Compose
 from ..device import set_device, tune_cpu
 from ..errors import InputError, RunError
-from ..fs import StrPath, check_dir_writable, cleanup_on_error
+from ..fs import StrPath, as_list, check_dir_writable, cleanup_on_error
 from ..inference.backends import GRAPH_FILE, GRAPH_FILES, OnnxRuntime, PaddleInference
 from ..inference.model_source import DESCRIPTION, ONNX_METADATA_KEY, inference_config, resolve_model
 from ..inference.segmenter import load_model
@@ -190,7 +190,8 @@ def _find_image(config, channels):
     The drawn one is RGB; other models get its channels, repeated.
     """
     # Without this check, datasets of PaddleSeg download gigabytes.
-    if os.path.isdir(config.val_dataset_cfg.get("dataset_root") or ""):
+    roots = as_list(config.val_dataset_cfg.get("dataset_root"))
+    if roots and all(map(os.path.isdir, roots)):
         with contextlib.suppress(InputError, IndexError):
             (dataset,) = build(config, "val_dataset")
             path = str(dataset.file_list[0][0])

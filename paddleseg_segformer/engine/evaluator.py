@@ -20,7 +20,7 @@ from ..data import class_names, palette
 from ..data.validate import read_sample
 from ..device import num_threads
 from ..errors import InputError, RunError, one_line
-from ..fs import StrPath, atomic_write, check_dir_writable, check_file_writable
+from ..fs import StrPath, as_list, atomic_write, check_dir_writable, check_file_writable
 from ..inference import Segmenter, TestConfig, load_model
 from ..log import logger, progress
 from . import distributed
@@ -88,7 +88,7 @@ def _describe(config, model_path):
     return {
         "model": f"{model['type']} · {backbone}" if backbone else model["type"],
         "weights": str(model_path),
-        "data": str(data.get("dataset_root") or data["type"]),
+        "data": ", ".join(as_list(data.get("dataset_root"))) or data["type"],
         "device": paddle.get_device(),
         "config": yaml.safe_dump(tree, sort_keys=False, allow_unicode=True, width=100),
     }

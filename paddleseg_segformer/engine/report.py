@@ -17,7 +17,7 @@ from PIL import Image
 from .. import device
 from ..data.image_io import read_image
 from ..errors import RunError
-from ..fs import atomic_write
+from ..fs import as_list, atomic_write
 from ..inference import TestConfig
 from ..inference.visualize import color_table, to_picture
 from . import distributed
@@ -205,9 +205,11 @@ class WorstBestImages:
         path = str(self._dataset.file_list[index][0])
         ground_truth = np.where(labels == self._dataset.ignore_index, UNLABELED, labels)
         maps = shrink(ground_truth), shrink(prediction)
-        root = getattr(self._dataset, "dataset_root", None) or os.path.dirname(path)
-        inside = Path(path).is_relative_to(root)
-        name = Path(path).relative_to(root).as_posix() if inside else Path(path).name
+        roots = as_list(getattr(self._dataset, "dataset_root", None)) or [os.path.dirname(path)]
+        inside = Path(path).is_relative_to(roots[0])
+        name = Path(path).relative_to(roots[0]).as_posix() if inside else Path(path).name
+        if len(roots) > 1:  # which may have files of the same name
+            name = Path(path).as_posix()
         channels = getattr(self._dataset, "img_channels", 3)
         image = EvaluatedImage(scores.miou, index, path, name, scores.iou, *maps, channels)
         insort(self._images, image)

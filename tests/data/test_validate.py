@@ -264,11 +264,12 @@ def test_class_weights_and_statistics_of_the_training_images(request, scenes, ca
 
 def test_many_problems_are_counted(data, caplog):
     """25 of the training set, of which 20 are shown."""
-    write_lists(data, train=[9] * 25)
+    write_lists(data, train=[*range(9, 34), 9])  # the last is the first one again
     with pytest.raises(InputError, match=r"^25 problems in the data; 5 are not shown; "):
         check_dataset_splits(configuration(data), num_workers=2)
     errors = [r.getMessage() for r in caplog.records if r.levelno == logging.ERROR]
-    assert errors == [f"{data}/images/9.png: does not exist, or is not a file."] * 20
+    missing = "does not exist, or is not a file."
+    assert errors == [f"{data}/images/{i}.png: {missing}" for i in range(9, 29)]
 
 
 def test_every_problem_is_reported(request, scenes, caplog):
