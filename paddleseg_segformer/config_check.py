@@ -19,7 +19,7 @@ from .schedule import WarmupPolynomialDecay
 logger = logging.getLogger(__name__)
 
 SECTIONS = ("model", "train_dataset", "optimizer", "lr_scheduler", "loss")
-OPTIONAL_SECTIONS = ("val_dataset", "test_config", "distill_loss")
+OPTIONAL_SECTIONS = ("val_dataset", "test_config", "distill_loss", "distillation")
 # Known keys that are not used. Older versions of PaddleSeg read export, newer ones the others.
 UNUSED_KEYS = {
     "to_static_training": "training is dynamic, an export is static",
@@ -27,6 +27,7 @@ UNUSED_KEYS = {
     "uniform_output_enabled": "export a checkpoint with tools/export.py",
     "print_mem_info": "watch the memory with nvidia-smi",
     "log_ranks": "the first process logs, the others only their errors",
+    "distill_loss": "it is of PaddleSeg's own distillation; the section distillation names a teacher",
     "pdx_model_name": "it is for PaddleX alone",
     "hpi_config_path": "it is for PaddleX alone",
 }
@@ -98,6 +99,7 @@ def check_config(tree):
     if tree["train_dataset"]["type"] == "Dataset":  # PaddleSeg then gives the loss val_dataset's
         _check_ignore_index("val_dataset", tree.get("val_dataset") or {}, tree)
     _check_channels(tree)
+    _check_distillation(tree.get("distillation") or {})
     maps = {k: "label_map" in tree[k] for k in ("train_dataset", "val_dataset") if tree.get(k)}
     if len({*maps.values()}) > 1:
         with_map, without = sorted(maps, key=maps.get, reverse=True)
@@ -154,6 +156,26 @@ def _check_ignore_index(path, options, tree):
         raise InputError(
             f"{path}.ignore_index: is {actual}, but train_dataset's is {expected}; make them equal."
         )
+
+
+def _check_distillation(section):
+    known = ("teacher", "config", "weight", "temperature")
+    for key in section:
+        if key not in known:
+            near = _nearest(key, known, 0.6)
+            hint = f"did you mean {near}?" if near else f"known are {', '.join(known)}."
+            raise InputError(f"distillation.{key}: unknown key; {hint}")
+    if section and not isinstance(section.get("teacher"), str):
+        raise InputError(
+            "distillation.teacher: must be a run's best_model, a checkpoint or a Hugging Face "
+            f"repository, not {section.get('teacher')!r}."
+        )
+    if not isinstance(section.get("config"), (str, type(None))):
+        raise InputError(f"distillation.config: must be text, not {section['config']!r}.")
+    for key, valid in (("weight", "at least 0"), ("temperature", "above 0")):
+        value = section.get(key, 1)
+        if not (is_number(value) and (value > 0 or (value == 0 and key == "weight"))):
+            raise InputError(f"distillation.{key}: must be a number {valid}, not {value!r}.")
 
 
 def _check_channels(tree):

@@ -107,6 +107,19 @@ INVALID = [
         "train_dataset={type: ADE20K, transforms: [], dataset_root: [a, b]}",
         "train_dataset.dataset_root: must be text, not ['a', 'b'].",
     ),
+    # Distillation
+    ("distillation=output/best_model", "distillation must be a section, not 'output/best_model'."),
+    ("distillation={weight: 1}", "distillation.teacher: must be a run's best_model, a checkpoint"),
+    ("distillation={teacher: [a]}", "distillation.teacher: must be a run's best_model, a checkp"),
+    ("distillation={teacher: a, config: 3}", "distillation.config: must be text, not 3."),
+    ("distillation={teacher: a, temprature: 2}", "distillation.temprature: unknown key; did you"),
+    ("distillation={teacher: a, q: 2}", "distillation.q: unknown key; known are teacher, config,"),
+    ("distillation={teacher: a, weight: -1}", "distillation.weight: must be a number at least 0"),
+    ("distillation={teacher: a, weight: x}", "distillation.weight: must be a number at least 0"),
+    (
+        "distillation={teacher: a, temperature: 0}",
+        "distillation.temperature: must be a number above 0, not 0.",
+    ),
     # Consistency with the data set
     (
         "loss.types=[{type: CrossEntropyLoss, ignore_index: 0}]",
@@ -249,7 +262,7 @@ VALID = {
               losses: [{type: CrossEntropyLoss}, {type: LovaszSoftmaxLoss, classes: [1, 2]}]
               coef: [0.8, 0.2]
           coef: [1]
-        distill_loss: {types: [{type: KLLoss}], coef: [3]}
+        distillation: {teacher: output/best_model, config: null, weight: 0, temperature: 2.0}
         """,
     "momentum and steps": """
         model:
@@ -451,6 +464,15 @@ def test_our_configs_pass(request, caplog):
         ),
         ("pdx_model_name=a", ["pdx_model_name: is not used; it is for PaddleX alone"]),
         ("hpi_config_path=a", ["hpi_config_path: is not used; it is for PaddleX alone"]),
+        (
+            "distill_loss={types: [{type: KLLoss}], coef: [3]}",
+            [
+                "distill_loss: is not used; it is of PaddleSeg's own distillation; the section "
+                "distillation names a teacher"
+            ],
+        ),
+        ("distillation={teacher: nvidia/segformer-b2-finetuned-ade-512-512}", []),
+        ("distillation=null", []),
         ("train_dataset.shuffle=false", []),
     ],
 )

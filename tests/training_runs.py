@@ -1,12 +1,15 @@
 """Short training runs of a tiny SegFormer on drawn scenes: a fraction of a second each."""
 
+import os
 from pathlib import Path
 
 import numpy as np
+from small_models import save, smallest_model
 
 from paddleseg_segformer.config import load_config
 from paddleseg_segformer.data.scenes import write_scenes
 from paddleseg_segformer.engine import train
+from paddleseg_segformer.inference.model_source import IMAGENET
 from paddleseg_segformer.weights import read_saved_dict
 
 ROOT = Path(__file__).parents[1]
@@ -41,6 +44,16 @@ def run(config, save_dir, **options):
     defaults = {"grad_accum_steps": 2, "use_ema": True, "save_interval": 2, "log_iters": 1}
     train(config, save_dir=str(save_dir), **{**defaults, **options})
     return save_dir / f"iter_{config.iters}"
+
+
+def with_teacher(folder):
+    """The values of ``--opts`` for distillation from a model of random weights in a folder."""
+    path = folder / "teacher.pdparams"
+    partial = path.with_suffix(f".{os.getpid()}")  # several processes may write it
+    os.replace(save(smallest_model(classes=150), partial), path)
+    normalize = f"{{type: Normalize, mean: {IMAGENET['mean']}, std: {IMAGENET['std']}}}"
+    crop = "{type: RandomPaddingCrop, crop_size: [64, 64]}"
+    return f"train_dataset.transforms=[{crop}, {normalize}]", f"distillation={{teacher: {path}}}"
 
 
 def assert_same_weights(actual, expected, **tolerances):

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import paddle
-from training_runs import run, tiny_config
+from training_runs import run, tiny_config, with_teacher
 
 from paddleseg_segformer.engine import distributed
 from paddleseg_segformer.engine import trainer as trainer_module
@@ -61,14 +61,24 @@ def broken(self, numbered):
     return READ(self, numbered)
 
 
-def train(name, scenes, save_dir, label=None, iters=4, split=True, no_dropout=False, **options):
+def train(
+    name,
+    scenes,
+    save_dir,
+    label=None,
+    iters=4,
+    split=True,
+    no_dropout=False,
+    distilled=False,
+    **options,
+):
     """A run with four images per step; ``split`` into four batches, of two processes, or not."""
     label = label or name
     notes = {"files": [], "draws": [], "code": 0}
     paddle.nn.BatchNorm2D.__init__ = fixed if no_dropout else SETUP
     trainer_module.Trainer._train_step = observed(label, notes)
     BatchReader.__call__ = broken if label == "failing" else READ
-    opts = NO_DROPOUT if no_dropout else ()
+    opts = (*(NO_DROPOUT if no_dropout else ()), *(with_teacher(Path(save_dir)) * distilled))
     config = tiny_config(scenes, *opts, iters=iters, batch_size=1 if split else 4)
     options = {"grad_accum_steps": 2 if split else 1, "use_ema": False, **options}
     try:
@@ -86,7 +96,7 @@ def train(name, scenes, save_dir, label=None, iters=4, split=True, no_dropout=Fa
 
 
 EXACT = {"no_dropout": True, "do_eval": True}
-FROZEN = {"no_dropout": True, "freeze_backbone": True}
+FROZEN = {"no_dropout": True, "freeze_backbone": True, "distilled": True}
 
 if __name__ == "__main__":
     scenes, folder = sys.argv[1:]

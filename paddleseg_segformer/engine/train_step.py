@@ -16,6 +16,7 @@ from ..errors import InputError, one_line
 from ..inference.segmenter import misfit_errors
 from ..log import logger
 from ..models import CrossEntropyLoss, SegFormer
+from ..ops import resize_bilinear
 from . import distributed
 from .optimizer import gradient_norm
 
@@ -43,15 +44,21 @@ class TrainStep:
         losses: PaddleSeg's dictionary of ``types`` and ``coef``.
         options: ``TrainOptions``.
         ema_model: The copy of the model whose weights are averaged, or None.
+        distillation: ``Distillation``, whose loss is added to the others, or None.
     """
 
-    def __init__(self, model, losses, optimizer, options, ema_model):
+    def __init__(self, model, losses, optimizer, options, ema_model, distillation=None):
         self.losses, self.optimizer, self.ema_model = losses, optimizer, ema_model
+        self.distillation = distillation
         self.frozen_backbone = options.freeze_backbone
         # CrossEntropyLoss resizes logits itself, without storing them at full size.
         loss_resizes = all(isinstance(loss, CrossEntropyLoss) for loss in losses["types"])
-        can_skip_resize = isinstance(model, SegFormer) and not model.align_corners
-        self.forward_options = {"resize_logits": False} if loss_resizes and can_skip_resize else {}
+        is_segformer = isinstance(model, SegFormer)
+        can_skip_resize = is_segformer and loss_resizes and not model.align_corners
+        # Distillation takes logits of stride 4, before they are resized for other losses.
+        self.resizes_logits = is_segformer and distillation is not None and not can_skip_resize
+        small = can_skip_resize or self.resizes_logits
+        self.forward_options = {"resize_logits": False} if small else {}
         self.model = self.parallel_model = model
         if distributed.world_size() > 1:
             if paddle.get_device() != "cpu":  # synchronized BatchNorm has no CPU kernel
@@ -134,13 +141,14 @@ class TrainStep:
         return losses
 
     def _micro_batch_weights(self, micro_batches):
-        """For each micro-batch, its normalizer over the mean one, by cross-entropy.
+        """For each micro-batch, its normalizer over the mean one, by cross-entropy or distillation.
 
         With this scale, the mean of the losses is the loss of the whole batch.
         """
         scales = [{} for _ in micro_batches]
         count = len(micro_batches) * distributed.world_size()
-        for loss in self.cross_entropies if count > 1 else ():
+        losses = [*self.cross_entropies, *([self.distillation] if self.distillation else [])]
+        for loss in losses if count > 1 else ():
             normalizers = [loss.normalizer(batch["label"]) for batch in micro_batches]
             if None not in normalizers:
                 mean = distributed.all_reduce_sum(np.array([sum(normalizers)]))[0] / count
@@ -153,7 +161,14 @@ class TrainStep:
         with paddle.amp.auto_cast(**self.amp):
             with misfit_errors(self.model):
                 outputs = self.parallel_model(batch["img"], **self.forward_options)
-            losses = self._compute_losses(outputs, batch, scales)
+            distilled = []
+            if self.distillation is not None:
+                scale, inputs = scales.get(self.distillation, 1.0), (batch["img"], batch["label"])
+                distilled = [self.distillation(outputs[0], *inputs, scale)]
+            if self.resizes_logits:
+                size, align_corners = batch["img"].shape[2:], self.model.align_corners
+                outputs = [resize_bilinear(logits, size, align_corners) for logits in outputs]
+            losses = [*self._compute_losses(outputs, batch, scales), *distilled]
             loss = sum(losses) / count
         self.scaler.scale(loss).backward()
         return [loss.detach() for loss in losses]

@@ -27,6 +27,7 @@ from ..models import MIN_IMAGE_SIZE
 from . import checkpoint, distributed, resume, run_dir
 from .checkpoint_saver import CheckpointSaver
 from .dataloader import BatchReader, TrainSampler, synchronized_steps, train_batches
+from .distillation import build_distillation
 from .evaluator import evaluate, log_scores
 from .metric_writer import METRICS_FILE, AverageMeter, ExampleImages, MetricWriter
 from .optimizer import configure_parameters, group_learning_rates
@@ -289,6 +290,7 @@ def build_components(config, options, test_config):
     config_settings = settings(config)  # before building, which changes the config
     dataset, model, optimizer, losses = build(config, "train_dataset", "model", "optimizer", "loss")
     configure_parameters(config, model, options.freeze_backbone)
+    distillation = build_distillation(config, dataset, model)
     val_dataset = build(config, "val_dataset")[0] if options.do_eval else None
     # Fail now on what would fail after hours of training.
     one_size, tolerant = config.batch_size > 1, options.on_bad_sample == "skip"
@@ -301,7 +303,7 @@ def build_components(config, options, test_config):
         ema_model = copy.deepcopy(model)
         init_ema_params(ema_model, model)
         ema_model.eval()
-    step = TrainStep(model, losses, optimizer, options, ema_model)
+    step = TrainStep(model, losses, optimizer, options, ema_model, distillation)
     # What changes the result besides the config.
     arrangement = {"accumulate": options.grad_accum_steps, "processes": distributed.world_size()}
     for name in ("freeze_backbone", "use_ema", "precision"):

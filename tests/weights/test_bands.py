@@ -77,7 +77,7 @@ def test_every_format_starts_a_model_of_four_bands(name, caplog):
 
 @pytest.mark.parametrize("model, source", [(3, 4), (3, 1), (5, 4)])
 def test_going_back_is_an_error(model, source):
-    state = {name: value for name, value in rgb_state().items()}
+    state = rgb_state()
     state[NAME] = adapt_bands(state[NAME], source, "rgb")
     text = (
         f"the given arrays: is for images of {source} bands, and the model for {model}; set "
