@@ -27,7 +27,7 @@ UNUSED_KEYS = {
     "uniform_output_enabled": "export a checkpoint with tools/export.py",
     "print_mem_info": "watch the memory with nvidia-smi",
     "log_ranks": "the first process logs, the others only their errors",
-    "distill_loss": "it is of PaddleSeg's own distillation; the section distillation names a teacher",
+    "distill_loss": "use the section distillation, whose teacher is a checkpoint",
     "pdx_model_name": "it is for PaddleX alone",
     "hpi_config_path": "it is for PaddleX alone",
 }

@@ -467,8 +467,8 @@ def test_our_configs_pass(request, caplog):
         (
             "distill_loss={types: [{type: KLLoss}], coef: [3]}",
             [
-                "distill_loss: is not used; it is of PaddleSeg's own distillation; the section "
-                "distillation names a teacher"
+                "distill_loss: is not used; use the section distillation, whose teacher is a "
+                "checkpoint"
             ],
         ),
         ("distillation={teacher: nvidia/segformer-b2-finetuned-ade-512-512}", []),
