@@ -101,8 +101,8 @@ class Dataset(datasets.Dataset):
                 raise InputError(f"Dataset: dataset_root is {root}, which is not a folder.")
         if len(roots) not in (1, len(paths)):
             raise InputError(
-                f"Dataset: dataset_root has {len(roots)} folders for {len(paths)} lists in "
-                f"{self.mode}_path; give one folder, or one for each list."
+                f"Dataset: dataset_root and {self.mode}_path have {len(roots)} and {len(paths)} "
+                "entries; give one folder, or one for each list."
             )
         if weights is None:
             weights = [1] * len(paths)
@@ -117,8 +117,8 @@ class Dataset(datasets.Dataset):
             )
         if len(weights) != len(paths):
             raise InputError(
-                f"Dataset: weights has {len(weights)} numbers for {len(paths)} lists in "
-                "train_path; give one for each."
+                f"Dataset: weights is {weights!r}, but train_path has {len(paths)} entries; give "
+                "one weight for each."
             )
         return zip(roots * (len(paths) // len(roots)), paths, weights)
 

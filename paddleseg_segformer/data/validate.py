@@ -100,9 +100,8 @@ def _check_files(dataset, section, tolerant):
         raise InputError(f"{section}.mode: must be train, not {mode}.")
     if len(dataset) == 0:
         raise InputError(f"{section}: has no images; check its dataset_root and file list.")
-    paths = dict.fromkeys(
-        path for pair in dataset.file_list for path in pair
-    )  # weights repeat them
+    # Once each: weights repeat them.
+    paths = dict.fromkeys(path for pair in dataset.file_list for path in pair)
     missing = [path for path in paths if not os.path.isfile(path)]
     if missing:
         others = f", nor do {len(missing) - 1} other files" if len(missing) > 1 else ""

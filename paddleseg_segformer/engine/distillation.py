@@ -80,9 +80,14 @@ class Distillation:
         """``KL(softmax(teacher / T) || softmax(student / T))`` of each pixel, ``[N, h, w]``."""
         # Softmax on a CPU is several times faster channels last.
         student, teacher = (
-            F.log_softmax(x.transpose([0, 2, 3, 1]) / self.temperature) for x in (student, teacher)
+            x.transpose([0, 2, 3, 1]) / self.temperature for x in (student, teacher)
         )
-        return (teacher.exp() * (teacher - student)).sum(axis=-1)
+        with paddle.no_grad():
+            target = F.softmax(teacher)
+            entropy = F.cross_entropy(teacher, target, soft_label=True, reduction="none")
+        # One operator for softmax, logarithm and their gradient.
+        loss = F.cross_entropy(student, target, soft_label=True, reduction="none")
+        return (loss - entropy).squeeze(-1)
 
 
 def build_distillation(config, dataset, model):
@@ -119,8 +124,8 @@ def build_distillation(config, dataset, model):
     bands = [utils.get_in_channels(cfg) or 3 for cfg in (source.config.model_cfg, config.model_cfg)]
     if bands[0] != bands[1]:
         raise InputError(
-            f"{at} is for images of {bands[0]} bands, and train_dataset's have {bands[1]}; use a "
-            "teacher for the same images."
+            f"{at} is for {bands[0]}-band images, and train_dataset has {bands[1]}-band ones; use "
+            "a teacher for the same images."
         )
     (transforms,) = build(source.config, "val_transforms")
     normalizations = [_normalization(x, bands[0]) for x in (transforms, dataset.transforms)]

@@ -247,9 +247,9 @@ def _match_bands(source, state, target, rule):
         return state
     if rule is None or actual != 3:
         raise InputError(
-            f"{source}: is for images of {actual} bands, and the model for {expected}; set "
-            f"img_channels of the data sets and in_channels of the model to {actual}, or use "
-            f"weights for {expected}."
+            f"{source}: is for {actual}-band images, and the model for {expected}-band ones; set "
+            f"img_channels of the data sets and in_channels of the model to {actual}, or use other "
+            "weights."
         )
     logger.info(f"{source}: adapted from 3 to {expected} bands by pretrained_bands: {rule}")
     return {**state, name: adapt_bands(kernels, expected, rule)}

@@ -121,11 +121,14 @@ def one(roots):
 INVALID = {
     "more folders": (
         lambda roots: {**one(roots), "dataset_root": roots},
-        "dataset_root has 2 folders for 1 lists in train_path; give one folder, or one for each",
+        "dataset_root and train_path have 2 and 1 entries; give one folder, or one for each list",
     ),
     "no list": (lambda roots: {"train_path": []}, "train_path is not set"),
     "no folder": (lambda roots: {"dataset_root": [roots[0], "x"]}, "is x, which is not a folder"),
-    "fewer weights": (lambda roots: {"weights": [2]}, "weights has 1 numbers for 2 lists in train"),
+    "fewer weights": (
+        lambda roots: {"weights": [2]},
+        r"weights is \[2\], but train_path has 2 entries; give one",
+    ),
     "weight 0": (lambda roots: {"weights": [1, 0]}, "must be a list of whole numbers above 0"),
     "a fraction": (lambda roots: {"weights": [1, 0.5]}, "must be a list of whole numbers above 0"),
     "one number": (lambda roots: {"weights": 2}, "weights is 2; it must be a list of whole"),

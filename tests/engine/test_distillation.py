@@ -183,7 +183,7 @@ REFUSED = {
         r"takes images normalized with mean \[0.5, 0.5, 0.4\], std \[0.5, 0.5, 0.5\], and "
         r"train_dataset's have mean \[0.5, 0.5, 0.5\], std .*; make its Normalize that of the",
     ),
-    "bands": ({"backbone": {"in_channels": 4}}, "is for images of 4 bands, and train_dataset's"),
+    "bands": ({"backbone": {"in_channels": 4}}, "is for 4-band images, and train_dataset has 3-b"),
 }
 
 

@@ -80,9 +80,9 @@ def test_going_back_is_an_error(model, source):
     state = rgb_state()
     state[NAME] = adapt_bands(state[NAME], source, "rgb")
     text = (
-        f"the given arrays: is for images of {source} bands, and the model for {model}; set "
-        f"img_channels of the data sets and in_channels of the model to {source}, or use weights "
-        f"for {model}."
+        f"the given arrays: is for {source}-band images, and the model for {model}-band ones; set "
+        f"img_channels of the data sets and in_channels of the model to {source}, or use other "
+        "weights."
     )
     with pytest.raises(InputError) as caught:
         backbone(model, pretrained=state)
@@ -96,7 +96,9 @@ def test_only_the_start_of_training_adapts_weights():
     model.backbone.patch_embed1.proj = paddle.nn.Conv2D(4, TINY["embed_dims"][0], 7, 4, padding=3)
     before = model.state_dict()["linear_pred.weight"].numpy()
     for strict in (True, False):
-        with pytest.raises(InputError, match="is for images of 3 bands, and the model for 4; set"):
+        with pytest.raises(
+            InputError, match="is for 3-band images, and the model for 4-band ones; set"
+        ):
             ps.load_weights(model, random_state("linear", seed=1), strict)
     np.testing.assert_array_equal(model.state_dict()["linear_pred.weight"].numpy(), before)
 
