@@ -244,14 +244,14 @@ def main():
         check_file_writable(args.json, "--json")
     processes, agreement = measure(["ours", *args.against], spec, args.rounds, args.threads)
     rows = [result_row(process, spec, agreement) for process in processes]
-    print(f"{args.job}, {args.config}, {_machine()}")
+    print(f"{args.job}, {args.config}, {machine()}")
     print(format_table(rows))
     if args.json:
-        report = {"machine": _machine(), "spec": spec, "rows": rows}
+        report = {"machine": machine(), "spec": spec, "rows": rows}
         write_figures(Path(args.json), report)
 
 
-def _machine():
+def machine():
     cpu = platform.processor() or platform.machine()
     info = Path("/proc/cpuinfo")
     if info.exists():

@@ -4,6 +4,7 @@ The predictions of the export and of the original model are compared on an image
 """
 
 from ..deploy import OUTPUT_OPS, export
+from ..deploy.quantize import MAX_IMAGES, MIN_INT8_AGREEMENT
 from ..errors import InputError
 from . import common
 
@@ -15,15 +16,18 @@ def parse_args():
     )
     parser.add_argument(
         "--image_path",
-        metavar="FILE",
+        metavar="PATH",
         help="image on which the export is compared with the original model (default: the first "
-        "validation image if the dataset is there, else a drawn one)",
+        "validation image if the dataset is there, else a drawn one); with --int8 a folder, "
+        "pattern or list of images",
     )
     parser.add_argument(
         "--save_dir", default="output/inference_model", metavar="DIR", help="output folder"
     )
     parser.add_argument(
-        "--format", default="paddle", choices=["paddle", "onnx"], help="format of the export"
+        "--format",
+        choices=["paddle", "onnx"],
+        help="format of the export (default: paddle; with --int8 onnx)",
     )
     parser.add_argument(
         "--input_shape",
@@ -46,6 +50,19 @@ def parse_args():
     parser.add_argument(
         "--half", action="store_true", help="float16 weights and arithmetic, ONNX only"
     )
+    parser.add_argument(
+        "--int8",
+        action="store_true",
+        help="quantize to int8, ONNX only: calibrated on the images of --image_path (at most "
+        f"{MAX_IMAGES}, evenly spaced), except every fourth, on which int8 and float are compared",
+    )
+    parser.add_argument(
+        "--min_agreement",
+        type=float,
+        metavar="SHARE",
+        help="with --int8, write nothing if int8 and float have the same class on a smaller share "
+        f"of the pixels, 0 to 1 (default: {MIN_INT8_AGREEMENT})",
+    )
     return parser.parse_args()
 
 
@@ -54,10 +71,13 @@ def main():
     device = options.pop("device")
     if device not in (None, "cpu"):
         raise InputError(f"--device {device}: models are exported on the CPU.")
+    if options["format"] is None:
+        options["format"] = "onnx" if options["int8"] else "paddle"
     agreement = export(**options)
+    images = options["image_path"] or "that image"
     common.logger.info(
         "Exported to %s; it agrees with the original model on %.3f%% of the pixels of %s",
         options["save_dir"],
         100 * agreement,
-        options["image_path"] or "that image",
+        f"the held-out images of {images}" if options["int8"] else images,
     )

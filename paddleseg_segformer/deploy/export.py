@@ -32,6 +32,7 @@ from ..inference.segmenter import load_model
 from ..log import logger
 from ..models import MIN_IMAGE_SIZE
 from .export_model import ExportModel
+from .quantize import MIN_INT8_AGREEMENT, check_quantizer, find_calibration_images, quantize
 
 OPSET = 17  # the first with LayerNormalization
 FILES = {"paddle": [GRAPH_FILE, "model.pdiparams", DESCRIPTION], "onnx": ["model.onnx"]}
@@ -74,6 +75,8 @@ def export(
     output_op: str = "argmax",
     with_normalize: bool = False,
     half: bool = False,
+    int8: bool = False,
+    min_agreement: float | None = None,
 ) -> float:
     """Export a model, on the CPU, and compare the graph's label map with the model's on an image.
 
@@ -84,23 +87,41 @@ def export(
             ``deploy.yaml`` in its metadata. An earlier export in it, of either format, is replaced;
             if the process is killed, the folder holds the old export, the new one or none.
         image_path: The image; None means the first validation image of the config, or a drawn one
-            if that cannot be read.
+            if that cannot be read. For int8: several images, as in ``find_images``.
         config: As in ``resolve_model``.
         format: ``"paddle"`` or ``"onnx"``.
         input_shape: Fixed ``(N, C, H, W)`` of the graph; None means any image size.
         output_op: ``"argmax"``, ``"softmax"`` or ``"none"``; see ``ExportModel``.
         with_normalize: Whether the graph includes the normalization, for inputs on the 8-bit scale.
         half: Whether weights and arithmetic are float16, in ONNX.
+        int8: Whether convolutions and matrix products are quantized to int8, in ONNX. The images
+            but every fourth are used to calibrate it.
+        min_agreement: With int8, the smallest share of the pixels of the other images, 0 to 1, on
+            which int8 graph and float graph must agree; None means ``MIN_INT8_AGREEMENT``.
 
     Returns:
-        The share of the image's pixels with the same class from model and graph.
+        The share of the image's pixels with the same class from model and graph; with int8, the
+        share of the held-out images' pixels with the same class from float graph and int8 graph.
 
     Raises:
         InputError: The model or image cannot be read, or the format does not support the options.
-        RunError: The graph's label map differs from the model's; nothing is written.
+        RunError: The graph's label map differs from the model's, or the int8 graph's too much from
+            the float graph's; nothing is written.
     """
     if half and format != "onnx":
         raise InputError("--half: needs --format onnx.")
+    if int8 and (format != "onnx" or half):
+        raise InputError("--int8: needs --format onnx, and no --half.")
+    if int8 and image_path is None:
+        raise InputError("--int8: needs --image_path, several images to calibrate on.")
+    if min_agreement is None:
+        min_agreement = MIN_INT8_AGREEMENT
+    elif not int8 or not 0 <= min_agreement <= 1:
+        raise InputError(f"--min_agreement {min_agreement}: needs --int8, and must be 0 to 1.")
+    if int8:
+        calibration, held_out = find_calibration_images(image_path)
+        check_quantizer()
+        image_path = held_out[0]
     source = resolve_model(model_path, config)
     if source.output_op is not None:
         raise InputError(f"{model_path}: is an exported graph already; pass a checkpoint.")
@@ -127,6 +148,10 @@ def export(
         images.append(np.ascontiguousarray(images[0][:, :, : height // 2 + MIN_IMAGE_SIZE]))
     # Before the graph is traced, after which Paddle 3.0 cannot run the model any more.
     expected = [_label_map(model, graph, image) for image in images]
+
+    def network_input(path):
+        return _network_input(read_image(path, channels), transforms, shape)
+
     check_dir_writable(save_dir)
     with tempfile.TemporaryDirectory(dir=save_dir) as folder:
         folder = Path(folder)
@@ -148,6 +173,12 @@ def export(
         if agreement < MIN_AGREEMENT:
             share = f"only {agreement:.2%} of the pixels of {image_path}"
             raise RunError(f"The graph agrees with the model on {share}; nothing was written.")
+        if int8:
+            graph_path, classes = folder / "model.onnx", source.classes
+            scores = quantize(
+                graph_path, calibration, held_out, network_input, classes, min_agreement
+            )
+            agreement = scores.accuracy
         if format == "paddle":  # moved last: without it, the other files are no valid export
             for name in (DESCRIPTION, *GRAPH_FILES):
                 (Path(save_dir) / name).unlink(missing_ok=True)

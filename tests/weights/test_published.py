@@ -4,17 +4,22 @@ import cv2
 import numpy as np
 import paddle
 import pytest
+from optional import skip_without_quantizer
 from paddleseg.transforms import Compose, Normalize, Resize
 from shared import SHARED, needs_shared
 
 import paddleseg_segformer as ps
 from paddleseg_segformer.data.image_io import read_image
+from paddleseg_segformer.deploy import export
 from paddleseg_segformer.engine.metrics import Scores, confusion_matrix
-from paddleseg_segformer.inference import Segmenter, TestConfig
+from paddleseg_segformer.inference import Predictor, Segmenter, TestConfig
+from paddleseg_segformer.inference.model_source import resolve_model
 
 pytestmark = needs_shared
 
 NORMALIZE = Normalize([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
+
+CAMVID_ROOT = SHARED / "data/camvid_small"
 
 # CamVid's class of each of Cityscapes' 19 classes.
 CAMVID = {
@@ -62,20 +67,49 @@ def test_demo_image(model):
     assert (labels == expected["argmax_full"]).mean() >= 0.999
 
 
+def camvid_scores(label_map):
+    """The scores on CamVid's validation images; ``label_map`` is a function of an image's path."""
+    names = [name.strip() for name in (CAMVID_ROOT / "labels.txt").read_text().split("\n")]
+    names = [name for name in names if name]
+    to_camvid = np.array([names.index(name) for name in CAMVID.values()])
+    confusion = 0
+    for line in (CAMVID_ROOT / "val.txt").read_text().splitlines():
+        image, label = (str(CAMVID_ROOT / part) for part in line.split())
+        labels = cv2.imread(label, cv2.IMREAD_UNCHANGED)
+        confusion = confusion + confusion_matrix(labels, to_camvid[label_map(image)], 11, 255)
+    return Scores(confusion, names)
+
+
 @pytest.mark.slow
 def test_camvid(model):
     """transformers gets mIoU 0.7405 and accuracy 0.9413 on the same images."""
-    root = SHARED / "data/camvid_small"
-    names = [name.strip() for name in (root / "labels.txt").read_text().split("\n") if name.strip()]
-    to_camvid = np.array([names.index(name) for name in CAMVID.values()])
     segmenter = Segmenter(model, [Resize((960, 720)), NORMALIZE], TestConfig())
-    confusion = 0
-    for line in (root / "val.txt").read_text().splitlines():
-        image, label = (str(root / part) for part in line.split())
-        inputs = segmenter.augmented_inputs(read_image(image))
-        predictions = to_camvid[segmenter([inputs])[0].numpy()]
-        labels = cv2.imread(label, cv2.IMREAD_UNCHANGED)
-        confusion = confusion + confusion_matrix(labels, predictions, 11, 255)
-    scores = Scores(confusion, names)
+
+    def label_map(image):
+        return segmenter([segmenter.augmented_inputs(read_image(image))])[0].numpy()
+
+    scores = camvid_scores(label_map)
     assert scores.miou == pytest.approx(0.7405, abs=0.002)
     assert scores.accuracy == pytest.approx(0.9413, abs=0.001)
+
+
+@pytest.mark.slow
+def test_camvid_in_int8(tmp_path):
+    """Calibrated on training images."""
+    skip_without_quantizer()
+    weights = SHARED / "weights/segformer_b0_cityscapes_hf"
+    config = resolve_model(weights).config
+    resize = {"type": "Resize", "target_size": [960, 720]}
+    options = config.dic["val_dataset"]
+    options["transforms"] = [resize, *options["transforms"]]
+    images = [line.split()[0] for line in (CAMVID_ROOT / "train.txt").read_text().splitlines()]
+    (tmp_path / "images.txt").write_text("\n".join(str(CAMVID_ROOT / x) for x in images[::3]))
+    weights, images = weights / "model.safetensors", tmp_path / "images.txt"
+    export_options = {"format": "onnx", "int8": True, "output_op": "none"}
+    agreement = export(weights, tmp_path, images, config, **export_options)
+    assert agreement > 0.993
+    predictor = Predictor(tmp_path, backend="onnxruntime")
+    scores = camvid_scores(lambda image: predictor(image).label_map)
+    print(scores.miou, scores.accuracy, agreement)
+    assert scores.miou == pytest.approx(0.7405, abs=0.015)
+    assert scores.accuracy == pytest.approx(0.9413, abs=0.004)
