@@ -62,6 +62,7 @@ if arguments[:2] == ["-m", "paddleseg_segformer"]:
 short = {{
     "train.py": ["--iters", "2", "--batch_size", "1"],
     "benchmark.py": ["--size", "64", "64", "--rounds", "1", "--samples", "2"],
+    "int8.py": ["--size", "64", "64", "--rounds", "1"],
     "make_scenes.py": ["--train", "4", "--val", "2"],
     "survey_models.py": ["--models", "FCN"],
     "large_raster.py": ["--sizes", "4900"],

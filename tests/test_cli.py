@@ -164,6 +164,7 @@ CALLS = {
         "export",
         MODEL,
         "--image_path b --save_dir c --format onnx --input_shape 1 3 8 6 --output_op softmax "
+        "--int8 --min_agreement 0.5 "
         f"--with_normalize --half --device cpu --config {CONFIG} --opts model.dropout=0.25",
         {
             "model_path": "a",
@@ -174,6 +175,8 @@ CALLS = {
             "output_op": "softmax",
             "with_normalize": True,
             "half": True,
+            "int8": True,
+            "min_agreement": 0.5,
         },
     ),
     "check_dataset": (

@@ -71,8 +71,6 @@ def main():
     device = options.pop("device")
     if device not in (None, "cpu"):
         raise InputError(f"--device {device}: models are exported on the CPU.")
-    if options["format"] is None:
-        options["format"] = "onnx" if options["int8"] else "paddle"
     agreement = export(**options)
     images = options["image_path"] or "that image"
     common.logger.info(

@@ -70,7 +70,7 @@ def export(
     save_dir: StrPath,
     image_path: StrPath | None = None,
     config: Config | StrPath | None = None,
-    format: str = "paddle",
+    format: str | None = None,
     input_shape: Sequence[int] | None = None,
     output_op: str = "argmax",
     with_normalize: bool = False,
@@ -89,7 +89,7 @@ def export(
         image_path: The image; None means the first validation image of the config, or a drawn one
             if that cannot be read. For int8: several images, as in ``find_images``.
         config: As in ``resolve_model``.
-        format: ``"paddle"`` or ``"onnx"``.
+        format: ``"paddle"`` or ``"onnx"``; None means ONNX with int8, else Paddle.
         input_shape: Fixed ``(N, C, H, W)`` of the graph; None means any image size.
         output_op: ``"argmax"``, ``"softmax"`` or ``"none"``; see ``ExportModel``.
         with_normalize: Whether the graph includes the normalization, for inputs on the 8-bit scale.
@@ -108,6 +108,7 @@ def export(
         RunError: The graph's label map differs from the model's, or the int8 graph's too much from
             the float graph's; nothing is written.
     """
+    format = format or ("onnx" if int8 else "paddle")
     if half and format != "onnx":
         raise InputError("--half: needs --format onnx.")
     if int8 and (format != "onnx" or half):

@@ -217,6 +217,12 @@ INVALID = [
         "--half: needs --format onnx.",
     ),
     Case(
+        "int8 with one image",
+        "export",
+        export("--int8"),
+        "--image_path {}/images/0.png: --int8 needs several images",
+    ),
+    Case(
         "a missing image",
         "export",
         export("--image_path", "absent.jpg"),

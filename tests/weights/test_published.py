@@ -95,7 +95,7 @@ def test_camvid(model):
 
 @pytest.mark.slow
 def test_camvid_in_int8(tmp_path):
-    """Calibrated on training images."""
+    """Calibrated on training images: close to the scores of float32 above."""
     skip_without_quantizer()
     weights = SHARED / "weights/segformer_b0_cityscapes_hf"
     config = resolve_model(weights).config
@@ -107,9 +107,8 @@ def test_camvid_in_int8(tmp_path):
     weights, images = weights / "model.safetensors", tmp_path / "images.txt"
     export_options = {"format": "onnx", "int8": True, "output_op": "none"}
     agreement = export(weights, tmp_path, images, config, **export_options)
-    assert agreement > 0.993
+    assert agreement > 0.99
     predictor = Predictor(tmp_path, backend="onnxruntime")
     scores = camvid_scores(lambda image: predictor(image).label_map)
-    print(scores.miou, scores.accuracy, agreement)
-    assert scores.miou == pytest.approx(0.7405, abs=0.015)
-    assert scores.accuracy == pytest.approx(0.9413, abs=0.004)
+    assert scores.miou == pytest.approx(0.7405, abs=0.01)
+    assert scores.accuracy == pytest.approx(0.9413, abs=0.003)
