@@ -10,7 +10,8 @@ from ..inference.predict_files import VIDEO_ENDINGS, find_images
 from ..log import logger
 
 MAX_IMAGES = 100
-"""Number of images that are used, evenly spaced ones of more."""
+"""Number of images that are used, evenly spaced ones of more. ONNX Runtime 1.23 and older keeps the
+graph's output for each of them in memory."""
 
 MIN_INT8_AGREEMENT = 0.98
 """Default bound: pixel accuracy falls by at most 0.02. B0 of Cityscapes has 0.991 on CamVid,
@@ -144,8 +145,8 @@ class _Reader:
 def _float_nodes(graph):
     """Names of the convolutions and matrix products that are not quantized.
 
-    Of the first convolution the output needs more than 8 bits. Depthwise convolutions and products
-    of two feature maps (attention) cost accuracy, too, and do not become faster.
+    Of the first convolution, the output needs more than 8 bits. Depthwise convolutions and products
+    of two feature maps (attention) would cost accuracy, too, and not become faster.
     """
     weights = {tensor.name for tensor in graph.initializer}
     convolutions = [node for node in graph.node if node.op_type == "Conv"]
