@@ -72,10 +72,13 @@ def main():
     if device not in (None, "cpu"):
         raise InputError(f"--device {device}: models are exported on the CPU.")
     agreement = export(**options)
-    images = options["image_path"] or "that image"
+    images, reference = options["image_path"] or "that image", "original model"
+    if options["int8"]:
+        images, reference = f"the held-out images of {images}", "float graph"
     common.logger.info(
-        "Exported to %s; it agrees with the original model on %.3f%% of the pixels of %s",
+        "Exported to %s; it agrees with the %s on %.3f%% of the pixels of %s",
         options["save_dir"],
+        reference,
         100 * agreement,
-        f"the held-out images of {images}" if options["int8"] else images,
+        images,
     )
