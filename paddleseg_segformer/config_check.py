@@ -48,8 +48,8 @@ RATE_KEYS = ("dropout", "drop_rate", "attn_drop_rate", "drop_path_rate")
 SIZE_KEYS = ("crop_size", "target_size", "short_size", "long_size")
 SIZE_KEYS += ("max_size", "max_long", "min_long")
 # Keys that must not be null, unless that is their default. Pretrained weights may always be.
-NOT_NULL_KEYS = (*TEXT_KEYS[1:], *RATE_KEYS, "ignore_index", "embed_dims", "depths")
-NOT_NULL_KEYS += ("embedding_dim", "backbone", "transforms")
+NOT_NULL_KEYS = (*LIST_KEYS, "mode", "separator", *RATE_KEYS, "ignore_index", "embed_dims")
+NOT_NULL_KEYS += ("depths", "embedding_dim", "backbone", "transforms")
 
 
 def check_config(tree):
@@ -242,7 +242,7 @@ def _check_component(path, options, known=COMPONENTS, extra_arguments=None):
             several = name == "Dataset" and key in LIST_KEYS and isinstance(value, list) and value
             for item in value if several else [value]:
                 if expected := _expected_value(key, item, arguments[key]):
-                    raise InputError(f"{at}: must be {expected}, not {item!r}.")
+                    raise InputError(f"{at}: must be {expected}, not {value!r}.")
         else:
             # If the component takes any key, only one very similar to a known one is a typo.
             near = _nearest(key, arguments, 0.85 if takes_any else 0.6)

@@ -101,7 +101,7 @@ INVALID = [
         "train_dataset.label_map: must be a map of values, such as {255: 1}, not [255, 1].",
     ),
     ("train_dataset.train_path=[]", "train_dataset.train_path: must be text, not []."),
-    ("train_dataset.train_path=[a, 3]", "train_dataset.train_path: must be text, not 3."),
+    ("train_dataset.train_path=[a, 3]", "train_dataset.train_path: must be text, not ['a', 3]."),
     ("train_dataset.separator=[a]", "train_dataset.separator: must be text, not ['a']."),
     (
         "train_dataset={type: ADE20K, transforms: [], dataset_root: [a, b]}",

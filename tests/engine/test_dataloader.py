@@ -322,5 +322,5 @@ def test_a_color_label_names_the_tool_that_converts_it():
             label = np.full([4, 5, 3], 200, dtype="uint8")
             return {**super().__getitem__(index), "label": label}
 
-    with pytest.raises(InputError, match=r"png: must be a single-channel image.*from_colors"):
+    with pytest.raises(InputError, match=r"png: must be a single-channel 8-bit image.*from_colors"):
         batches(0, Colored())
