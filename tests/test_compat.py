@@ -223,12 +223,15 @@ print(json.dumps([
 
 MIT = [f"BACKBONES.MixVisionTransformer{suffix}" for suffix in ("", *(f"_B{i}" for i in range(6)))]
 VIT = [f"BACKBONES.{name}" for name in manager.BACKBONES.components_dict if name[:4] == "ViT_"]
+ANY_BANDS = ("PaddingByAspectRatio", "RandomAffine", "RandomBlur", "RandomDistort", "RandomNoise")
+ANY_BANDS += ("RandomPaddingCrop", "RandomRotation", "Resize")
 REGISTERED = {
     *("MODELS.DecoupledSegNet", "MODELS.ISANet", "MODELS.SFNet", "MODELS.SegFormer"),
     *("BACKBONES.VisionTransformer", *VIT, *MIT),
     *("DATASETS.ADE20K", "DATASETS.Dataset"),
     *("TRANSFORMS.Normalize", "TRANSFORMS.Padding", "TRANSFORMS.PhotometricDistortion"),
     *("TRANSFORMS.RandomCategoryCrop", "TRANSFORMS.ResizeToFit", "TRANSFORMS.ScalePadding"),
+    *(f"TRANSFORMS.{name}" for name in ANY_BANDS),
     *("LOSSES.CrossEntropyLoss", "LOSSES.DistillCrossEntropyLoss", "LOSSES.RelaxBoundaryLoss"),
     *(f"LOSSES.{name}" for name in PADDLE_2_RESULTS),
 }

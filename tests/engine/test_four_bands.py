@@ -1,12 +1,13 @@
-"""Classes that differ only in the fourth band of 16-bit images: from files to an ONNX model."""
+"""Classes that differ only in the fourth band of 16-bit images, from RGB weights to ONNX."""
 
 import cv2
 import numpy as np
+import paddle
 import pytest
 from PIL import Image
 
 from paddleseg_segformer import Predictor
-from paddleseg_segformer.config import load_config
+from paddleseg_segformer.config import build, load_config
 from paddleseg_segformer.deploy import export
 from paddleseg_segformer.engine import train, validate
 from paddleseg_segformer.inference import predict
@@ -42,6 +43,7 @@ val_dataset:
     - {{type: Normalize, mean: [0.03], std: [0.015]}}
 model:
   num_classes: 2
+  pretrained: {0}/rgb.pdparams
   embedding_dim: 32
   backbone: {{type: MixVisionTransformer, embed_dims: [32, 32, 40, 64], depths: [1, 1, 1, 1]}}
 lr_scheduler: {{learning_rate: 3.0e-3}}
@@ -69,6 +71,9 @@ def root(tmp_path_factory):
             lines.append(f"{name}.png {name}_mask.png\n")
         (root / f"{split}.txt").write_text("".join(lines))
     (root / "config.yml").write_text(CONFIG.format(root))
+    rgb = ["train_dataset.img_channels=3", "val_dataset.img_channels=3", "model.pretrained=null"]
+    (three_bands,) = build(load_config(root / "config.yml", rgb), "model")
+    paddle.save(three_bands.state_dict(), str(root / "rgb.pdparams"))
     return root
 
 
