@@ -41,13 +41,18 @@ def test_both_readmes_have_the_same_content(extract):
 
 
 @pytest.mark.parametrize("name", ["README.md", "README_zh.md", "CONTRIBUTING.md", "CHANGELOG.md"])
-def test_links_to_files_exist(name):
+def test_links_to_files_and_headings_exist(name):
     for target in targets(read(name)):
-        assert target.startswith("https://") or (ROOT / target).exists(), target
+        path, _, anchor = target.partition("#")
+        assert target.startswith("https://") or (ROOT / path).exists(), target
+        if anchor and not target.startswith("https://"):
+            headings = re.findall(r"^#+ (.*)", read(path), re.MULTILINE)
+            slugs = [re.sub(r"[^\w -]", "", text).lower().replace(" ", "-") for text in headings]
+            assert anchor in slugs, target
 
 
 def test_both_readmes_link_to_the_same_files():
     english, chinese = targets(read("README.md")), targets(read("README_zh.md"))
     assert "README_zh.md" in english and "README.md" in chinese
-    local = [{t for t in own if (ROOT / t).exists()} for own in (english, chinese)]
+    local = [{t for t in own if not t.startswith("https://")} for own in (english, chinese)]
     assert local[0] - {"README_zh.md"} == local[1] - {"README.md"}

@@ -1,4 +1,8 @@
-"""Validate every image and label of a config's datasets."""
+"""Validate every image and label of a config's datasets.
+
+Prints the share of each class, class weights to choose from, and the values of each band with the
+Normalize that fits them.
+"""
 
 from ..data.dataset_report import check_dataset_splits
 from . import common
