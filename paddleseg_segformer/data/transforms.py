@@ -217,7 +217,7 @@ class Normalize(ps_transforms.Normalize):
         std: Likewise.
 
     Raises:
-        InputError: The image has another number of bands, or 8 or 16 bits and a mean above 1.
+        InputError: The image has another number of bands, or 8 bits and a mean above 1.
     """
 
     def __init__(self, mean: Sequence[float] = (0.5,), std: Sequence[float] = (0.5,)) -> None:
@@ -243,22 +243,17 @@ class Normalize(ps_transforms.Normalize):
                 f"Normalize: mean and std are for {self._channels} bands, but the images have "
                 f"{bands}; give one number, or one per band."
             )
-        if self.mean.max() > 1 and _is_within_8_bits(image):
+        # Of other images only the statistics before training tell: floats may have any unit, and
+        # all of a crop of them, or a window, may be between 0 and 1.
+        if self.mean.max() > 1 and sample.get("is_8bit", image.dtype == np.uint8):
             raise InputError(
-                f"Normalize: mean {self.mean.tolist()} is above 1, but the image's values are "
-                "fractions of its type's range; divide mean and std by 255 for 8-bit images, by "
-                "65535 for 16-bit ones."
+                f"Normalize: mean {self.mean.tolist()} is above 1, but of 8-bit images it is a "
+                "fraction of 255; divide mean and std by 255."
             )
         if image.dtype != np.uint8:
             return super().__call__(sample)
         sample["img"] = cv2.LUT(image, self._table)
         return sample
-
-
-def _is_within_8_bits(image):
-    """Whether the values are not those of floats in units above 1; a constant may be anything."""
-    lowest, highest = image.min(), image.max()
-    return image.dtype == np.uint8 or (0 <= lowest < highest <= 255)
 
 
 # Transforms with the same result on an 8-bit image whether uint8 or float32 holds it. Subclasses

@@ -113,6 +113,7 @@ def test_files_of_several_types_are_in_fractions(tmp_path):
 SPOILED = {
     "12 bits": (normal(1500, 800), IMAGENET, "16-bit, maximum .*, 3 bands", "fractions of 65535"),
     "12 bits, default": (normal(1500, 800), None, "16-bit", "fractions of 65535"),
+    "12 bits, numbers": (normal(1500, 800), ([1500], [800]), "16-bit", "fractions of 65535"),
     "large floats": (normal(300, 80, dtype="float32"), IMAGENET, "float32", "in the files' unit"),
 }
 

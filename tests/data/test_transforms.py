@@ -307,15 +307,21 @@ def test_invalid_arguments(kind, options, match):
         kind(**{**sizes.get(kind, {}), **options})
 
 
-@pytest.mark.parametrize("image", [IMAGE, IMAGE.astype("float32"), IMAGE / np.float32(257)])
-def test_normalize_rejects_a_mean_of_0_to_255(image):
-    """Of 8 and 16-bit images; floats in own units may have any mean."""
+@pytest.mark.parametrize("resizes", [[], [paddleseg.Resize((9, 9))]])
+def test_normalize_rejects_a_mean_of_0_to_255(resizes):
     normalize = T.Normalize([123.675, 116.28, 103.53], [58.4, 57.1, 57.4])
     with pytest.raises(InputError, match=r"^Normalize: mean \[123\.675, .* divide mean and std by"):
-        normalize({"img": image})
-    for own_units in (IMAGE * np.float32(255), np.zeros([9, 9, 3], "float32")):
-        actual = normalize({"img": own_units})["img"]
-        expected = (own_units / 255 - normalize.mean) / normalize.std
+        T.Compose([*resizes, normalize])({"img": IMAGE})
+
+
+@pytest.mark.parametrize("values", [IMAGE * np.float32(255), IMAGE, np.zeros([9, 9, 3])])
+def test_floats_in_own_units_may_have_any_mean(values):
+    """Also where all are between 0 and 1, such as elevations in a window of a raster at the sea."""
+    normalize = T.Normalize([123.675, 116.28, 103.53], [58.4, 57.1, 57.4])
+    values = np.float32(values)
+    expected = (values / 255 - normalize.mean) / normalize.std
+    composed = T.Compose([normalize])({"img": values})["img"].transpose(1, 2, 0)
+    for actual in (composed, normalize({"img": values})["img"]):
         np.testing.assert_allclose(actual, expected, rtol=1e-5)
 
 
