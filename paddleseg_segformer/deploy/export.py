@@ -219,7 +219,8 @@ def _split_transforms(config, with_normalize):
 def _find_image(config, channels):
     """Name and pixels of the first validation image, or of a drawn one if that cannot be read.
 
-    The drawn one is RGB; other models get its channels, repeated.
+    The drawn one is RGB; other models get its channels, repeated, and models of floats in units of
+    their own get values in these units.
     """
     # Without this check, datasets of PaddleSeg download gigabytes.
     roots = as_list(config.val_dataset_cfg.get("dataset_root"))
@@ -230,6 +231,10 @@ def _find_image(config, channels):
             return path, read_image(path, channels)
     scene = draw_scene(np.random.default_rng(0), SCENE_SIZE)[0]
     pixels = scene[:, :, np.arange(channels) % 3]
+    for transform in build(config, "val_transforms")[0]:
+        if isinstance(transform, Normalize) and transform.mean.max() > 1:
+            units = (pixels / 127.5 - 1) * transform.std + transform.mean
+            pixels = (255 * units).astype("float32")  # on the 8-bit scale
     return "a drawn image", pixels[:, :, 0] if channels == 1 else pixels
 
 

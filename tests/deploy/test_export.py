@@ -39,7 +39,7 @@ from paddleseg_segformer.inference.backends import (
     PaddleInference,
     open_backend,
 )
-from paddleseg_segformer.inference.model_source import resolve_model
+from paddleseg_segformer.inference.model_source import inference_config, resolve_model
 
 pytestmark = pytest.mark.integration
 
@@ -497,6 +497,17 @@ def test_a_drawn_image_for_weights_without_a_dataset(folder, tmp_path, caplog):
     caplog.set_level("INFO", "paddleseg_segformer")
     assert export(folder / "model.pdparams", tmp_path) >= 0.999
     assert "on a drawn image" in caplog.text
+
+
+@pytest.mark.parametrize("with_normalize", [False, True])
+def test_a_drawn_image_for_floats_in_their_own_units(with_normalize, folder, tmp_path):
+    """Elevations, say, of 100 to 200; Normalize would refuse an 8-bit image."""
+    normalize = {"type": "Normalize", "mean": [150.0], "std": [50.0]}
+    backbone = {"type": "MixVisionTransformer", **SMALLEST}
+    model = {"type": "SegFormer", "embedding_dim": 32, "num_classes": 5, "backbone": backbone}
+    config = inference_config(model, [normalize])
+    options = {"config": config, "with_normalize": with_normalize}
+    assert export(folder / "model.pdparams", tmp_path, **options) >= 0.999
 
 
 # Those of the graphs here that TensorRT 10.15 supports, by docs/operators.md of onnx/onnx-tensorrt.
