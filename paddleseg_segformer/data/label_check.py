@@ -1,10 +1,12 @@
 """Whether the values in label files are the classes and the ignore index of a config."""
 
 import os
+from pathlib import Path
 
 import numpy as np
 
 from ..errors import InputError
+from ..fs import as_list
 from .classes import class_names, out_of_range_label
 from .dataset import Dataset
 from .image_io import read_label
@@ -109,7 +111,8 @@ def find_missing_classes(dataset, values, labels):
 
 def color_mask_error(dataset, path):
     """The error of a label file with several channels, with how to convert a folder of them."""
-    root = str(getattr(dataset, "dataset_root", None) or os.path.dirname(path))
+    roots = as_list(getattr(dataset, "dataset_root", None)) or [os.path.dirname(path)]
+    root = next((str(x) for x in roots if Path(path).is_relative_to(x)), str(roots[0]))
     folder, *rest = os.path.relpath(path, root).split(os.sep)
     how = "convert color masks with segformer masks_from_colors"
     if rest and folder != os.pardir:

@@ -37,6 +37,15 @@ def dataset(roots, mode="train", **options):
     return Dataset(mode, transforms=[], num_classes=3, **options)
 
 
+def test_a_color_mask_names_the_command_for_its_folder(roots):
+    (roots[1] / "masks").mkdir()
+    cv2.imwrite(str(roots[1] / "masks/0.png"), np.zeros([4, 4, 3], "uint8"))
+    (roots[1] / "list.txt").write_text("0.png masks/0.png\n")
+    command = f"run segformer masks_from_colors {roots[1]} masks masks_indices, and replace masks/"
+    with pytest.raises(InputError, match=command):
+        check_before_training(dataset(roots))
+
+
 def names(data):
     return ["/".join(image.split("/")[-2:]) for image, _ in data.file_list]
 
