@@ -15,7 +15,7 @@ logger = logging.getLogger(__name__)
 
 SPLITS = ("train", "val", "test")
 MASK_SUFFIXES = (".png", ".bmp", ".tif", ".tiff")  # lossless
-IMAGE_SUFFIXES = (*MASK_SUFFIXES, ".jpg", ".jpeg", ".webp")
+IMAGE_SUFFIXES = (*MASK_SUFFIXES, ".jpg", ".jpeg", ".webp", ".npy")
 IGNORE_INDEX = 255
 
 

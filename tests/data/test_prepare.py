@@ -8,6 +8,7 @@ from PIL import Image
 
 from paddleseg_segformer import InputError
 from paddleseg_segformer.data.prepare import convert_color_masks, write_lists
+from paddleseg_segformer.inference.predict_files import IMAGE_ENDINGS
 
 
 def touch(root, *names):
@@ -38,6 +39,12 @@ def test_each_pair_is_in_one_list(ten):
     for image, mask in found:
         assert (ten / image).is_file() and (ten / mask).is_file()
         assert re.sub("^images|png$|JPG$", "", image) == re.sub("^masks|png$", "", mask)
+
+
+@pytest.mark.parametrize("ending", sorted(IMAGE_ENDINGS - {".gif"}))
+def test_the_images_may_be_of_any_type_that_is_predicted(ending, tmp_path):
+    touch(tmp_path, f"images/a{ending}", "masks/a.png")
+    assert write_lists(tmp_path, "images", "masks", (1, 0, 0)) == {"train": 1}
 
 
 def test_the_split_depends_on_seed_and_fractions(ten):
