@@ -191,8 +191,12 @@ def as_array(image: ImageLike, channels: int = 3) -> np.ndarray:
         array = f"an array of shape {image.shape}, {image.dtype}"
         raise InputError(f"{array}: is not an image; pass [H, W] or [H, W, N] of numbers.")
     else:
-        if image.dtype.kind == "f" and 1 < image.max() <= 255 and not (image % 1).any():
-            logger.warning("Floats of 0 to 255 are not taken for 8-bit values: pass uint8 for them")
+        has_whole_values = 1 < image.max() <= 255 and not (image % 1).any()
+        if image.dtype not in (np.uint8, bool) and has_whole_values:
+            logger.warning(
+                f"The values of a {image.dtype} array, 0 to 255, are not taken for 8-bit values: "
+                "pass uint8 for them"
+            )
         # A copy: a ``Prediction`` keeps it, and callers may reuse the buffer.
         image = image[:, :, 0].copy() if image.shape[2:] == (1,) else image.copy()
     return fit_channels(to_8bit_scale(image, name), channels, name, has_alpha)

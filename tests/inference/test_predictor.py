@@ -92,6 +92,20 @@ def test_probabilities(windows, checkpoint, image):
     assert (best == prediction.label_map).mean() > 0.99  # all but float16 ties
 
 
+@pytest.mark.parametrize("dtype", ["float32", "int64", "uint16"])
+def test_8_bit_values_in_another_type_are_a_warning(dtype, checkpoint, image, caplog):
+    """All but black as a fraction of 65535, and beyond white in floats and large integers."""
+    predictor = Predictor(checkpoint, device="cpu")
+    caplog.clear()
+    predictor(image.astype(dtype))
+    (warning,) = [record.getMessage() for record in caplog.records]
+    assert f"a {dtype} array, 0 to 255, are not taken for 8-bit values" in warning
+    caplog.clear()
+    for other in (image, image > 99, image.astype("uint16") * 257, image / 255):
+        predictor(other)
+    assert not caplog.records
+
+
 def test_a_grayscale_array(checkpoint, image):
     predictor = Predictor(checkpoint, device="cpu")
     gray = image[:, :, 0]
