@@ -37,7 +37,7 @@ class Prediction:
         label_map: uint8 array ``[H, W]`` of class indices.
         image: uint8 array ``[H, W, 3]``, RGB: the image, or ``to_picture`` of other images.
         classes: Class names.
-        palette: uint8 array ``[classes, 3]``, RGB.
+        palette: uint8 array ``[classes, 3]``, RGB, or longer.
         probabilities: Softmax probabilities, float16 array ``[classes, H, W]``, if requested.
     """
 
@@ -49,11 +49,15 @@ class Prediction:
 
     def overlay(self, opacity: float = 0.5) -> Image.Image:
         """The image blended with the colored label map, at an opacity from 0 to 1."""
-        return Image.fromarray(overlay(self.image, self.label_map, self.palette, opacity))
+        return Image.fromarray(overlay(self.image, self.label_map, self._colors(), opacity))
 
     def color_map(self) -> Image.Image:
         """The label map in the classes' colors, an RGB image."""
-        return Image.fromarray(color_map(self.label_map, self.palette))
+        return Image.fromarray(color_map(self.label_map, self._colors()))
+
+    def _colors(self):
+        """The classes' colors: a palette of 256 would color pixels without data, which are 255."""
+        return self.palette[: len(self.classes)]
 
     def label_image(self) -> Image.Image:
         """The label map as a palette image (mode P): class indices that viewers show in color."""

@@ -190,6 +190,9 @@ def test_pixels_without_data(kind, by_window, checkpoint, image, tmp_path, reque
     labels, _, _ = read(tmp_path / "out/label_map/a.tif")
     expected = Predictor(checkpoint, **WINDOWS)(zeroed).label_map
     np.testing.assert_array_equal(labels, np.where(valid, expected, 255))
+    for folder in () if by_window else ("added_prediction", "pseudo_color_prediction"):
+        picture = np.asarray(Image.open(tmp_path / f"out/{folder}/a.png"))
+        assert (picture[~valid] == 0).all() and (picture[valid] > 0).any()
 
 
 def test_windows_without_data_are_skipped(checkpoint, image, large, tmp_path, monkeypatch):
