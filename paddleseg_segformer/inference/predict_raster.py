@@ -87,7 +87,7 @@ class Raster:
         alpha_is_input = MaskFlags.alpha in flags and file.count == channels
         self._is_masked = MaskFlags.all_valid not in flags and not alpha_is_input
         self._colors = None
-        if file.colorinterp[0] == ColorInterp.palette and channels == 3:
+        if file.colorinterp[0] == ColorInterp.palette:
             table = file.colormap(1)
             self._colors = np.array([table[i][:3] for i in range(len(table))], "uint8")
         self._lock = threading.Lock()  # rasterio's datasets are not for several threads

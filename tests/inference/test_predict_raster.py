@@ -11,6 +11,7 @@ from PIL import Image
 from small_models import SMALLEST, save, small_model, smallest_model
 
 from paddleseg_segformer import MixVisionTransformer, Normalize
+from paddleseg_segformer.data.image_io import read_image
 from paddleseg_segformer.errors import InputError, RunError
 from paddleseg_segformer.inference import Predictor, Segmenter, TestConfig, predict, predict_raster
 from paddleseg_segformer.inference import segmenter as segmenter_module
@@ -213,7 +214,7 @@ def test_windows_without_data_are_skipped(checkpoint, image, large, tmp_path, mo
 
 
 def test_a_color_table_is_applied(checkpoint, image, tmp_path):
-    """As it is to TIFFs without coordinates."""
+    """As it is to TIFFs without coordinates; gray is that of the colors, too."""
     indices = image[:, :, :1]
     colors = {i: (i, 255 - i, i // 2, 255) for i in range(256)}
     path = tmp_path / "a.tif"
@@ -226,6 +227,10 @@ def test_a_color_table_is_applied(checkpoint, image, tmp_path):
     table = np.array([colors[i][:3] for i in range(256)], "uint8")
     expected = Predictor(checkpoint, **WINDOWS)(table[indices[:, :, 0]]).label_map
     np.testing.assert_array_equal(read(tmp_path / "out/label_map/a.tif")[0], expected)
+    for channels in (1, 3):
+        raster = predict_raster.open_raster(path, channels)
+        np.testing.assert_array_equal(raster.read()[0], read_image(path, channels))
+        raster.close()
 
 
 def test_an_interruption_leaves_the_earlier_files(checkpoint, image, large, tmp_path, monkeypatch):
