@@ -139,8 +139,8 @@ def fit_channels(image, channels, name="image", has_alpha=False):
         count = f"{bands} band{'s' * (bands > 1)}"
         raise InputError(
             f"{name}: has {count} ({image.shape[1]}x{image.shape[0]} pixels), but img_channels is "
-            f"{channels}; set img_channels in train_dataset and val_dataset to the images' number, "
-            "or convert the image."
+            f"{channels}; set img_channels: {bands} in train_dataset and val_dataset to train a "
+            "model for such images, or convert the image."
         )
     return image
 

@@ -34,7 +34,7 @@ class Architecture:
     def __str__(self):
         encoder = f"MiT-{self.variant}" if self.variant else f"MiT {self.embed_dims}, {self.depths}"
         if self.in_channels != 3:
-            encoder += f" for {self.in_channels} bands"
+            encoder += f" for {self.in_channels}-band images"
         if self.embedding_dim is None:
             return f"{encoder} (backbone)"
         return (

@@ -155,6 +155,7 @@ def test_another_number_of_bands_is_an_error(channels, ending, tmp_path):
     path = tmp_path / f"image{ending}"
     (write_npy if ending == ".npy" else write_tiff)(path, VALUES)
     problem = rf"image{ending}: has 4 bands \(30x20 pixels\), but img_channels is {channels}; set "
+    problem += "img_channels: 4 in train_dataset and val_dataset to train a model for such images"
     with pytest.raises(InputError, match=problem):
         read_image(path, channels)
 
