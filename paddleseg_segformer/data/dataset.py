@@ -21,6 +21,7 @@ from .transforms import Compose
 logger = logging.getLogger(__name__)
 
 MODES = ("train", "val", "test")
+MAX_BANDS = 512  # of OpenCV, which takes an array with more for something else
 
 
 class Dataset(datasets.Dataset):
@@ -33,7 +34,8 @@ class Dataset(datasets.Dataset):
         transforms: PaddleSeg transforms, applied to image and label map in training, to the image
             only in validation.
         num_classes: Number of classes.
-        img_channels: Number of bands of the images: 3 for RGB, 1 for grayscale, or any other.
+        img_channels: Number of bands of the images: 3 for RGB, 1 for grayscale, or any other up to
+            512.
         train_path: List with an image and its label map per line; or several such lists, which
             together are the data set.
         val_path: Likewise, for validation.
@@ -73,9 +75,9 @@ class Dataset(datasets.Dataset):
         self.mode = mode.lower()
         if self.mode not in MODES:
             raise InputError(f"Dataset: mode is {mode!r}; it must be one of {', '.join(MODES)}.")
-        if not is_whole(img_channels):
-            problem = f"img_channels is {img_channels!r}; it must be a whole number above 0"
-            raise InputError(f"Dataset: {problem}.")
+        if not is_whole(img_channels) or img_channels > MAX_BANDS:
+            problem = f"img_channels is {img_channels!r}; it must be a whole number from 1 to"
+            raise InputError(f"Dataset: {problem} {MAX_BANDS}.")
         paths = as_list({"train": train_path, "val": val_path, "test": test_path}[self.mode])
         if not paths:
             raise InputError(f"Dataset: {self.mode}_path is not set; name the list of files.")

@@ -183,3 +183,10 @@ def test_edges_are_within_two_pixels_of_another_label(root):
         if (dy - 2) ** 2 + (dx - 2) ** 2 <= 4:
             expected |= padded[dy : dy + len(label), dx : dx + label.shape[1]] != label
     np.testing.assert_array_equal(edge(root, label.astype("uint8"))[0], expected)
+
+
+@pytest.mark.parametrize("bands", [0, 2.0, True, 513])
+def test_invalid_numbers_of_bands(bands, root):
+    """OpenCV's functions take an array of more than 512 bands for something else."""
+    with pytest.raises(InputError, match=r"^Dataset: img_channels is .* from 1 to 512\.$"):
+        dataset(root, img_channels=bands)
