@@ -38,19 +38,25 @@ def _is_alpha_png(start):
 
 
 def examine(path, image, channels):
-    """The type of the values in an image file, whether its alpha is not read, and ``Statistics``.
+    """What ``ImageSummary.add`` takes of an image file.
 
     Args:
         path: The file.
         image: What ``read_image`` returns for it.
         channels: Number of bands that is wanted.
+
+    Returns:
+        The type of the values; whether alpha is not read; the nodata value, or None if no pixel has
+        it or it is 0; and ``Statistics``.
     """
     statistics = Statistics.of(cv2.split(image))
     if has_plain_type(path):
-        return "uint8", False, statistics
-    values, has_alpha = read_bands(Path(path).read_bytes())
+        return "uint8", False, None, statistics
+    values, has_alpha, nodata = read_bands(Path(path).read_bytes())
+    if not nodata or not (values == nodata).any():
+        nodata = None
     dtype = values.dtype.newbyteorder("=").name
-    return dtype, has_alpha and channels in (1, 3), statistics
+    return dtype, has_alpha and channels in (1, 3), nodata, statistics
 
 
 def summarize(dataset, indices):
@@ -132,17 +138,21 @@ class ImageSummary:
         types: Number of images by type of the values in their files, such as ``"uint16"``.
         statistics: ``Statistics`` of the images on the 8-bit scale, or None without an image.
         with_alpha: Path of an image whose alpha channel is not read, or None.
+        with_nodata: Path of an image that has pixels without data, and their value; or None.
     """
 
     def __init__(self):
-        self.types, self.statistics, self.with_alpha = Counter(), None, None
+        self.types, self.statistics = Counter(), None
+        self.with_alpha = self.with_nodata = None
 
-    def add(self, path, dtype, drops_alpha, statistics):
+    def add(self, path, dtype, drops_alpha, nodata, statistics):
         """Add the results of ``examine``."""
         self.types[dtype] += 1
         self.statistics = self.statistics.merge(statistics) if self.statistics else statistics
         if drops_alpha:
             self.with_alpha = self.with_alpha or path
+        if nodata is not None:
+            self.with_nodata = self.with_nodata or (path, nodata)
 
     def is_8bit(self):
         """Whether all files have 8 bits."""
@@ -174,6 +184,13 @@ class ImageSummary:
             yield (
                 f"{section}: the alpha channel of images such as {self.with_alpha} is not used; if "
                 "it is a fourth band, set img_channels: 4"
+            )
+        if self.with_nodata:
+            path, nodata = self.with_nodata
+            yield (
+                f"{section}: images such as {path} have pixels without data, whose value "
+                f"{nodata:g} is read like any other; write 0 there, as predict reads them, and "
+                "ignore them in the labels"
             )
         if self.statistics and self.is_constant().any():
             bands = ", ".join(str(band + 1) for band in np.flatnonzero(self.is_constant()))

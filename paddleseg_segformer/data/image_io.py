@@ -77,7 +77,7 @@ def _decode(data, name, channels):
             if image is not None:
                 return image if channels == 1 else cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
     try:
-        values, has_alpha = read_bands(data)
+        values, has_alpha, _ = read_bands(data)
     except Exception as error:  # decoders raise many types on damaged files
         reason = str(error).partition(" <_io")[0] or type(error).__name__
         raise InputError(f"{name}: cannot be read as an image ({reason}).") from error

@@ -19,7 +19,7 @@ PNG_SIGNATURE, NPY_SIGNATURE = b"\x89PNG\r\n\x1a\n", b"\x93NUMPY"
 TIFF_SIGNATURES = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 # Tags of TIFF. Reduced pages and masks belong to another page.
 SUBFILE_TYPE, BITS_PER_SAMPLE, SAMPLES_PER_PIXEL, EXTRA_SAMPLES = 254, 258, 277, 338
-SAMPLE_FORMAT = 339
+SAMPLE_FORMAT, GDAL_NODATA = 339, 42113
 REDUCED_OR_MASK, ALPHA, SIGNED = 1 | 4, (1, 2), 2
 # Values in all bands, 4 GiB as float32: a header of a few bytes may claim any number.
 MAX_VALUES = 1 << 30
@@ -30,6 +30,7 @@ class Bands(NamedTuple):
 
     values: np.ndarray  # of any numeric type, [H, W], or [H, W, N] if there are several bands
     has_alpha: bool = False  # whether the last band is transparency, by the format's definition
+    nodata: float | None = None  # the value of pixels without data, if a TIFF names one
 
 
 def is_deep_png(data):
@@ -139,7 +140,7 @@ def _read_tiff(data):
     """Read one page of 8 bits, or of one 16-bit or float band, by Pillow; others by rasterio."""
     with suppress(UnidentifiedImageError), Image.open(BytesIO(data)) as image:
         if _has_one_page(image) and _is_complete(image):
-            return from_pillow(image)
+            return from_pillow(image)._replace(nodata=_nodata(image))
     with _open_tiff(data) as first:
         return _read_pages(first)
 
@@ -161,6 +162,11 @@ def _open_tiff(data):
                 yield first
         except rasterio.errors.RasterioError as error:
             raise ValueError("the TIFF is damaged, or of an unknown kind") from error
+
+
+def _nodata(image):
+    with suppress(ValueError):
+        return float(image.tag_v2.get(GDAL_NODATA, "").strip(" \0"))
 
 
 def _has_one_page(image):
@@ -194,8 +200,8 @@ def _read_pages(first):
             pages.append(page.read())
     values = np.concatenate(pages)
     if len(values) == 1:
-        return Bands(values[0])
-    return Bands(np.ascontiguousarray(values.transpose(1, 2, 0)), has_alpha)
+        return Bands(values[0], nodata=first.nodata)
+    return Bands(np.ascontiguousarray(values.transpose(1, 2, 0)), has_alpha, first.nodata)
 
 
 def _check_size(height, width, bands=1):

@@ -186,7 +186,7 @@ def as_array(image: ImageLike, channels: int = 3) -> np.ndarray:
     name, has_alpha = "The image", False
     if isinstance(image, Image.Image):
         try:
-            image, has_alpha = from_pillow(image)
+            image, has_alpha, _ = from_pillow(image)
         except ValueError as error:
             raise InputError(f"The image cannot be segmented: {error}.") from error
     elif not isinstance(image, np.ndarray):

@@ -183,3 +183,24 @@ def test_class_weights():
     frequency = np.array([200 / 300, 50 / 200, 50 / 100])
     np.testing.assert_allclose(balanced[[0, 1, 3]], 0.5 / frequency)  # the median is class 3's
     assert inverse[2] == balanced[2] == 1
+
+
+@pytest.mark.parametrize("dtype, bands", [("float32", 1), ("float32", 2), ("uint8", 3)])
+def test_pixels_without_data_are_a_warning(dtype, bands, tmp_path, caplog):
+    """In files that Pillow and that rasterio reads; 0 is what predict reads."""
+    rasterio = pytest.importorskip("rasterio", reason="rasterio is not installed")
+    write(tmp_path, [normal(120, 60, dtype="uint8")])
+    path, image = tmp_path / "a.tif", normal(120, 60, bands, dtype).clip(1, 200)
+    (tmp_path / "train.txt").write_text("a.tif label0.png\n")
+    options = {"height": 12, "width": 16, "count": bands, "dtype": dtype, "crs": "EPSG:32633"}
+    options["transform"] = rasterio.transform.from_origin(5, 5, 1, 1)
+    normalize = ([0.5], [0.3]) if dtype == "uint8" else ([120], [60])
+    for nodata in (240, 0, None):
+        image[:3] = nodata or 0
+        with rasterio.open(path, "w", driver="GTiff", nodata=nodata, **options) as file:
+            file.write(image.transpose(2, 0, 1).astype(dtype))
+        caplog.clear()
+        check_before_training(dataset(tmp_path, normalize, bands))
+        found = [r.getMessage() for r in caplog.records if r.levelno == logging.WARNING]
+        assert len(found) == (nodata == 240), found
+        assert not found or f"such as {path} have pixels without data, whose value 240" in found[0]
