@@ -55,6 +55,7 @@ class Dataset(datasets.Dataset):
     """
 
     label_table: np.ndarray | None = None  # the label by value in a file, uint8 [256]
+    list_paths: list[str] | None = None  # of several lists, that of each sample
 
     def __init__(
         self,
@@ -86,7 +87,7 @@ class Dataset(datasets.Dataset):
         self.img_channels, self.ignore_index, self.edge = img_channels, ignore_index, edge
         if label_map is not None:
             self.label_table = _label_table(label_map, num_classes, ignore_index)
-        columns, self.file_list = (1, 2) if self.mode == "test" else (2,), []
+        columns, self.file_list, list_paths = (1, 2) if self.mode == "test" else (2,), [], []
         for root, path, weight in self._sources(as_list(dataset_root), paths, weights):
             rows = [
                 [os.path.join(root, name) for name in names] + [None] * (2 - len(names))
@@ -94,6 +95,8 @@ class Dataset(datasets.Dataset):
             ]
             self.file_list += rows * weight
             if len(paths) > 1:
+                list_paths += [str(path)] * (len(rows) * weight)
+                self.list_paths = list_paths
                 logger.info(f"{path}: {len(rows)} images, {weight} x in an epoch")
 
     def _sources(self, roots, paths, weights):

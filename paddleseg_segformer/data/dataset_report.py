@@ -13,7 +13,7 @@ from .classes import class_names, out_of_range_label
 from .dataset import Dataset
 from .image_check import ImageSummary, examine, find_spoiled_bands, yaml_list
 from .image_io import ColorMaskError, is_cut_off, read_pair
-from .label_check import color_mask_error, find_error, values_to_labels
+from .label_check import color_mask_error, find_error, group_by_list, values_to_labels
 from .validate import read_sample, sampled_indices
 
 MAX_REPORTED = 20  # problems or classes; the rest are counted
@@ -83,7 +83,10 @@ def _check_dataset(dataset, section, num_workers):
     number, ignored = dataset.num_classes, dataset.ignore_index
     table = values_to_labels(dataset)
     pixels, images, pixels_with = np.zeros([3, 256], dtype="int64")  # by label
-    problems, first_files, color_mask, summary = [], {}, None, ImageSummary()
+    problems, color_mask, summary = [], None, ImageSummary()
+    lists = group_by_list(dataset, range(len(dataset)))
+    list_paths = {index: path for path, indices in lists.items() for index in indices}
+    first_files = {path: {} for path in lists}  # by value
     with ThreadPoolExecutor(num_workers) as pool:
         results = pool.map(lambda index: _examine_pair(dataset, index), range(len(dataset)))
         for index, result in enumerate(progress(results, len(dataset), f"check {section}")):
@@ -96,7 +99,7 @@ def _check_dataset(dataset, section, num_workers):
             histogram, about_image = result
             summary.add(str(dataset.file_list[index][0]), *about_image)
             for value in np.flatnonzero(histogram).tolist():
-                first_files.setdefault(value, path)
+                first_files[list_paths[index]].setdefault(value, path)
             counts = np.bincount(table, histogram, 256).astype("int64")
             wrong = out_of_range_label(np.flatnonzero(counts), number, ignored)
             if wrong is not None:
@@ -105,9 +108,10 @@ def _check_dataset(dataset, section, num_workers):
             pixels += counts
             images += counts > 0
             pixels_with += (counts > 0) * (counts.sum() - counts[ignored])
-    if found := find_error(dataset, section, first_files, "the labels"):
-        problems = [problem for problem in problems if not problem.startswith(f"{found[0]}: ")]
-        problems.insert(0, ": ".join(found))
+    found = (find_error(dataset, section, x, "the labels", path) for path, x in first_files.items())
+    found = list(filter(None, found))
+    known = tuple(f"{where}: " for where, _ in found)
+    problems = [*map(": ".join, found), *(x for x in problems if not x.startswith(known))]
     _log_images(section, summary)
     if section == "train_dataset" and isinstance(dataset, Dataset) and not problems:
         problems += _check_transforms(dataset, section, summary)

@@ -40,7 +40,19 @@ def read_values(dataset, indices, skip_out_of_range=False):
     return first_files
 
 
-def find_error(dataset, section, first_files, labels):
+def group_by_list(dataset, indices):
+    """Indices of samples by the path of their list, or all by None if there are no several lists.
+
+    Values have a meaning together only within a list: 255 is ignored in masks of 0, 1 and 255, but
+    not in another data set's of 0 and 255.
+    """
+    groups, paths = {}, getattr(dataset, "list_paths", None)
+    for index in indices:
+        groups.setdefault(paths and paths[index], []).append(index)
+    return groups
+
+
+def find_error(dataset, section, first_files, labels, list_path=None):
     """What is wrong with all values that label files have.
 
     A value that is neither a class nor ignored is left to the check of its file if a ``label_map``
@@ -51,10 +63,21 @@ def find_error(dataset, section, first_files, labels):
         section: Its key in the config.
         first_files: Dictionary with the values in its label files, each with the path of a file.
         labels: What the files are, such as "the 16 sampled labels".
+        list_path: The list that they are in, if there are several.
 
     Returns:
         The file or section, and what is wrong with it and what to do about it; or None.
     """
+    if list_path is not None:
+        labels = f"{labels} of {list_path}"
+    found = _find_error(dataset, section, first_files, labels)
+    if found is None or list_path is None or "label_map" not in found[1]:
+        return found
+    hint = "label_map holds for all lists: if the others' values differ, convert these labels"
+    return found[0], f"{found[1][:-1]}; {hint}."
+
+
+def _find_error(dataset, section, first_files, labels):
     if not (isinstance(dataset, Dataset) and first_files):
         return None
     number, ignored, values = dataset.num_classes, dataset.ignore_index, sorted(first_files)

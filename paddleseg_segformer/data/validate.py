@@ -11,7 +11,13 @@ from .classes import out_of_range_label
 from .dataset import Dataset
 from .image_check import find_spoiled_bands, has_plain_type, summarize
 from .image_io import ColorMaskError
-from .label_check import color_mask_error, find_error, find_missing_classes, read_values
+from .label_check import (
+    color_mask_error,
+    find_error,
+    find_missing_classes,
+    group_by_list,
+    read_values,
+)
 
 QUICK_CHECK_SAMPLES = 16  # of each data set
 
@@ -125,11 +131,14 @@ def _check_labels(dataset, section, tolerant):
     """
     if not isinstance(dataset, Dataset):
         return {}
-    indices = sampled_indices(dataset)
-    values = read_values(dataset, indices, skip_out_of_range=tolerant)
-    if found := find_error(dataset, section, values, f"the {len(indices)} sampled labels"):
-        raise InputError(": ".join(found))
-    return values
+    all_values = {}
+    for path, indices in group_by_list(dataset, sampled_indices(dataset)).items():
+        values = read_values(dataset, indices, skip_out_of_range=tolerant)
+        labels = f"the {len(indices)} sampled labels"
+        if found := find_error(dataset, section, values, labels, path):
+            raise InputError(": ".join(found))
+        all_values.update(values)
+    return all_values
 
 
 def _check_values(dataset, samples):

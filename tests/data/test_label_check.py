@@ -274,6 +274,30 @@ def test_other_data_sets_get_no_label_map(data, caplog):
 
 
 @pytest.mark.parametrize("command", CHECKS)
+def test_each_of_several_lists_is_checked_on_its_own(command, data, caplog):
+    """Together, masks of 0 and 1 and of 0 and 255 look like two classes and ignored pixels."""
+    data.write([[0, 1], [0, 1], [0, 255], [0, 255]])
+    lists = [data.root / f"{name}.txt" for name in "ab"]
+    for path, numbers in zip(lists, ((0, 1), (2, 3))):
+        path.write_text("".join(f"images/{i}.png masks/{i}.png\n" for i in numbers))
+    data.datasets = lambda classes: [
+        Dataset("train", data.root, [Normalize()], classes, train_path=lists)
+    ]
+    if command == "check_dataset":
+        config = data.config(2)
+        config.dic["train_dataset"]["train_path"] = list(map(str, lists))
+        config.dic["val_dataset"]["val_path"] = str(lists[0])
+        data.config = lambda classes: config
+    expected = BINARY.replace(
+        "LABELS", f"{'2 sampled ' * (command == 'train')}labels of {lists[1]}"
+    )
+    assert data.refused(command, caplog, 2) == (
+        f"{expected[:-1]}; label_map holds for all lists: if the others' values differ, convert "
+        "these labels."
+    )
+
+
+@pytest.mark.parametrize("command", CHECKS)
 def test_transforms_that_spoil_images(command, data, caplog):
     """12 bits in 16: the sentence, and that the line in it, put into the config, is accepted."""
     data.write([[0, 1]])
