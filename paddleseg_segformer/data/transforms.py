@@ -256,6 +256,18 @@ class Normalize(ps_transforms.Normalize):
         return sample
 
 
+def normalization(transforms, bands):
+    """Mean and standard deviation of ``Normalize``: array ``[2, bands]``; 0 and 1 without it.
+
+    ``transforms`` is a list of transforms, or a ``Compose``.
+    """
+    for transform in getattr(transforms, "transforms", transforms):
+        if isinstance(transform, ps_transforms.Normalize):
+            pair = transform.mean, transform.std
+            return np.stack([np.broadcast_to(np.ravel(x), [bands]) for x in pair])
+    return np.repeat([[0.0], [1.0]], bands, axis=1)
+
+
 # Transforms with the same result on an 8-bit image whether uint8 or float32 holds it. Subclasses
 # are not included: they may do anything.
 _KEEP_8BIT = (ResizeToFit, Rescale, RandomCategoryCrop, PhotometricDistortion, Normalize)

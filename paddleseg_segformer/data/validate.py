@@ -18,6 +18,7 @@ from .label_check import (
     group_by_list,
     read_values,
 )
+from .transforms import normalization
 
 QUICK_CHECK_SAMPLES = 16  # of each data set
 
@@ -89,6 +90,8 @@ def check_before_training(
         raise InputError(
             f"val_dataset: has {val} classes, train_dataset {train}; they must be the same."
         )
+    if isinstance(train_dataset, Dataset) and isinstance(val_dataset, Dataset):
+        _check_normalize(train_dataset, val_dataset)
 
 
 def first_sample(dataset):
@@ -156,6 +159,20 @@ def _check_values(dataset, samples):
     for warning in summary.warnings("train_dataset"):
         logger.warning(warning)
     summary.check_transformed("train_dataset", after, spoiled)
+
+
+def _check_normalize(train_dataset, val_dataset):
+    """Warn if validation, and so prediction, does not normalize images as training does."""
+    bands = train_dataset.img_channels
+    if val_dataset.img_channels != bands:
+        return
+    pairs = [normalization(data.transforms, bands) for data in (val_dataset, train_dataset)]
+    if not np.allclose(*pairs, rtol=1e-6, atol=1e-6):
+        texts = ["mean {}, std {}".format(*np.round(pair, 4).tolist()) for pair in pairs]
+        logger.warning(
+            f"val_dataset.transforms: normalize images with {texts[0]}, and train_dataset's with "
+            f"{texts[1]}; the model, also in prediction, needs the same"
+        )
 
 
 def _read_some(dataset, tolerant):

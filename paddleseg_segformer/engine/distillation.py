@@ -8,11 +8,11 @@ temperature T; here its mean over the valid pixels.
 import numpy as np
 import paddle
 import paddle.nn.functional as F
-from paddleseg.transforms import Normalize
 from paddleseg.utils import utils
 
 from ..config import build
 from ..data import class_names
+from ..data.transforms import normalization
 from ..errors import InputError
 from ..inference import load_model
 from ..inference.model_source import resolve_model
@@ -126,7 +126,7 @@ def build_distillation(config, dataset, model):
             "a teacher for the same images."
         )
     (transforms,) = build(source.config, "val_transforms")
-    normalizations = [_normalization(x, bands[0]) for x in (transforms, dataset.transforms)]
+    normalizations = [normalization(x, bands[0]) for x in (transforms, dataset.transforms)]
     if not np.allclose(*normalizations, rtol=0, atol=1e-6):
         texts = ["mean {}, std {}".format(*np.round(x, 4).tolist()) for x in normalizations]
         raise InputError(
@@ -147,12 +147,3 @@ def build_distillation(config, dataset, model):
         f"temperature {distillation.temperature:g}"
     )
     return distillation
-
-
-def _normalization(transforms, bands):
-    """Mean and standard deviation of ``Normalize``: array ``[2, bands]``; 0 and 1 without it."""
-    for transform in getattr(transforms, "transforms", transforms):
-        if isinstance(transform, Normalize):
-            pair = transform.mean, transform.std
-            return np.stack([np.broadcast_to(np.ravel(x), [bands]) for x in pair])
-    return np.repeat([[0.0], [1.0]], bands, axis=1)

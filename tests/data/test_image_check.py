@@ -204,3 +204,16 @@ def test_pixels_without_data_are_a_warning(dtype, bands, tmp_path, caplog):
         found = [r.getMessage() for r in caplog.records if r.levelno == logging.WARNING]
         assert len(found) == (nodata == 240), found
         assert not found or f"such as {path} have pixels without data, whose value 240" in found[0]
+
+
+def test_another_normalization_in_validation_is_a_warning(tmp_path, caplog):
+    write(tmp_path, [normal(1500, 800, 4)])
+    fits = ([0.023], [0.0122])
+    check_before_training(dataset(tmp_path, fits, 4), dataset(tmp_path, fits, 4, "val"))
+    same = dataset(tmp_path, ([0.023] * 4, [0.0122] * 4), 4, "val")
+    check_before_training(dataset(tmp_path, fits, 4), same)
+    assert not [r for r in caplog.records if r.levelno == logging.WARNING]
+    check_before_training(dataset(tmp_path, fits, 4), dataset(tmp_path, ([0.5], [0.5]), 4, "val"))
+    (warning,) = [r.getMessage() for r in caplog.records if r.levelno == logging.WARNING]
+    assert warning.startswith("val_dataset.transforms: normalize images with mean [0.5, 0.5, 0.5,")
+    assert "train_dataset's with mean [0.023, 0.023, 0.023, 0.023], std [0.0122," in warning
