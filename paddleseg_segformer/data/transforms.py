@@ -2,7 +2,8 @@
 
 A transform takes and returns a sample, a dictionary whose ``img`` is ``[H, W, 3]``, RGB,
 ``[H, W, N]`` of other bands, or ``[H, W]`` of one. Its values are on the 8-bit scale; see
-``image_io.to_8bit_scale``. ``is_8bit`` says whether the image was uint8; without it, it was.
+``image_io.to_8bit_scale``. ``is_8bit`` says whether the image was uint8; without it, it was. Of
+other images, ``range`` has the minimum and maximum of each band before the first transform.
 ``Compose`` says which transforms get such an image as uint8 and which as float32. All random
 numbers come from NumPy's global generator, which ``engine.dataloader`` seeds for each sample.
 """
@@ -130,8 +131,9 @@ class PhotometricDistortion:
     hue are those of 8-bit RGB images; brightness and contrast can be changed of all images.
 
     An image of more than 8 bits need not fill the range of its type, so each band is changed
-    relative to its own minimum and maximum in the image: 255 of ``brightness`` is their difference,
-    and contrast is a factor of the difference to the minimum. The result is not clipped.
+    relative to its own minimum and maximum in the image, without padding: 255 of ``brightness`` is
+    their difference, and contrast is a factor of the difference to the minimum. The result is not
+    clipped.
 
     Args:
         brightness: Maximum absolute value of the number added to all values.
@@ -167,7 +169,8 @@ class PhotometricDistortion:
         contrast = np.random.uniform(*self.contrast) if _coin() else None
         contrast_first = _coin()
         if not is_8bit(sample):
-            sample["img"] = _distort_floats(sample["img"], shift, contrast)
+            lowest, highest = sample.get("range") or _band_range(sample["img"])
+            sample["img"] = _distort_floats(sample["img"], shift, contrast, lowest, highest)
             return sample
         image = np.ascontiguousarray(_to_uint8(self, sample["img"]))
         if shift is not None:
@@ -195,11 +198,14 @@ class PhotometricDistortion:
         return cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB)
 
 
-def _distort_floats(image, shift, contrast):
+def _band_range(image):
+    return image.min(axis=(0, 1)), image.max(axis=(0, 1))
+
+
+def _distort_floats(image, shift, contrast, lowest, highest):
     """Change brightness and contrast relative to the minimum and maximum of each band."""
-    lowest = image.min(axis=(0, 1))
     if shift is not None:
-        shift = np.float32(shift / 255) * (image.max(axis=(0, 1)) - lowest)
+        shift = np.float32(shift / 255) * (highest - lowest)
         image, lowest = image + shift, lowest + shift
     if contrast is not None:
         image = (image - lowest) * np.float32(contrast) + lowest
@@ -296,10 +302,13 @@ class Compose:
         """
         sample.setdefault("trans_info", [])
         sample["is_8bit"] = sample["img"].dtype == np.uint8
+        if not sample["is_8bit"]:
+            sample["range"] = _band_range(sample["img"])
         for transform in self.transforms:
             if type(transform) not in _KEEP_8BIT:
                 sample["img"] = sample["img"].astype("float32", copy=False)
             sample = transform(sample)
+        sample.pop("range", None)
         sample["img"] = np.atleast_3d(sample["img"]).transpose(2, 0, 1)
         return sample
 

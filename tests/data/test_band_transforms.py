@@ -157,3 +157,16 @@ def test_brightness_and_contrast_of_floats_computed_by_hand(monkeypatch):
 def test_compose_says_whether_the_image_was_8_bit():
     for image, expected in ((BANDS, True), (DEEP, False)):
         assert T.Compose([B.Resize((8, 8))])({"img": image})["is_8bit"] is expected
+
+
+def test_padding_does_not_change_the_range_of_brightness(monkeypatch):
+    """It is 127.5, far above 12-bit values in 16 bits."""
+    image = np.float32(np.random.default_rng(0).uniform(2, 12, [8, 8, 4]))
+    distort = T.PhotometricDistortion(contrast=(2, 2), **BRIGHTNESS)
+    results = []
+    for transforms in ([distort], [B.Padding((16, 16)), distort]):
+        coins = iter([1, 1, 1])
+        monkeypatch.setattr(np.random, "randint", lambda _, coins=coins: next(coins))
+        monkeypatch.setattr(np.random, "uniform", lambda low, high: high)
+        results.append(T.Compose(transforms)({"img": image, "gt_fields": []})["img"][:, :8, :8])
+    np.testing.assert_allclose(results[1], results[0], rtol=1e-6)
