@@ -20,8 +20,7 @@ from ..fs import StrPath, check_dir_writable, cleanup_on_error
 from .predict_raster import NO_DATA, new_label_map, open_raster, segment_large
 from .predictor import Predictor
 
-IMAGE_ENDINGS = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif"}
-IMAGE_ENDINGS |= {".npy"}
+IMAGE_ENDINGS = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".npy"}
 VIDEO_ENDINGS = {".mp4", ".avi", ".mov", ".mkv", ".webm"}
 
 # The first two are PaddleSeg's folder names.
