@@ -90,6 +90,8 @@ class Raster:
         if file.colorinterp[0] == ColorInterp.palette:
             table = file.colormap(1)
             self._colors = np.array([table[i][:3] for i in range(len(table))], "uint8")
+        bits = int(file.tags(1, ns="IMAGE_STRUCTURE").get("NBITS", 8))
+        self._factor = 255 // (2**bits - 1) if bits < 8 else 1  # as Pillow reads 1, 2 and 4 bits
         self._lock = threading.Lock()  # rasterio's datasets are not for several threads
 
     def close(self):
@@ -130,6 +132,8 @@ class Raster:
         values = self._read(self._file.read, window, size and (self._file.count, *size))
         if self._colors is not None:
             values = self._colors[values[0]].transpose(2, 0, 1)
+        elif self._factor > 1:
+            values *= self._factor
         values[:, ~valid] = 0
         values = values[0] if len(values) == 1 else values.transpose(1, 2, 0)
         values = to_8bit_scale(np.ascontiguousarray(values), self.path)

@@ -233,6 +233,14 @@ def test_a_color_table_is_applied(checkpoint, image, tmp_path):
         raster.close()
 
 
+@pytest.mark.parametrize("bits", [1, 2, 4])
+def test_less_than_8_bits_are_read_as_in_training(bits, image, tmp_path):
+    path = write(tmp_path / "a.tif", image[:, :, :1] % 2**bits, nbits=bits, **COORDINATES)
+    raster = predict_raster.open_raster(path, 3)
+    np.testing.assert_array_equal(raster.read()[0], read_image(path))
+    raster.close()
+
+
 def test_an_interruption_leaves_the_earlier_files(checkpoint, image, large, tmp_path, monkeypatch):
     """The label map has its name only once it is whole; so after a damaged block, too."""
     path = write(tmp_path / "a.tif", image, **COORDINATES)
