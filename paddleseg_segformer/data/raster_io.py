@@ -146,6 +146,17 @@ def _read_tiff(data):
 
 
 @contextmanager
+def quiet_rasterio():
+    """No warning of TIFFs without coordinates, and no log of GDAL's errors, which are raised."""
+    from rasterio.errors import NotGeoreferencedWarning
+
+    logging.getLogger("rasterio").setLevel(logging.WARNING)  # it logs them as INFO
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", NotGeoreferencedWarning)
+        yield
+
+
+@contextmanager
 def _open_tiff(data):
     """rasterio's data set of a TIFF, whose errors become ``ValueError``."""
     try:
@@ -153,9 +164,7 @@ def _open_tiff(data):
     except ImportError as error:
         needs = "this TIFF needs rasterio: pip install 'paddleseg-segformer[raster]'"
         raise ValueError(needs) from error
-    logging.getLogger("rasterio").setLevel(logging.WARNING)  # it logs each error of GDAL as INFO
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", rasterio.errors.NotGeoreferencedWarning)
+    with quiet_rasterio():
         try:
             # Only this driver: others read what a file refers to, also from the network.
             with rasterio.MemoryFile(data) as memory, memory.open(driver="GTiff") as first:

@@ -6,13 +6,13 @@ import contextlib
 import dataclasses
 import logging
 import threading
-import warnings
 import zlib
 
 import numpy as np
 from tqdm import tqdm
 
 from ..data.image_io import fit_channels, to_8bit_scale
+from ..data.raster_io import quiet_rasterio
 from ..errors import InputError, RunError
 from ..fs import atomic_path, cleanup_on_error
 from .predictor import Prediction
@@ -263,9 +263,7 @@ def new_label_map(path, raster, predictor):
 
 
 def _open(path, mode="r", **options):
-    """Open a TIFF, without the warning if it has no coordinates."""
     import rasterio
 
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", rasterio.errors.NotGeoreferencedWarning)
+    with quiet_rasterio():
         return rasterio.open(path, mode, driver="GTiff", **options)

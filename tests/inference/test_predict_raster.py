@@ -1,5 +1,6 @@
 """GeoTIFFs: coordinates, pixels without data, and rasters that are segmented window by window."""
 
+import logging
 import re
 import resource
 from functools import partial
@@ -311,6 +312,16 @@ def test_rasters_that_cannot_be_segmented_by_windows(checkpoint, image, large, t
     count, (problem,) = predict(checkpoint, path, tmp_path / "out", **WINDOWS)
     assert count == 0 and "a.tif: has values of type complex64" in problem
     assert files(tmp_path / "out") == []
+
+
+def test_a_damaged_file_is_one_sentence(checkpoint, tmp_path, caplog):
+    """Not also a line in the log; rasterio logs the errors that it raises."""
+    (tmp_path / "a.tif").write_bytes(b"II*\0damaged")
+    logging.getLogger("rasterio").setLevel(logging.NOTSET)
+    with caplog.at_level("INFO"):
+        count, (problem,) = predict(checkpoint, tmp_path / "a.tif", tmp_path / "out", **WINDOWS)
+    assert count == 0 and problem.startswith(f"{tmp_path}/a.tif: cannot be read as an image (")
+    assert not [record for record in caplog.records if record.name.startswith("rasterio")]
 
 
 def test_exported_graphs(image, large, tmp_path, caplog):
