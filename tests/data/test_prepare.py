@@ -70,6 +70,13 @@ def test_a_postfix_separates_images_and_masks_in_one_folder(tmp_path, caplog):
     assert "1 images have no mask, such as c.jpg: left out" in caplog.text
 
 
+def test_images_are_of_any_format_that_training_reads(tmp_path):
+    names = [f"{i}{ending}" for i, ending in enumerate(IMAGE_ENDINGS - {".gif"})]
+    touch(tmp_path, *(f"images/{name}" for name in names))
+    touch(tmp_path, *(f"masks/{name.split('.')[0]}.png" for name in names))
+    assert write_lists(tmp_path, "images", "masks", (1, 0, 0)) == {"train": len(names)}
+
+
 def test_folders_may_be_named_from_the_top(ten, monkeypatch):
     monkeypatch.chdir(ten.parent)
     write_lists(ten.name, ten / "images", ten / "masks", (1, 0, 0))
