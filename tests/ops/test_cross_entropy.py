@@ -5,7 +5,7 @@ import paddle
 import pytest
 from reference import bilinear
 
-from paddleseg_segformer.ops import upsampled_cross_entropy
+from paddleseg_segformer.ops import cross_entropy, upsampled_cross_entropy
 from paddleseg_segformer.ops.cross_entropy import _by_operators, _on_cpu
 
 # Sizes of logits and labels: several tiles, less than one, odd ratios, downsampled, equal.
@@ -78,6 +78,26 @@ def test_half_precision_is_computed_in_float32():
     assert float(loss) > np.finfo("float16").max
     assert float(loss) == pytest.approx(float(exact_loss), rel=1e-5)
     assert gradient.dtype == paddle.float16
+
+
+@pytest.mark.parametrize("images", [0.5, 1, 2, 3, 9])
+def test_groups_of_images_on_other_devices(images, monkeypatch):
+    """The last group may be smaller; a group has at least one image, and no more than allowed."""
+    inputs = [
+        np.concatenate([array, array[::-1] + 0, array[:1]]) for array in example((3, 4), (12, 16))
+    ]
+    sizes, resize = [], cross_entropy.resize_bilinear
+
+    def record(maps, size):
+        sizes.append(len(maps))
+        return resize(maps, size)
+
+    monkeypatch.setattr(cross_entropy, "resize_bilinear", record)
+    monkeypatch.setattr(cross_entropy, "GROUP_SIZE", int(images * 5 * 12 * 16))
+    inputs = [paddle.to_tensor(array) for array in inputs]
+    for actual, expected in zip(_by_operators(*inputs), _on_cpu(*inputs)):
+        np.testing.assert_allclose(actual.numpy(), expected.numpy(), rtol=1e-12, atol=1e-12)
+    assert sum(sizes) == 5 and max(sizes) == min(5, max(1, int(images)))
 
 
 @pytest.mark.parametrize("source, target", SIZES)
