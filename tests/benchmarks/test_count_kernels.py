@@ -1,0 +1,35 @@
+"""benchmarks/count_kernels.py, and the kernel calls and reads of a training step."""
+
+import paddle
+import paddle.nn.functional as F
+import pytest
+from run_tools import ROOT
+
+pytestmark = pytest.mark.integration
+
+
+@pytest.fixture
+def count_kernels(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    import count_kernels
+
+    return count_kernels
+
+
+def test_kernels_views_and_reads_are_counted(count_kernels):
+    """A known step: relu of a reshaped product, its gradient, and two reads."""
+    model = paddle.nn.Linear(3, 2, bias_attr=False)
+    optimizer = paddle.optimizer.SGD(0.1, parameters=model.parameters())
+
+    def step(batch):
+        x = paddle.ones([4, 3])
+        loss = F.relu(model(x).reshape([8])).sum()
+        loss.backward()
+        optimizer.step()
+        optimizer.clear_grad()
+        return float(loss), bool(loss > 0)
+
+    found = count_kernels.count(model, optimizer, step, 2)
+    assert (found["forward"], found["optimizer"], found["norm"], found["reads"]) == (1, 1, 0, 2)
+    assert found["views"] == 2  # reshape and its gradient
+    assert found["backward"] >= 3  # of matmul, relu and sum
