@@ -44,6 +44,7 @@ def observed(label, notes):
         step, second = self.state.iteration + 1, distributed.rank() == 1
         if label == "nan" and second and step == 2:
             micro_batches[0].arrays["img"][0] = float("nan")
+            micro_batches[0] = micro_batches[0]._replace(bad_images=[0])
         if label == "stopped" and second and step == 2:
             for _ in range(3):
                 os.kill(os.getpid(), signal.SIGTERM)

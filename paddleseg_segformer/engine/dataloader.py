@@ -69,6 +69,7 @@ class Batch(NamedTuple):
     arrays: dict  # the samples' arrays by name, stacked
     files: list  # the images' paths, in the same order
     problems: list  # error messages of the samples that were replaced
+    bad_images: list  # positions of the images that are not finite
 
 
 @dataclass
@@ -95,7 +96,10 @@ class BatchReader:
             sample, file = self._read(number, index, problems)
             samples.append(sample)
             files.append(file)
-        return Batch(_stack(samples, files), files, problems)
+        arrays = _stack(samples, files)
+        # Here and not after the upload, where a GPU would have to finish its work for the answer.
+        bad = [i for i, image in enumerate(arrays["img"]) if not np.isfinite(image).all()]
+        return Batch(arrays, files, problems, bad)
 
     def _read(self, number, index, problems):
         for attempt in range(MAX_REPLACEMENTS):

@@ -1,7 +1,5 @@
 """Parameter groups, freezing and the gradient norm."""
 
-import math
-
 import paddle
 
 from ..errors import InputError
@@ -81,8 +79,13 @@ def group_learning_rates(config, rate):
 
 
 def gradient_norm(parameters):
-    """The global L2 norm of the gradients, a float; NaN or inf if a gradient has one."""
+    """The global L2 norm of the gradients, a scalar tensor; NaN or inf if a gradient has one."""
     gradients = [parameter.grad for parameter in parameters]
-    # One operator per parameter, since launching several hundred kernels dominates on a GPU.
-    squares = [paddle._C_ops.squared_l2_norm(g) for g in gradients if g is not None]
-    return math.sqrt(paddle.add_n(squares).item()) if squares else 0.0
+    gradients = [gradient for gradient in gradients if gradient is not None]
+    if not gradients:
+        return paddle.zeros([])
+    if not gradients[0].place.is_cpu_place():
+        # Copying all gradients takes less time than launching several hundred kernels.
+        gradients = [paddle.concat([gradient.flatten() for gradient in gradients])]
+    squares = [paddle._C_ops.squared_l2_norm(gradient) for gradient in gradients]
+    return paddle.add_n(squares).sqrt()

@@ -4,6 +4,7 @@ import contextlib
 import copy
 import random
 from functools import partial
+from itertools import chain
 from typing import NamedTuple, Optional
 
 import numpy as np
@@ -85,7 +86,7 @@ class TrainStep:
                 "micro-batches of a step, which is not the loss of the whole batch"
             )
 
-    def __call__(self, micro_batches, iteration):
+    def __call__(self, micro_batches, iteration, bad_images=None):
         """Do one optimizer step and return its ``StepResult``.
 
         If an image, a loss or the gradient is not finite, only the learning rate schedule and, in
@@ -95,6 +96,8 @@ class TrainStep:
             micro_batches: List of dictionaries of tensors, with ``img`` ``[N, C, H, W]`` and
                 ``label`` ``[N, H, W]``.
             iteration: Number of the step, from 1.
+            bad_images: For each micro-batch, the positions of the images that are not finite; None
+                if there are none.
 
         Raises:
             InputError: The losses do not fit the model or the number of its outputs.
@@ -105,9 +108,15 @@ class TrainStep:
         statistics = [tensor.clone() for tensor in self.statistics]
         try:
             losses = self._accumulate(micro_batches)
-            norm = gradient_norm(self.model.parameters()) / self._loss_scale()
-            losses = np.array([[float(loss) for loss in values] for values in losses])
-            result = self._check_finite(losses, norm, [batch["img"] for batch in micro_batches])
+            # One transfer, because a GPU waits for the next kernel calls after each.
+            scale = [self.scaler._scale] if self.scaler.is_enable() else []
+            norm = gradient_norm(self.model.parameters())
+            norm, *values = _to_host([norm, *chain(*losses), *scale])
+            scale = values.pop() if scale else 1.0
+            norm, losses = norm / scale, np.reshape(values, [len(losses), -1])
+            bad_images = bad_images or [[] for _ in micro_batches]
+            sizes = [len(batch["img"]) for batch in micro_batches]
+            result = self._check_finite(losses, norm, scale, bad_images, sizes)
             if result.skipped is not None:
                 self._restore(statistics)
         except Exception:
@@ -197,18 +206,18 @@ class TrainStep:
                 f"{type(self.model).__name__} and the labels: {one_line(error)}"
             ) from error
 
-    def _check_finite(self, losses, norm, images):
+    def _check_finite(self, losses, norm, scale, bad_images, sizes):
         """The ``StepResult`` from ``losses [micro-batches, losses]``, the same in all processes."""
-        bad_images = [~paddle.isfinite(batch).all(axis=[1, 2, 3]).numpy() for batch in images]
         bad_losses = ~np.isfinite(losses).all(axis=1)
         skipped, bad_samples = None, []
-        if np.any(bad_images):  # checked first: a ReLU may hide it from the loss
-            skipped, bad_samples = "an image is not finite", bad_images
+        if any(bad_images):  # checked first: a ReLU may hide it from the loss
+            skipped = "an image is not finite"
+            bad_samples = [np.isin(np.arange(n), bad) for n, bad in zip(sizes, bad_images)]
         elif bad_losses.any():
             skipped = f"a loss is {losses[bad_losses].sum()}"
-            bad_samples = [np.full(len(batch), bad) for batch, bad in zip(images, bad_losses)]
+            bad_samples = [np.full(n, bad) for n, bad in zip(sizes, bad_losses)]
         # In fp16, occasional overflows of the gradient are normal: the loss scale adapts.
-        elif not np.isfinite(norm) and self._loss_scale() <= 1:
+        elif not np.isfinite(norm) and scale <= 1:
             skipped = f"the gradient's norm is {norm}"
         values = [*losses.mean(axis=0), skipped is not None, len(bad_samples) > 0]
         values = distributed.all_reduce_sum(np.array(values, dtype="float64"))
@@ -216,7 +225,7 @@ class TrainStep:
         if any_skipped and skipped is None:
             skipped = "another process has no finite loss"
         if any_skipped and not any_identified:
-            bad_samples = [np.full(len(batch), True) for batch in images]
+            bad_samples = [np.full(n, True) for n in sizes]
         bad_samples = np.flatnonzero(np.concatenate(bad_samples)) if bad_samples else []
         return StepResult(losses, norm, skipped, list(bad_samples))
 
@@ -224,9 +233,6 @@ class TrainStep:
         """Recompute the learning rate from the schedule, after its settings have changed."""
         if self.schedule is not None:
             self.schedule.step(self.schedule.last_epoch)
-
-    def _loss_scale(self):
-        return self.scaler_state().get("scale", 1.0)
 
     def scaler_state(self):
         """State of the dynamic loss scaling, as plain JSON; empty unless in fp16."""
@@ -237,6 +243,13 @@ class TrainStep:
         if state and self.scaler.is_enable():
             scale = np.array([state["scale"]], dtype="float32")
             self.scaler.load_state_dict({**state, "scale": scale})
+
+
+def _to_host(tensors):
+    """The values of scalar tensors of any float type, as a list of floats, in one transfer."""
+    if len({tensor.dtype for tensor in tensors}) > 1:
+        tensors = [tensor.astype("float64") for tensor in tensors]
+    return paddle.concat([tensor.reshape([1]) for tensor in tensors]).tolist()
 
 
 def _bind_scale(loss, scales):

@@ -202,7 +202,7 @@ class Trainer:
         seed_all(self.seed, iteration)
         arrays = [batch.arrays for batch in micro_batches]
         with out_of_memory_hint(arrays[0]["img"].shape, len(arrays), self.step.model):
-            result = self.step(arrays, iteration)
+            result = self.step(arrays, iteration, [batch.bad_images for batch in micro_batches])
         state.iteration = iteration
         state.samples += self.batch_size
         if result.skipped is None:

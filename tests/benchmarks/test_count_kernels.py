@@ -33,3 +33,12 @@ def test_kernels_views_and_reads_are_counted(count_kernels):
     assert (found["forward"], found["optimizer"], found["norm"], found["reads"]) == (1, 1, 0, 2)
     assert found["views"] == 2  # reshape and its gradient
     assert found["backward"] >= 3  # of matmul, relu and sum
+
+
+def test_a_step_waits_for_the_device_once_and_the_loss_does_not_grow_with_the_batch(count_kernels):
+    found = [count_kernels.count(*count_kernels.ours("B0"), n) for n in (1, 4, 5)]
+    assert [counts["reads"] for counts in found] == [1, 1, 1]
+    one, group, two_groups = found
+    assert one["loss and checks"] == group["loss and checks"]
+    assert 0 < two_groups["loss and checks"] - group["loss and checks"] < 15
+    assert max(counts["norm"] for counts in found) < 5  # and not one for each parameter

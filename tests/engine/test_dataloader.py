@@ -149,6 +149,19 @@ def test_samples_of_different_sizes_are_named(num_workers):
         batches(num_workers, dataset, replace_bad=True)
 
 
+@pytest.mark.integration
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_images_that_are_not_finite_are_named(num_workers):
+    class NotFinite(Random):
+        def __getitem__(self, index):
+            sample = super().__getitem__(index)
+            sample["img"][1:] = {1: np.nan, 3: -np.inf}.get(index, 1)
+            return sample
+
+    for batch in batches(num_workers, NotFinite()):
+        assert batch.bad_images == [i for i, file in enumerate(batch.files) if file[0] in "13"]
+
+
 def test_a_set_without_a_readable_sample_is_an_error():
     dataset = Random()
     dataset.broken = range(5)

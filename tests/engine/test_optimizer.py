@@ -102,7 +102,9 @@ def test_rates_of_the_groups(config):
     assert group_learning_rates(config, 0.5) == {"base": 0.5}
 
 
-def test_gradient_norm_is_global():
+@pytest.mark.parametrize("on_cpu", [True, False])
+def test_gradient_norm_is_global(on_cpu, monkeypatch):
+    monkeypatch.setattr(paddle.base.core.Place, "is_cpu_place", lambda place: on_cpu)
     layers = paddle.nn.Sequential(paddle.nn.Linear(3, 4), paddle.nn.Linear(4, 5))
     assert gradient_norm(layers.parameters()) == 0
     random, squares = np.random.default_rng(0), 0.0

@@ -323,11 +323,13 @@ def test_a_changed_config_is_logged(scenes, whole, tmp_path, caplog):
 
 def test_a_run_with_only_nan_steps_saves_and_fails(config, tmp_path, monkeypatch, caplog):
     """Images with NaN: in one step, and then in all."""
-    original = trainer_module.Trainer._train_step
+    original, files = trainer_module.Trainer._train_step, []
 
     def spoil(self, micro_batches, meter):
         if self.state.iteration + 1 in spoiled:
-            micro_batches[1].arrays["img"][0] = float("nan")
+            micro_batches[1].arrays["img"][1] = float("nan")
+            micro_batches[1] = micro_batches[1]._replace(bad_images=[1])
+            files.append(micro_batches[1].files[1])
         original(self, micro_batches, meter)
 
     monkeypatch.setattr(trainer_module.Trainer, "_train_step", spoil)
@@ -339,7 +341,9 @@ def test_a_run_with_only_nan_steps_saves_and_fails(config, tmp_path, monkeypatch
     assert manifest["skipped"] == {"steps": 4, "samples": 0}
     skips = [line for line in read_lines(tmp_path) if line["kind"] == "skipped_step"]
     assert [line["iteration"] for line in skips] == [2, 5, 6, 7]
-    assert all(re.search(r"scene_train_\d+\.jpg$", line["text"]) for line in skips)
+    texts = [f"Skipped step {i}: an image is not finite" for i in (2, 5, 6, 7)]
+    expected = [f"{text}, with {file}" for text, file in zip(texts, files)]
+    assert [line["text"] for line in skips] == expected
     assert "Skipped step 2: " in caplog.text
     with pytest.raises(RunError, match="stopped at iteration 8"):  # and not for ten more
         run(config, tmp_path, save_interval=100, resume=True)
