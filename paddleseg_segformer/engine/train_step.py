@@ -178,7 +178,8 @@ class TrainStep:
                 size, align_corners = batch["img"].shape[2:], self.model.align_corners
                 outputs = [resize_bilinear(logits, size, align_corners) for logits in outputs]
             losses = [*self._compute_losses(outputs, batch, scales), *distilled]
-            loss = sum(losses) / count
+            loss = sum(losses[1:], losses[0])
+            loss = loss if count == 1 else loss / count
         self.scaler.scale(loss).backward()
         return [loss.detach() for loss in losses]
 

@@ -108,7 +108,8 @@ class CrossEntropyLoss(nn.Layer):
             total = upsampled_cross_entropy(logit, label, weights)
         else:
             total, norm_weights = self._full_size_loss(logit, label, weights, norm_weights)
-        return total * scale / (norm_weights.sum() + self._EPSILON)
+        total = total if scale == 1 else total * scale
+        return total / (norm_weights.sum() + self._EPSILON)
 
     def _pixel_weights(self, label, dtype="float32"):
         """Weights of the pixels in the summed loss, and in its normalizer."""

@@ -1,5 +1,7 @@
 """Scaled dot-product attention."""
 
+import math
+
 import paddle
 import paddle.nn.functional as F
 from paddle.device.cuda import get_device_capability
@@ -26,7 +28,8 @@ def scaled_dot_product_attention(q, k, v, scale, dropout_p=0.0, training=True):
         Float tensor ``[N, L, heads, C]``.
     """
     if _has_fused_kernel(q):  # FlashAttention, which does not store the scores
-        q = q * (scale * q.shape[-1] ** 0.5)  # the kernel itself divides by sqrt(C)
+        factor = scale * q.shape[-1] ** 0.5  # the kernel itself divides by sqrt(C)
+        q = q if math.isclose(factor, 1) else q * factor
         return F.scaled_dot_product_attention(q, k, v, dropout_p=dropout_p, training=training)
     q, k, v = (x.transpose([0, 2, 1, 3]) for x in (q * scale, k, v))
 

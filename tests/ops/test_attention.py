@@ -30,11 +30,12 @@ def test_chunked(monkeypatch, chunk):
     np.testing.assert_allclose(chunked.numpy(), plain.numpy(), atol=1e-6)
 
 
-def test_fused(monkeypatch):
+@pytest.mark.parametrize("scale", [0.3, 32**-0.5])
+def test_fused(scale, monkeypatch):
     """In float32, because a CPU has no half-precision kernels."""
-    plain = scaled_dot_product_attention(*inputs(), 0.3)
+    plain = scaled_dot_product_attention(*inputs(), scale)
     monkeypatch.setattr(attention, "FUSED_DTYPES", (paddle.float32,))
-    fused = scaled_dot_product_attention(*inputs(), 0.3)
+    fused = scaled_dot_product_attention(*inputs(), scale)
     assert not paddle.equal_all(fused, paddle.zeros_like(fused))
     np.testing.assert_allclose(fused.numpy(), plain.numpy(), atol=1e-6)
 
