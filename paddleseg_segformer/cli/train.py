@@ -57,7 +57,8 @@ def parse_args():
         "--num_workers",
         type=int,
         metavar="N",
-        help="data-loading workers (default: 0 on CPU, up to 8 per GPU)",
+        help="data-loading workers of each process (default: 0 on CPU; with GPUs 1 to 8, for which "
+        "the processes share the CPUs)",
     )
     group.add_argument(
         "--on_bad_sample",

@@ -7,6 +7,7 @@ import paddle
 
 from ..device import available_cpus
 from ..errors import InputError
+from . import distributed
 
 MIN_VALUES = {"grad_accum_steps": 1, "save_interval": 1, "log_iters": 1}
 MIN_VALUES |= {"num_workers": 0, "keep_checkpoint_max": 0}
@@ -26,7 +27,8 @@ class TrainOptions:
         freeze_backbone: Whether to freeze weights, BatchNorm and stochastic depth of the backbone.
         use_ema: Whether to keep, save and evaluate an exponential moving average of the weights.
         grad_accum_steps: Gradient accumulation: micro-batches per optimizer step.
-        num_workers: Data-loading workers; None is 0 on a CPU, and up to 8 per GPU.
+        num_workers: Data-loading workers of each process; None is 0 on a CPU, and with GPUs the
+            CPUs of the machine divided among its processes, 1 to 8.
         on_bad_sample: ``"error"`` or ``"skip"``: stop at an unreadable sample, or replace it.
         save_interval: Iterations between saves; the last iteration is saved as well.
         log_iters: Iterations between log lines.
@@ -83,5 +85,6 @@ class TrainOptions:
         if self.precision != "fp32" and on_cpu:
             raise InputError(f"--precision {self.precision}: needs a GPU; on a CPU use fp32.")
         if self.num_workers is None:
-            workers = 0 if on_cpu else min(8, available_cpus())
+            cpus = available_cpus() // distributed.local_size()
+            workers = 0 if on_cpu else max(1, min(8, cpus))
             object.__setattr__(self, "num_workers", workers)

@@ -16,7 +16,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from paddleseg_segformer.engine import dataloader, distributed
+from paddleseg_segformer.engine import dataloader, distributed, options
 from paddleseg_segformer.engine.dataloader import BatchReader, TrainSampler, train_batches
 from paddleseg_segformer.errors import InputError, RunError
 
@@ -167,6 +167,19 @@ def test_a_set_without_a_readable_sample_is_an_error():
     dataset.broken = range(5)
     with pytest.raises(InputError, match="samples in a row"):
         batches(0, dataset, replace_bad=True)
+
+
+@pytest.mark.parametrize(
+    "cpus, processes, workers", [(64, None, 8), (64, 8, 8), (32, 8, 4), (4, 8, 1)]
+)
+def test_the_processes_of_a_machine_share_its_cpus(cpus, processes, workers, monkeypatch):
+    """``PADDLE_LOCAL_SIZE`` is set by Paddle's launcher."""
+    monkeypatch.setattr(options, "paddle", SimpleNamespace(get_device=lambda: "gpu:0"))
+    monkeypatch.setattr(options, "available_cpus", lambda: cpus)
+    monkeypatch.delenv("PADDLE_LOCAL_SIZE", raising=False)
+    if processes is not None:
+        monkeypatch.setenv("PADDLE_LOCAL_SIZE", str(processes))
+    assert options.TrainOptions().num_workers == workers
 
 
 class Deadly(Random):
