@@ -5,8 +5,8 @@
 It forces the branches for GPUs on a CPU and counts calls with Paddle's profiler, for this project
 and for PaddleSeg's model, loss and training loop, with images of 64 x 64. Views change only a
 tensor's shape and strides. Reads copy a tensor to the host, for which a GPU must have finished its
-work; all but two of PaddleSeg's are of shapes, which are on the host already. Not counted are what a kernel launches itself, copies that make a view
-contiguous, and the upload of the batch.
+work; all but two of PaddleSeg's are of shapes, which are on the host already. Not counted are what
+a kernel launches itself, copies that make a view contiguous, and the upload of the batch.
 """
 
 import argparse
