@@ -86,7 +86,9 @@ class DropPath(nn.Layer):
         if not self.training or self.rate == 0:
             return x
         keep = 1 - self.rate
-        kept = paddle.bernoulli(paddle.full([x.shape[0], 1, 1], keep, x.dtype))
+        # Not in half precision: in bfloat16, 0.9 is 0.8984, and its inverse is not exact either.
+        dtype = "float64" if x.dtype == paddle.float64 else "float32"
+        kept = paddle.bernoulli(paddle.full([x.shape[0], 1, 1], keep, dtype))
         return scale_samples(x, kept / keep)
 
 

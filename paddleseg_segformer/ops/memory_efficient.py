@@ -6,16 +6,17 @@ from paddle.autograd import PyLayer
 
 
 def scale_samples(x, factors):
-    """``x * factors`` for constant factors; on a CPU, x is not saved for the backward pass.
+    """``x * factors`` for constant factors, without saving x for the backward pass.
 
     Args:
         x: Float tensor ``[N, ...]``.
-        factors: Tensor of x's dtype that broadcasts to x; it gets no gradient.
+        factors: Tensor that broadcasts to x, of x's dtype; in mixed precision, float32 for x in
+            half precision. It gets no gradient.
 
     Returns:
-        Float tensor of x's shape.
+        Float tensor of x's shape and the dtype of factors.
     """
-    if not paddle.in_dynamic_mode() or not x.place.is_cpu_place():
+    if not paddle.in_dynamic_mode():
         return x * factors
     return _ScaleSamples.apply(x, factors)
 
@@ -24,12 +25,14 @@ class _ScaleSamples(PyLayer):
     @staticmethod
     def forward(ctx, x, factors):
         ctx.save_for_backward(factors)
+        ctx.dtype = x.dtype
         return x * factors
 
     @staticmethod
     def backward(ctx, upstream):
         (factors,) = ctx.saved_tensor()
-        return upstream * factors, None
+        gradient = upstream * factors  # Paddle 2.6 does not itself cast it to x's dtype
+        return gradient if gradient.dtype == ctx.dtype else gradient.astype(ctx.dtype), None
 
 
 def gelu_matmul(x, weight):

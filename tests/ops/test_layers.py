@@ -44,6 +44,28 @@ def test_drop_path_drops_whole_samples_and_keeps_the_mean():
     assert out.mean() == pytest.approx(1, abs=0.03)
 
 
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_drop_path_of_half_precision_keeps_samples_with_the_exact_probability(dtype, monkeypatch):
+    """In bfloat16, 0.9 would be 0.8984 and its inverse 1.1094."""
+    probabilities = []
+
+    def bernoulli(p):
+        probabilities.append(p)
+        return paddle.ones_like(p)
+
+    monkeypatch.setattr(paddle, "bernoulli", bernoulli)
+    leaf, gradients = paddle.ones([2, 3, 2]), []
+    leaf.stop_gradient = False
+    x = leaf.astype(dtype)
+    x.register_hook(gradients.append)
+    out = DropPath(0.1)(x)
+    np.testing.assert_array_equal(probabilities[0].numpy(), np.full([2, 1, 1], 0.9, "float32"))
+    np.testing.assert_allclose(out.numpy(), np.full([2, 3, 2], 1 / 0.9), rtol=1e-6)
+    out.sum().backward()
+    assert gradients[0].dtype == x.dtype
+    assert gradients[0].astype("float32").numpy().min() > 1.1
+
+
 def test_dropout_drops_whole_channels_in_training_only():
     """With weights of 1, the output is the sum of the channels that are kept."""
     paddle.seed(0)
