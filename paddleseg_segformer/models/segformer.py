@@ -105,9 +105,12 @@ class SegFormer(nn.Layer):
 
         Returns:
             List with one float tensor, the logits ``[N, num_classes, H, W]``; without
-            ``resize_logits``, ``[N, num_classes, ceil(H / 4), ceil(W / 4)]``.
+            ``resize_logits``, ``[N, num_classes, ceil(H / 4), ceil(W / 4)]``. In mixed precision
+            they are float32.
         """
         logits = self.decode(self.backbone(x))
+        if logits.dtype in (paddle.float16, paddle.bfloat16):  # the resize and losses need more
+            logits = logits.astype("float32")
         if resize_logits:
             logits = resize_bilinear(logits, x.shape[2:], self.align_corners)
         return [logits]
@@ -128,9 +131,12 @@ class SegFormer(nn.Layer):
         if self.stage_projection != "linear":
             return F.conv2d(F.relu(layer(x)), weights[i][:, :, None, None])
         weight = paddle.matmul(weights[i], layer.proj.weight, transpose_y=True)
-        # Resizing does not change constants: all biases are added to the smallest map.
-        bias = self._fused_bias(weights) if i == 4 else None
-        return F.conv2d(x, weight[:, :, None, None], bias)
+        x = F.conv2d(x, weight[:, :, None, None])
+        if i < 4:
+            return x
+        # Resizing does not change constants: all biases are added to the smallest map. With AMP,
+        # it is in half precision; the sum must not be promoted to float32.
+        return x + self._fused_bias(weights).astype(x.dtype).reshape([1, -1, 1, 1])
 
     def _fused_bias(self, weights):
         """The sum of A_i b_i over the stages."""

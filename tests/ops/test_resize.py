@@ -1,4 +1,6 @@
-"""Bilinear resizing on a CPU against its definition and Paddle's operator."""
+"""Bilinear resizing against its definition and Paddle's operator."""
+
+import contextlib
 
 import numpy as np
 import paddle
@@ -36,6 +38,41 @@ def test_operator(source, target, align_corners):
         results.append((out.numpy(), leaf.grad.numpy()))
     for actual, expected in zip(*results):
         np.testing.assert_allclose(actual, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype, tolerance", [("float16", 5e-3), ("bfloat16", 4e-2)])
+def test_half_precision(dtype, tolerance, monkeypatch):
+    """Half precision in and out, in both directions, also within AMP, which is switched off.
+
+    Tolerances: rounding of inputs, weights, and both products, each of half a unit in the last
+    place of values up to 4; a GPU's products sum in float32, as those here.
+    """
+    product, casts = paddle.matmul, []
+
+    def half_product(x, y, **options):  # has no kernel on a CPU
+        assert x.dtype == y.dtype == getattr(paddle, dtype)
+        return product(x.astype("float32"), y.astype("float32"), **options).astype(dtype)
+
+    def auto_cast(**arguments):
+        casts.append(arguments)
+        return contextlib.nullcontext()
+
+    paddle.seed(0)
+    monkeypatch.setattr(paddle, "matmul", half_product)
+    monkeypatch.setattr(paddle.amp, "auto_cast", auto_cast)
+    x, upstream = paddle.randn([2, 3, 5, 7]).clip(-4, 4), paddle.randn([2, 3, 13, 16]).clip(-4, 4)
+    results = []
+    for resize, half in ((resize_bilinear, True), (operator, False)):
+        leaf = x.astype(dtype) if half else x.clone()
+        leaf.stop_gradient = False
+        out = resize(leaf, (13, 16), False)
+        out.backward(upstream.astype(out.dtype))
+        assert out.dtype == leaf.grad.dtype == leaf.dtype
+        results.append((out.astype("float32").numpy(), leaf.grad.astype("float32").numpy()))
+    (out, gradient), (expected, expected_gradient) = results
+    np.testing.assert_allclose(out, expected, atol=tolerance)
+    np.testing.assert_allclose(gradient, expected_gradient, atol=8 * tolerance)  # larger sums
+    assert casts == [{"enable": False}]
 
 
 def operator(x, size, align_corners):
