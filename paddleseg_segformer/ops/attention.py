@@ -34,7 +34,9 @@ def scaled_dot_product_attention(q, k, v, scale, dropout_p=0.0, training=True):
     q, k, v = (x.transpose([0, 2, 1, 3]) for x in (q * scale, k, v))
 
     def attend(q):
-        weights = F.softmax_(paddle.matmul(q, k, transpose_y=True))
+        scores = paddle.matmul(q, k, transpose_y=True)
+        # AMP computes softmax in float32, but does not apply to operators in place.
+        weights = F.softmax(scores) if scores.dtype in FUSED_DTYPES else F.softmax_(scores)
         return paddle.matmul(F.dropout(weights, dropout_p, training=training), v)
 
     if paddle.in_dynamic_mode() and not paddle.is_grad_enabled() and q.place.is_cpu_place():
