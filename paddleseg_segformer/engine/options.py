@@ -80,7 +80,11 @@ class TrainOptions:
         if self.resume and self.resume_model is not None:
             raise InputError("--resume and --resume_model exclude each other; give one of them.")
         if self.amp_level != "O1":
-            raise InputError(f"--amp_level {self.amp_level}: is not supported; use O1.")
+            raise InputError(
+                f"--amp_level {self.amp_level}: is not supported, because checkpoints, EMA and "
+                "resuming read float32 weights from the model, which O2 keeps in half precision; "
+                "use O1, which does the same layers' products in half precision."
+            )
         on_cpu = paddle.get_device() == "cpu"
         if self.precision != "fp32" and on_cpu:
             raise InputError(f"--precision {self.precision}: needs a GPU; on a CPU use fp32.")

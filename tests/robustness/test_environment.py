@@ -112,7 +112,7 @@ INVALID = [
         "pure float16",
         "train",
         train("--device", "cpu", "--amp_level", "O2"),
-        "--amp_level O2: is not supported",
+        "--amp_level O2: is not supported, because checkpoints, EMA and resuming",
     ),
     Case("no onnx, export", "export", without("onnx", export_onnx), "--format onnx: needs onnx"),
     Case(
