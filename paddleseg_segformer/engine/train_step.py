@@ -67,6 +67,8 @@ class TrainStep:
             self.parallel_model = paddle.DataParallel(self.model)
         dtype = "bfloat16" if options.precision == "bf16" else "float16"
         self.amp = {"enable": options.precision != "fp32", "level": "O1", "dtype": dtype}
+        # On neither of Paddle's lists, it would follow its weight, and GELU after it: to float32.
+        self.amp["custom_white_list"] = {"depthwise_conv2d"}
         rate = optimizer._learning_rate
         self.schedule = rate if isinstance(rate, paddle.optimizer.lr.LRScheduler) else None
         self.scaler = paddle.amp.GradScaler(enable=options.precision == "fp16")

@@ -228,7 +228,13 @@ def test_precision(precision, dtype, monkeypatch):
     optimizer = paddle.optimizer.SGD(1.0, parameters=model.parameters())
     losses = {"types": [CrossEntropyLoss()], "coef": [1.0]}
     TrainStep(model, losses, optimizer, options, None)([batch(1, size=1)], 1)
-    assert casts[0] == {"enable": True, "level": "O1", "dtype": dtype}
+    white_list = {"depthwise_conv2d"}
+    assert casts[0] == {
+        "enable": True,
+        "level": "O1",
+        "dtype": dtype,
+        "custom_white_list": white_list,
+    }
 
 
 def test_losses_of_the_model_get_the_scale_too(monkeypatch):
