@@ -187,6 +187,26 @@ def set_device(name: str | None = None) -> str:
     return name
 
 
+def set_gpu_precision(deterministic: bool, no_tf32: bool) -> None:
+    """Choose a GPU's operators for this process; on another device, do nothing.
+
+    Args:
+        deterministic: Whether to use Paddle's deterministic operators, where it has them.
+        no_tf32: Whether to compute float32 products and convolutions in full precision, and not in
+            TF32 (10 bits of mantissa), as Paddle does by default on Ampere and later.
+    """
+    import paddle
+    from paddle.base import core
+
+    if not paddle.get_device().startswith("gpu"):
+        return
+    if deterministic:
+        paddle.set_flags({"FLAGS_cudnn_deterministic": True, "FLAGS_embedding_deterministic": 1})
+    if no_tf32:
+        core.set_cublas_switch(False)
+        core.set_cudnn_switch(False)
+
+
 def has_gpu() -> bool:
     """Whether Paddle can use a GPU."""
     import paddle

@@ -94,8 +94,9 @@ CALLS = {
         "train",
         f"--config {CONFIG}",
         "--iters 7 --batch_size 3 --learning_rate 0.5 --grad_accum_steps 2 --freeze_backbone "
-        "--use_ema --precision bf16 --amp_level O2 --seed 4 --num_workers 1 --on_bad_sample skip "
-        "--save_dir here --resume --resume_model there --save_interval 9 --keep_checkpoint_max 8 "
+        "--use_ema --precision bf16 --amp_level O2 --deterministic --no_tf32 --seed 4 "
+        "--num_workers 1 --on_bad_sample skip --save_dir here --resume --resume_model there "
+        "--save_interval 9 --keep_checkpoint_max 8 "
         "--early_stop_intervals 5 --do_eval --log_iters 6 --use_vdl --device cpu "
         "--opts model.dropout=0.25",
         {
@@ -104,6 +105,8 @@ CALLS = {
             "use_ema": True,
             "precision": "bf16",
             "amp_level": "O2",
+            "deterministic": True,
+            "no_tf32": True,
             "seed": 4,
             "num_workers": 1,
             "on_bad_sample": "skip",

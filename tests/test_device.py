@@ -160,3 +160,25 @@ def test_a_missing_gpu_is_an_error(index, monkeypatch):
     with pytest.raises(ValueError, match=f"--device gpu:{index}: .* gpu:0 to gpu:1"):
         device.set_device(f"gpu:{index}")
     assert selected == ["gpu", "gpu:0", "gpu:1"]
+
+
+@pytest.mark.parametrize("name, sets", [("gpu:0", True), ("cpu", False)])
+def test_gpu_precision(name, sets, monkeypatch):
+    """What a GPU build is asked for; a CPU build has none of it."""
+    flags, switches = {}, []
+    monkeypatch.setattr(paddle, "get_device", lambda: name)
+    monkeypatch.setattr(paddle, "set_flags", flags.update)
+    for switch in ("cublas", "cudnn"):
+        monkeypatch.setattr(
+            paddle.base.core,
+            f"set_{switch}_switch",
+            lambda on, switch=switch: switches.append((switch, on)),
+            raising=False,
+        )
+    device.set_gpu_precision(deterministic=False, no_tf32=False)
+    assert not flags and not switches
+    device.set_gpu_precision(deterministic=True, no_tf32=False)
+    expected = {"FLAGS_cudnn_deterministic": True, "FLAGS_embedding_deterministic": 1}
+    assert flags == (expected if sets else {}) and not switches
+    device.set_gpu_precision(deterministic=False, no_tf32=True)
+    assert switches == ([("cublas", False), ("cudnn", False)] if sets else [])

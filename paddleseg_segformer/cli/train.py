@@ -46,6 +46,16 @@ def parse_args():
         help="mixed-precision level; only O1 is supported",
     )
     group.add_argument(
+        "--no_tf32",
+        action="store_true",
+        help="full float32 precision on GPUs that would compute products in TF32; slower",
+    )
+    group.add_argument(
+        "--deterministic",
+        action="store_true",
+        help="deterministic operators on a GPU, as far as Paddle has them; slower",
+    )
+    group.add_argument(
         "--seed",
         type=int,
         metavar="N",

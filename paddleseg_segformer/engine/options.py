@@ -39,6 +39,8 @@ class TrainOptions:
             depth; None is 0, or the checkpoint's.
         precision: ``"fp32"``, or mixed precision ``"fp16"`` or ``"bf16"``, which need a GPU.
         amp_level: Mixed precision level, ``"O1"``.
+        deterministic: Whether to use Paddle's deterministic operators on a GPU.
+        no_tf32: Whether to compute products of float32 matrices on a GPU without TF32.
 
     Raises:
         InputError: An option is out of range or not supported, or two exclude each other.
@@ -61,6 +63,8 @@ class TrainOptions:
     seed: Optional[int] = None
     precision: str = "fp32"
     amp_level: str = "O1"
+    deterministic: bool = False
+    no_tf32: bool = False
 
     def __post_init__(self):
         for name, minimum in MIN_VALUES.items():

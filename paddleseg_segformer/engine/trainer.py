@@ -18,7 +18,7 @@ from paddleseg.utils import init_ema_params
 from ..config import build, settings
 from ..data import class_names, palette
 from ..data.validate import check_before_training, first_sample
-from ..device import versions
+from ..device import set_gpu_precision, versions
 from ..errors import RunError
 from ..fs import check_dir_writable, lock_dir
 from ..inference import TestConfig
@@ -55,6 +55,7 @@ def train(config: Config, **options: Any) -> float | None:
         SystemExit: On SIGTERM, SIGINT or SIGHUP, after saving; the code is 128 + the signal number.
     """
     options = TrainOptions(**options)
+    set_gpu_precision(options.deterministic, options.no_tf32)
     check_dir_writable(options.save_dir)
     distributed.start()
     with lock_dir(options.save_dir) if distributed.rank() == 0 else contextlib.nullcontext():
