@@ -13,7 +13,7 @@ PACKAGE = Path(__file__).parents[1] / "paddleseg_segformer"
 
 # From the bottom up; a module may import from its own layer and those before it.
 LAYERS = ["errors", "requirements", "fs", "device", "log", "compat", "schedule", "config_check"]
-LAYERS += ["config", "ops", "data", "weights", "models", "inference", "engine", "deploy"]
+LAYERS += ["config", "ops", "data", "weights", "models", "inference", "engine", "doctor", "deploy"]
 LAYERS += ["compat_run", "plugin", "cli", "__main__"]
 # Imports upwards, within functions: a checkpoint's error names the variant it is of.
 ALLOWED = {("weights/architecture.py", "models.mix_transformer.find_variant")}

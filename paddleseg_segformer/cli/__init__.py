@@ -13,7 +13,7 @@ from ..fs import configs_dir
 from .common import run
 
 COMMANDS = ("train", "val", "predict", "export", "serve", "check_dataset", "split_dataset_list")
-COMMANDS += ("masks_from_colors", "convert", "make_scenes")
+COMMANDS += ("masks_from_colors", "convert", "make_scenes", "doctor")
 ALIASES = {"masks_from_colours": "masks_from_colors"}
 # Tools of PaddleSeg that have another name here.
 REPLACEMENTS = {"analyse": "val with --report DIR, which shows the worst images"}

@@ -1,0 +1,68 @@
+"""What the machine has: versions, device, driver, memory, TF32."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+
+import paddle
+
+from .. import device
+from ..requirements import INSTALL_GPU_BUILD
+from .runner import Result
+
+
+def check_versions(context):
+    """The versions of the packages; a required one that is missing has been an error before."""
+    versions = device.versions()
+    text = ", ".join(f"{name} {version}" for name, version in versions.items())
+    return Result(True, text, "", versions)
+
+
+def check_device(context):
+    """The device that training uses, and its memory; a GPU build of Paddle must see a GPU."""
+    if context.gpus:
+        properties = paddle.device.cuda.get_device_properties()
+        memory = properties.total_memory
+        major, minor = properties.major, properties.minor
+        measured = f"{context.gpus} x {properties.name}, {memory / 1e9:.0f} GB, {major}.{minor}"
+        details = {"name": properties.name, "memory": memory, "capability": [major, minor]}
+        return Result(True, measured, "", {**details, "gpus": context.gpus})
+    cpus = device.available_cpus()
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    measured = f"{cpus} CPUs ({platform.machine()}), {memory / 1e9:.0f} GB"
+    unseen = paddle.is_compiled_with_cuda() and not device.has_gpu()
+    bound = "a GPU: this Paddle is a GPU build, but sees none" if unseen else ""
+    return Result(not unseen, measured, bound, {"cpus": cpus, "memory": memory})
+
+
+def check_driver(context):
+    """The versions of driver, CUDA and cuDNN; Paddle's own check of its installation."""
+    query = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+    try:
+        driver = subprocess.run(query, capture_output=True, text=True, timeout=30, check=True)
+        driver = driver.stdout.split("\n")[0]
+    except (OSError, subprocess.SubprocessError):
+        driver = "unknown"
+    cuda, cudnn = paddle.version.cuda(), paddle.version.cudnn()
+    measured = f"driver {driver}, CUDA {cuda}, cuDNN {cudnn}"
+    return Result(True, measured, "", {"driver": driver, "cuda": cuda, "cudnn": cudnn})
+
+
+def check_tf32(context):
+    """Whether products of float32 are computed in TF32."""
+    capable = paddle.device.cuda.get_device_capability() >= (8, 0)
+    switches = {
+        "matrix products": paddle.base.core.get_cublas_switch(),
+        "convolutions": paddle.base.core.get_cudnn_switch(),
+    }
+    override = os.environ.get("NVIDIA_TF32_OVERRIDE")
+    states = {name: capable and on and override != "0" for name, on in switches.items()}
+    measured = ", ".join(f"{name} {'on' if on else 'off'}" for name, on in states.items())
+    return Result(True, measured, "", {**states, "NVIDIA_TF32_OVERRIDE": override})
+
+
+def install_hint():
+    """What to do on a machine with a GPU but a CPU build of Paddle."""
+    return f"pip uninstall paddlepaddle and {INSTALL_GPU_BUILD}"

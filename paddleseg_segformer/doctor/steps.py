@@ -1,0 +1,217 @@
+"""Single training steps on the device: beside float64 on the CPU, in half precision, and failed."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import paddle
+import paddle.nn.functional as F
+
+from ..config import build, load_config
+from ..engine.optimizer import configure_parameters
+from ..engine.options import TrainOptions
+from ..engine.train_step import TrainStep, out_of_memory_hint
+from .operators import on_cpu, relative_error, within
+from .runner import Result
+
+CLASSES, IGNORED = 150, 255
+# Bounds of the relative error of a step's loss and gradient. In float32 the rounding errors of some
+# 300 operators add up; TF32 rounds the operands of each product to 11 bits instead of 24.
+STEP_BOUNDS = {"float32": 3e-4, "TF32": 3e-2}
+# AdamW in float32 beside float64, of the weights after the step: a few roundings.
+UPDATE_BOUND = 1e-6
+# Without a normalization, softmax or residual sum, which float32 is for, all layers can be in half.
+MIN_HALF_LAYERS = 1.0
+HALF_LAYERS = (paddle.nn.Linear, paddle.nn.Conv2D)
+
+
+def recipe(variant, *opts):
+    """The paper's config of a variant, without pretrained weights, with config overrides."""
+    path = f"configs/segformer_mit-{variant.lower()}_512x512_160k_ade20k.yaml"
+    return load_config(path, ["model.backbone.pretrained=null", *opts])
+
+
+def build_step(variant, precision="fp32"):
+    """A ``TrainStep`` of the paper's recipe without dropout and stochastic depth."""
+    paddle.seed(0)
+    config = recipe(variant, "model.dropout=0.0", "model.backbone.drop_path_rate=0.0")
+    model, optimizer, losses = build(config, "model", "optimizer", "loss")
+    configure_parameters(config, model)
+    return TrainStep(model, losses, optimizer, TrainOptions(precision=precision), None)
+
+
+def random_batch(images, size):
+    """``img`` and ``label`` of random values; a tenth of the labels is ignored."""
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, CLASSES, [images, size, size])
+    labels[rng.random(labels.shape) < 0.1] = IGNORED
+    image = rng.standard_normal([images, 3, size, size]).astype("float32")
+    return {"img": paddle.to_tensor(image), "label": paddle.to_tensor(labels)}
+
+
+def check_step(context, variant, bound_name, size):
+    """Loss, gradient and updated weights of the first step beside float64 on the CPU.
+
+    The reference resizes the logits to full size and uses Paddle's cross-entropy, and computes
+    AdamW's update from its formula and the step's own gradient.
+    """
+    step, batch = build_step(variant), random_batch(2, size)
+    before = _arrays(step.model)
+    rate = step.optimizer.get_lr()
+    gradients = {}
+
+    def keep(name, gradient):
+        gradients[name] = gradient.astype("float64").numpy()
+
+    for name, parameter in _trainable(step.model):
+        parameter.register_hook(lambda gradient, name=name: keep(name, gradient))
+    result = step([batch], 1)
+    after = _arrays(step.model)
+    with on_cpu(context):
+        loss, expected = _reference(variant, before, batch)
+    names = sorted(expected)
+    errors = {
+        "loss": abs(result.losses[0] / loss - 1),
+        "gradient": relative_error(*(_flat(values, names) for values in (gradients, expected))),
+    }
+    updated = {n: _adamw_first_step(n, before[n], gradients[n], rate) for n in names}
+    update_error = relative_error(_flat(after, names), _flat(updated, names))
+    row = within(errors, STEP_BOUNDS[bound_name])
+    return Result(
+        row.passed and update_error <= UPDATE_BOUND,
+        f"{row.measured}, weights {update_error:.1e}",
+        f"{row.bound}, weights ≤ {UPDATE_BOUND:.0e}",
+        {**row.details, "weights": update_error},
+    )
+
+
+def _reference(variant, weights, batch):
+    """Loss and gradients by name, in float64."""
+    paddle.set_default_dtype("float64")
+    try:
+        model = build_step(variant).model
+        model.set_state_dict(weights)
+        model.train()
+        images, labels = (batch[name].numpy() for name in ("img", "label"))
+        logits = model(paddle.to_tensor(images, dtype="float64"), resize_logits=False)[0]
+        full = F.interpolate(logits, labels.shape[1:], mode="bilinear")
+        label, options = paddle.to_tensor(labels), {"axis": 1, "reduction": "sum"}
+        loss = F.cross_entropy(full, label, ignore_index=IGNORED, **options) / labels.size
+        loss.backward()
+        gradients = {name: p.grad.numpy() for name, p in _trainable(model)}
+    finally:
+        paddle.set_default_dtype("float32")
+    return float(loss), gradients
+
+
+def _adamw_first_step(name, weight, gradient, rate):
+    """AdamW's first update of the recipe's parameter groups: the moments are the gradient's."""
+    rate *= 10 if "linear_" in name else 1
+    decay = 0 if "norm" in name and "linear_" not in name else 0.01
+    return weight * (1 - rate * decay) - rate * gradient / (np.abs(gradient) + 1e-8)
+
+
+def _trainable(model):
+    return [(name, p) for name, p in model.named_parameters() if not p.stop_gradient]
+
+
+def _arrays(model):
+    return {name: p.astype("float64").numpy() for name, p in model.state_dict().items()}
+
+
+def _flat(arrays, names):
+    return np.concatenate([np.asarray(arrays[name], "float64").ravel() for name in names])
+
+
+def check_half_layers(context, variant):
+    """The share of the layers whose result is in half precision under bf16."""
+    step, batch = build_step(variant, "bf16"), random_batch(2, 128)
+    dtypes = {}
+
+    def note(name, result):
+        result = result[0] if isinstance(result, (list, tuple)) else result
+        dtypes[name] = str(result.dtype).rpartition(".")[2]
+
+    for name, layer in step.model.named_sublayers():
+        if not layer.sublayers():
+            layer.register_forward_post_hook(lambda _, __, result, name=name: note(name, result))
+    layers = dict(step.model.named_sublayers())
+    step([batch], 1)
+    products = [name for name in dtypes if isinstance(layers[name], HALF_LAYERS)]
+    half = [name for name, dtype in dtypes.items() if dtype == "bfloat16"]
+    share = len(set(products) & set(half)) / len(products)
+    measured = f"{share:.0%} of the linear and convolution layers, {len(half)} of {len(dtypes)}"
+    bound = f"{MIN_HALF_LAYERS:.0%} of them"
+    return Result(share >= MIN_HALF_LAYERS, measured, bound, {"dtypes": dtypes})
+
+
+def check_skipped_step(context):
+    """A step with a NaN changes no weight, moment and statistic; the next one does."""
+    step, batch = build_step("B0"), random_batch(2, 64)
+    step([batch], 1)
+    before = _state(step)
+    logits = step.model.register_forward_post_hook(lambda _, __, outputs: [outputs[0] * np.nan])
+    of_loss = step([batch], 2)
+    logits.remove()
+    bad = {**batch, "img": batch["img"].clone()}
+    bad["img"][1, 0, 0, 0] = np.nan
+    of_image = step([bad], 3)
+    changed = _differences(before, _state(step))
+    recovered = step([batch], 4)
+    moved = _differences(before, _state(step))
+    passed = of_loss.skipped and of_image.skipped and of_image.bad_samples == [1]
+    passed = passed and not changed and recovered.skipped is None and moved
+    measured = f"{len(changed)} of {len(before)} tensors changed"
+    if not (of_loss.skipped and of_image.skipped):
+        measured = "not skipped"
+    details = {"changed": changed, "skipped": [of_loss.skipped, of_image.skipped]}
+    return Result(bool(passed), measured, "none, then one good step", details)
+
+
+def check_overflow(context):
+    """In fp16, a step whose gradient overflows changes no weight and lowers the loss scale."""
+    step, batch = build_step("B0", "fp16"), random_batch(2, 64)
+    step([batch], 1)
+    step.set_scaler_state({**step.scaler_state(), "scale": 2.0**100})
+    before = _state(step)
+    step([batch], 2)
+    changed, scale = _differences(before, _state(step)), step.scaler_state()["scale"]
+    state = step.scaler_state()
+    passed = not changed and (scale < 2.0**100 or state.get("decr_count", 0) > 0)
+    measured = f"{len(changed)} of {len(before)} tensors changed, loss scale {scale:.1e}"
+    return Result(passed, measured, "none, a lower scale or a count", {"scaler": state})
+
+
+def check_out_of_memory(context):
+    """A step that does not fit into the GPU's memory raises an error that suggests flags."""
+    step, batch = build_step("B0"), random_batch(16, 512)
+    filled = []
+    try:
+        for _ in itertools.count():  # 256 MB each
+            filled.append(paddle.empty([1 << 26]))
+    except (MemoryError, RuntimeError, SystemError):
+        pass
+    del filled[-1:]
+    try:
+        with out_of_memory_hint(batch["img"].shape, 1, step.model):
+            step([batch], 1)
+    except MemoryError as error:
+        text = str(error)
+    else:
+        text = "no error"
+    advice = "--batch_size 8 --grad_accum_steps 2"
+    return Result(advice in text, text[:60], f"names {advice}", {"text": text})
+
+
+def _state(step):
+    """Weights, statistics and moments by name, arrays."""
+    state = {f"model {name}": value for name, value in step.model.state_dict().items()}
+    for name, value in step.optimizer.state_dict().items():
+        if isinstance(value, paddle.Tensor):
+            state[f"optimizer {name}"] = value
+    return {name: value.astype("float32").numpy() for name, value in state.items()}
+
+
+def _differences(before, after):
+    return [name for name in before if not np.array_equal(before[name], after[name])]
