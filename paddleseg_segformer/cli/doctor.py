@@ -1,12 +1,16 @@
 """Check a machine before training on it: operators, training steps, speed; one table."""
 
-import json
+import shutil
 import tempfile
 from pathlib import Path
 
+import paddle
+
 from .. import device
+from ..doctor import FAIL, PASS, SKIP, Context, all_checks, run_checks
+from ..engine.evaluator import write_figures
 from ..errors import InputError, RunError
-from ..fs import atomic_write, check_file_writable
+from ..fs import check_file_writable
 from ..log import setup_logging
 from . import common
 
@@ -27,17 +31,13 @@ def main():
     setup_logging()
     if args.json_path is not None:
         check_file_writable(args.json_path, "--json")
+    # A GPU that Paddle cannot use is an error, unless the CPU is asked for.
+    requested = args.device or ("gpu" if shutil.which("nvidia-smi") else None)
     try:
-        selected = device.set_device(args.device)
+        selected = device.set_device(requested)
     except ValueError as error:
         raise InputError(str(error)) from error
-    from ..doctor import FAIL, SKIP, Context, all_checks, run_checks
-
-    gpus = 0
-    if selected.startswith("gpu"):
-        import paddle
-
-        gpus = paddle.device.cuda.device_count()
+    gpus = paddle.device.cuda.device_count() if selected.startswith("gpu") else 0
     rows = []
     print(_line("check", "", "measured", "bound"), flush=True)
     with tempfile.TemporaryDirectory(prefix="segformer_doctor_") as folder:
@@ -45,13 +45,13 @@ def main():
         for row in run_checks(all_checks(gpus > 0), context):
             rows.append(row)
             print(_line(row.name, row.status, row.measured, row.bound), flush=True)
-    counts = {status: sum(row.status == status for row in rows) for status in ("PASS", FAIL, SKIP)}
+    counts = {status: sum(row.status == status for row in rows) for status in (PASS, FAIL, SKIP)}
     seconds = sum(row.seconds for row in rows)
     print(", ".join(f"{count} {status}" for status, count in counts.items()), end="")
     print(f" in {seconds:.0f} s on {selected}")
     if args.json_path is not None:
         content = {"device": selected, "counts": counts, "rows": [row._asdict() for row in rows]}
-        atomic_write(Path(args.json_path).resolve(), (json.dumps(content, indent=1) + "\n").encode())
+        write_figures(Path(args.json_path), content)
     if counts[FAIL]:
         raise RunError(f"{counts[FAIL]} of {len(rows)} checks failed.")
 

@@ -9,7 +9,6 @@ import subprocess
 import paddle
 
 from .. import device
-from ..requirements import INSTALL_GPU_BUILD
 from .runner import Result
 
 
@@ -21,7 +20,7 @@ def check_versions(context):
 
 
 def check_device(context):
-    """The device that training uses, and its memory; a GPU build of Paddle must see a GPU."""
+    """The device that training uses, and its memory."""
     if context.gpus:
         properties = paddle.device.cuda.get_device_properties()
         memory = properties.total_memory
@@ -32,9 +31,7 @@ def check_device(context):
     cpus = device.available_cpus()
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     measured = f"{cpus} CPUs ({platform.machine()}), {memory / 1e9:.0f} GB"
-    unseen = paddle.is_compiled_with_cuda() and not device.has_gpu()
-    bound = "a GPU: this Paddle is a GPU build, but sees none" if unseen else ""
-    return Result(not unseen, measured, bound, {"cpus": cpus, "memory": memory})
+    return Result(True, measured, "", {"cpus": cpus, "memory": memory})
 
 
 def check_driver(context):
@@ -61,8 +58,3 @@ def check_tf32(context):
     states = {name: capable and on and override != "0" for name, on in switches.items()}
     measured = ", ".join(f"{name} {'on' if on else 'off'}" for name, on in states.items())
     return Result(True, measured, "", {**states, "NVIDIA_TF32_OVERRIDE": override})
-
-
-def install_hint():
-    """What to do on a machine with a GPU but a CPU build of Paddle."""
-    return f"pip uninstall paddlepaddle and {INSTALL_GPU_BUILD}"

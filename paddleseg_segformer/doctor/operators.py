@@ -62,7 +62,7 @@ def check_label_map(context):
     small = paddle.to_tensor(logits[0], dtype="float32")
     actual = ops.label_map([[ops.WindowLogits.from_logits(small, *weights)]]).numpy()
     share = float((actual != expected).mean())
-    bound = f"at most {MAX_DIFFERENT_LABELS:.1%} of the pixels"
+    bound = f"≤ {MAX_DIFFERENT_LABELS:.1%} of the pixels"
     return Result(share <= MAX_DIFFERENT_LABELS, f"{share:.2%} differ", bound, {"share": share})
 
 
@@ -183,7 +183,7 @@ def _evaluate(function, arrays, dtype):
     upstream = np.random.default_rng(3).standard_normal(result.shape)
     upstream = paddle.to_tensor(_round(upstream, "bfloat16"), dtype=result.dtype)
     paddle.autograd.backward([result], [upstream.reshape(result.shape)])
-    values = {"result": result, **{f"d {name}": x.grad for name, x in tensors.items()}}
+    values = {"result": result, **{f"gradient of {name}": x.grad for name, x in tensors.items()}}
     return {name: value.astype("float64").numpy() for name, value in values.items()}
 
 
@@ -208,8 +208,7 @@ def within(errors, bound):
     """The ``Result`` of errors by name; NaN is beyond every bound."""
     worst = max(errors, key=lambda name: errors[name] if errors[name] == errors[name] else np.inf)
     passed = all(error <= bound for error in errors.values())
-    details = {name: error if np.isfinite(error) else str(error) for name, error in errors.items()}
-    return Result(passed, f"error {errors[worst]:.1e} ({worst})", f"≤ {bound:.0e}", details)
+    return Result(passed, f"error {errors[worst]:.1e} ({worst})", f"≤ {bound:.0e}", errors)
 
 
 @contextlib.contextmanager

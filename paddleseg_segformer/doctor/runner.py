@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import multiprocessing
 import os
 import signal
@@ -18,6 +19,7 @@ from ..errors import one_line
 
 PASS, FAIL, SKIP = "PASS", "FAIL", "SKIP"
 TIMEOUT = 300  # seconds; each check takes less than 60 on two CPU cores
+EXIT_TIMEOUT = 20  # seconds, for a process without further checks
 MAX_LOG = 4000  # characters of a failed check's output
 LOG_FILE = "log.txt"
 
@@ -132,12 +134,15 @@ def _run_batch(checks, context, timeout):
                 reason = f"its process ended with {_exit_text(process.exitcode)}"
             if row is None:
                 log = _log_tail(context)
+                process.kill()
                 yield Row(check.name, FAIL, reason, "", {}, time.monotonic() - start, log)
                 return
             yield row
             if row.log:
                 return
     finally:
+        receiver.close()
+        process.join(EXIT_TIMEOUT)
         process.kill()
         process.join()
 
@@ -161,10 +166,20 @@ def _work(sender, checks, context):
             reason = f"{type(error).__name__}: {one_line(error)}"
             row = Row(check.name, FAIL, reason, "", {}, 0.0, _log_tail(context))
         else:
-            row = Row(check.name, PASS if result.passed else FAIL, *result[1:])
+            status = PASS if result.passed else FAIL
+            row = Row(check.name, status, result.measured, result.bound, _plain(result.details))
         sender.send(row._replace(seconds=time.monotonic() - start))
         if row.log:
             return
+
+
+def _plain(value):
+    """Plain JSON, which has no NaN and no infinity: they become text."""
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _log_tail(context):
@@ -182,6 +197,8 @@ def _exit_text(code):
 def _environment(variables):
     """Environment variables that a process started within gets."""
     before = dict(os.environ)
+    if not device.USER_SET_THREADS:  # Paddle's 1 would look like the user's in the new process
+        os.environ.pop("OMP_NUM_THREADS", None)
     os.environ.update(variables)
     try:
         yield

@@ -19,10 +19,12 @@ CLASSES, IGNORED = 150, 255
 # Bounds of the relative error of a step's loss and gradient. In float32 the rounding errors of some
 # 300 operators add up; TF32 rounds the operands of each product to 11 bits instead of 24.
 STEP_BOUNDS = {"float32": 3e-4, "TF32": 3e-2}
-# AdamW in float32 beside float64, of the weights after the step: a few roundings.
-UPDATE_BOUND = 1e-6
-# Without a normalization, softmax or residual sum, which float32 is for, all layers can be in half.
-MIN_HALF_LAYERS = 1.0
+# Of each parameter's update by AdamW, in float32 beside float64: weights of 1 and updates of
+# RATE have a rounding error of 6e-5. A weight decay of 0.01 is an error of 1e-2.
+UPDATE_BOUND, RATE, DECAY = 1e-3, 1e-3, 0.01
+# Of the linear layers and convolutions. Paddle's lists of mixed precision leave the depthwise
+# convolutions in float32, a seventh of them.
+MIN_HALF_LAYERS = 0.8
 HALF_LAYERS = (paddle.nn.Linear, paddle.nn.Conv2D)
 
 
@@ -33,9 +35,11 @@ def recipe(variant, *opts):
 
 
 def build_step(variant, precision="fp32"):
-    """A ``TrainStep`` of the paper's recipe without dropout and stochastic depth."""
+    """A ``TrainStep`` of the paper's recipe without dropout, stochastic depth and warm-up."""
     paddle.seed(0)
-    config = recipe(variant, "model.dropout=0.0", "model.backbone.drop_path_rate=0.0")
+    opts = ["model.dropout=0.0", "model.backbone.drop_path_rate=0.0"]
+    opts += [f"lr_scheduler.learning_rate={RATE}", "lr_scheduler.warmup_iters=0"]
+    config = recipe(variant, *opts)
     model, optimizer, losses = build(config, "model", "optimizer", "loss")
     configure_parameters(config, model)
     return TrainStep(model, losses, optimizer, TrainOptions(precision=precision), None)
@@ -58,7 +62,6 @@ def check_step(context, variant, bound_name, size):
     """
     step, batch = build_step(variant), random_batch(2, size)
     before = _arrays(step.model)
-    rate = step.optimizer.get_lr()
     gradients = {}
 
     def keep(name, gradient):
@@ -75,14 +78,18 @@ def check_step(context, variant, bound_name, size):
         "loss": abs(result.losses[0] / loss - 1),
         "gradient": relative_error(*(_flat(values, names) for values in (gradients, expected))),
     }
-    updated = {n: _adamw_first_step(n, before[n], gradients[n], rate) for n in names}
-    update_error = relative_error(_flat(after, names), _flat(updated, names))
+    updates = {
+        name: relative_error(after[name] - before[name], _adamw_update(name, before, gradients))
+        for name in names
+    }
+    worst = max(updates, key=updates.get)
+    update_error = updates[worst]
     row = within(errors, STEP_BOUNDS[bound_name])
     return Result(
         row.passed and update_error <= UPDATE_BOUND,
-        f"{row.measured}, weights {update_error:.1e}",
-        f"{row.bound}, weights ≤ {UPDATE_BOUND:.0e}",
-        {**row.details, "weights": update_error},
+        f"{row.measured}, update {update_error:.1e}",
+        f"{row.bound}, update ≤ {UPDATE_BOUND:.0e}",
+        {**row.details, "update": update_error, "worst_update": worst},
     )
 
 
@@ -105,11 +112,12 @@ def _reference(variant, weights, batch):
     return float(loss), gradients
 
 
-def _adamw_first_step(name, weight, gradient, rate):
-    """AdamW's first update of the recipe's parameter groups: the moments are the gradient's."""
-    rate *= 10 if "linear_" in name else 1
-    decay = 0 if "norm" in name and "linear_" not in name else 0.01
-    return weight * (1 - rate * decay) - rate * gradient / (np.abs(gradient) + 1e-8)
+def _adamw_update(name, weights, gradients):
+    """AdamW's first update in the recipe's parameter groups: the moments are the gradient's."""
+    rate = RATE * (10 if "linear_" in name else 1)
+    decay = 0 if "norm" in name and "linear_" not in name else DECAY
+    gradient = gradients[name]
+    return -rate * (decay * weights[name] + gradient / (np.abs(gradient) + 1e-8))
 
 
 def _trainable(model):
@@ -141,9 +149,9 @@ def check_half_layers(context, variant):
     products = [name for name in dtypes if isinstance(layers[name], HALF_LAYERS)]
     half = [name for name, dtype in dtypes.items() if dtype == "bfloat16"]
     share = len(set(products) & set(half)) / len(products)
-    measured = f"{share:.0%} of the linear and convolution layers, {len(half)} of {len(dtypes)}"
-    bound = f"{MIN_HALF_LAYERS:.0%} of them"
-    return Result(share >= MIN_HALF_LAYERS, measured, bound, {"dtypes": dtypes})
+    measured = f"{share:.0%} of linear and convolution layers"
+    bound = f"≥ {MIN_HALF_LAYERS:.0%}"
+    return Result(share >= MIN_HALF_LAYERS, measured, bound, {"in_half": len(half), "layers": len(dtypes), "dtypes": dtypes})
 
 
 def check_skipped_step(context):
@@ -160,7 +168,7 @@ def check_skipped_step(context):
     changed = _differences(before, _state(step))
     recovered = step([batch], 4)
     moved = _differences(before, _state(step))
-    passed = of_loss.skipped and of_image.skipped and of_image.bad_samples == [1]
+    passed = of_loss.skipped and of_image.skipped and 1 in of_image.bad_samples
     passed = passed and not changed and recovered.skipped is None and moved
     measured = f"{len(changed)} of {len(before)} tensors changed"
     if not (of_loss.skipped and of_image.skipped):
