@@ -8,7 +8,7 @@ JOBS ?= 2
 SKIPPED := build/skipped.txt
 PYTEST = $(if $(COVERAGE),$(VENV)/bin/coverage run,$(RUN)) -m pytest
 
-.PHONY: quickstart test fast fast-paddle slow optional lint coverage docs soak fuzz wheel lock clean
+.PHONY: quickstart gpu test fast fast-paddle slow optional lint coverage docs soak fuzz wheel lock clean
 
 # Draw a dataset, train SegFormer-B0 on it, evaluate it and write predictions. Needs no GPU.
 quickstart: $(VENV)/ready
@@ -24,6 +24,11 @@ quickstart: $(VENV)/ready
 	@echo; echo "Trained model:  $(MODEL)"
 	@echo "Overlays:       $(QUICKSTART)/pictures/added_prediction/"
 	@echo "Color maps:     $(QUICKSTART)/pictures/pseudo_color_prediction/"
+
+# Check this machine before training on it: on a GPU in less than ten minutes, on a CPU in a few.
+gpu: $(VENV)/ready
+	mkdir -p build
+	$(RUN) tools/doctor.py --json build/doctor.json
 
 # The tests that need only the requirements, on JOBS processes of one thread each. The slow ones run
 # in make slow; those skipped because an optional package is missing run in make optional.

@@ -68,5 +68,7 @@ def _operators_on_gpu():
         function = partial(check_operator, name=name, dtype="float32", bound=TF32_BOUND)
         checks.append(Check(f"{name}, TF32", function))
         for short, dtype in HALF.items():
-            checks.append(Check(f"{name}, {short}", partial(check_operator, name=name, dtype=dtype)))
+            checks.append(
+                Check(f"{name}, {short}", partial(check_operator, name=name, dtype=dtype))
+            )
     return checks

@@ -27,9 +27,9 @@ MAX_LOSS_RATIO = {20: 0.4, 200: 0.2}
 MIN_MIOU = {200: 0.75}
 MAX_MIOU_DROP = 0.02  # of mixed precision, as between two seeds
 # A resumed run's losses: exact on a CPU. On a GPU the gradient of a resize is summed in any order,
-# a relative error of 1e-7 that grows with each step; a forgotten moment changes them by over 1e-2.
+# a relative error of 1e-7 that grows with each step; forgotten moments change them by over 1e-2.
 RESUME_STEPS, RESUME_BOUND = 10, 1e-3
-TWO_GPU_BOUND = 1e-3  # relative, of three steps' losses; synchronized BatchNorm sums in another order
+TWO_GPU_BOUND = 1e-3  # relative, of three steps' losses: sums in another order, and TF32
 MAX_READER_SHARE = 0.3  # of a step; above it the device waits for the data, not the reverse
 
 
@@ -131,9 +131,8 @@ def check_speed(context, variant, batch_size, precision):
         memory = paddle.device.cuda.max_memory_allocated()
     else:
         memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    measured = (
-        f"{line['ips']:.2f} images/s, {memory / 1e9:.1f} GB, reader {share:.0%}, 160k in {hours:,.0f} h"
-    )
+    measured = f"{line['ips']:.2f} images/s, {memory / 1e9:.1f} GB, reader {share:.0%}"
+    measured += f", 160k in {hours:,.0f} h"
     passed = share <= MAX_READER_SHARE and line["loss"] is not None
     details = {"images_per_second": line["ips"], "peak_bytes": memory, "reader_share": share}
     details.update(step_seconds=line["batch_cost"], hours_for_160k=hours)
