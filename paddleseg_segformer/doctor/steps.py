@@ -182,17 +182,24 @@ def check_skipped_step(context):
 
 
 def check_overflow(context):
-    """In fp16, a step whose gradient overflows changes no weight and lowers the loss scale."""
+    """In fp16, a step whose gradient overflows changes no weight and lowers the loss scale.
+
+    BatchNorm's statistics do change: the forward pass was finite. Some versions of Paddle lower the
+    scale at the second overflow in a row.
+    """
     step, batch = build_step("B0", "fp16"), random_batch(2, 64)
     step([batch], 1)
-    step.set_scaler_state({**step.scaler_state(), "scale": 2.0**100})
-    before = _state(step)
+    before, scale = _state(step), step.scaler_state()["scale"]
+    _, parameter = _trainable(step.model)[0]
+    parameter.register_hook(lambda gradient: gradient * np.inf)
     step([batch], 2)
-    changed, scale = _differences(before, _state(step)), step.scaler_state()["scale"]
+    changed = _differences(before, _state(step))
+    changed = [name for name in changed if not name.endswith(("._mean", "._variance"))]
     state = step.scaler_state()
-    passed = not changed and (scale < 2.0**100 or state.get("decr_count", 0) > 0)
-    measured = f"{len(changed)} of {len(before)} tensors changed, loss scale {scale:.1e}"
-    return Result(passed, measured, "none, a lower scale or a count", {"scaler": state})
+    lowered = state["scale"] < scale or state.get("decr_count", 0) > 0
+    measured = f"{len(changed)} tensors changed, scale {scale:.0f} to {state['scale']:.0f}"
+    details = {"changed": changed, "scaler": state}
+    return Result(lowered and not changed, measured, "none, a lower scale", details)
 
 
 def check_out_of_memory(context):

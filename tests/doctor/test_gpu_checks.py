@@ -8,6 +8,7 @@ import paddle
 import pytest
 
 from paddleseg_segformer.doctor import Context, machine, runs, steps
+from paddleseg_segformer.engine import options
 from paddleseg_segformer.engine.train_step import TrainStep
 
 GPU = Context("gpu:0", 2, None)
@@ -81,6 +82,32 @@ def test_out_of_memory(error, passes, in_float32, monkeypatch):
     monkeypatch.setattr(paddle, "empty", empty)
     monkeypatch.setattr(TrainStep, "__call__", step)
     assert steps.check_out_of_memory(GPU).passed == passes
+
+
+@pytest.fixture
+def loss_scaling(monkeypatch):
+    """Loss scaling as on a GPU, and no casts."""
+    new_scaler, auto_cast = paddle.amp.GradScaler, paddle.amp.auto_cast
+
+    def scaler(**arguments):
+        with monkeypatch.context() as patch:
+            patch.setattr(paddle.base.core.Place, "is_gpu_place", lambda place: True)
+            return new_scaler(**arguments)
+
+    state = paddle.amp.grad_scaler.amp_global_state()
+    monkeypatch.setattr(state, "amp_dtype", "float16")  # without it, scalers disable themselves
+    monkeypatch.setattr(options, "paddle", SimpleNamespace(get_device=lambda: "gpu:0"))
+    monkeypatch.setattr(paddle.amp, "GradScaler", scaler)
+    monkeypatch.setattr(paddle.amp, "auto_cast", lambda **_: auto_cast(enable=False))
+    return new_scaler
+
+
+@pytest.mark.integration
+def test_overflow(loss_scaling, monkeypatch):
+    result = steps.check_overflow(GPU)
+    assert result.passed, result
+    monkeypatch.setattr(loss_scaling, "step", lambda self, optimizer: optimizer.step())
+    assert not steps.check_overflow(GPU).passed
 
 
 def write(folder, lines):
