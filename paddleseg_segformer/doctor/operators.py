@@ -180,8 +180,16 @@ def _evaluate(function, arrays, dtype):
     upstream = np.random.default_rng(3).standard_normal(result.shape)
     upstream = paddle.to_tensor(_round(upstream, "bfloat16"), dtype=result.dtype)
     paddle.autograd.backward([result], [upstream.reshape(result.shape)])
+    check_gradients(tensors.items())
     values = {"result": result, **{f"gradient of {name}": x.grad for name, x in tensors.items()}}
     return {name: value.astype("float64").numpy() for name, value in values.items()}
+
+
+def check_gradients(tensors):
+    """Raise a ValueError if one of the pairs of name and tensor has no gradient."""
+    missing = [name for name, tensor in tensors if tensor.grad is None]
+    if missing:
+        raise ValueError(f"no gradient of {', '.join(missing)}")
 
 
 def _random(*shape):

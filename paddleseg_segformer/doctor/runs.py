@@ -120,8 +120,6 @@ def check_speed(context, variant, batch_size, precision):
     config = recipe(variant, *at(root))
     config.dic.update(iters=2 * count, batch_size=batch_size)
     folder = context.folder / f"speed_{variant}_{batch_size}_{precision}"
-    if context.gpus:
-        paddle.device.cuda.reset_max_memory_allocated()
     train(
         config, save_dir=str(folder), precision=precision, save_interval=2 * count, log_iters=count
     )

@@ -12,7 +12,7 @@ from ..config import build, load_config
 from ..engine.optimizer import configure_parameters
 from ..engine.options import TrainOptions
 from ..engine.train_step import TrainStep, out_of_memory_hint
-from .operators import on_cpu, relative_error, within
+from .operators import check_gradients, on_cpu, relative_error, within
 from .runner import Result
 
 CLASSES, IGNORED = 150, 255
@@ -106,6 +106,7 @@ def _reference(variant, weights, batch):
         label, options = paddle.to_tensor(labels), {"axis": 1, "reduction": "sum"}
         loss = F.cross_entropy(full, label, ignore_index=IGNORED, **options) / labels.size
         loss.backward()
+        check_gradients(_trainable(model))
         gradients = {name: p.grad.numpy() for name, p in _trainable(model)}
     finally:
         paddle.set_default_dtype("float32")

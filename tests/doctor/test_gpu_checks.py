@@ -21,7 +21,6 @@ def cuda(monkeypatch):
         ("get_device_properties", properties),
         ("get_device_capability", (9, 0)),
         ("max_memory_allocated", int(5e9)),
-        ("reset_max_memory_allocated", None),
     ):
         monkeypatch.setattr(paddle.device.cuda, name, lambda value=value: value)
 

@@ -75,6 +75,15 @@ def test_operators_with_a_defect_fail(name, owner, attribute, defect, monkeypatc
         assert not operators.check_operator(CONTEXT, name, "float32", bound).passed
 
 
+def test_a_missing_gradient_is_an_error(monkeypatch):
+    resize = ops.resize_bilinear
+    monkeypatch.setattr(ops, "resize_bilinear", lambda x, size: resize(x, size).detach() + 0 * w)
+    w = paddle.ones([1])
+    w.stop_gradient = False
+    with pytest.raises(ValueError, match=r"^no gradient of x$"):
+        operators.check_operator(CONTEXT, "resize", "float32")
+
+
 def test_label_maps_of_shifted_logits_fail(monkeypatch):
     label_map = ops.label_map
     monkeypatch.setattr(ops, "label_map", lambda inputs: label_map(inputs).roll(1, axis=0))
