@@ -82,6 +82,7 @@ def _check_dataset(dataset, section, num_workers):
     """Log the classes of a data set, and return its problems."""
     number, ignored = dataset.num_classes, dataset.ignore_index
     table = values_to_labels(dataset)
+    is_ignored = np.arange(256) == ignored  # of no label if -1, for example
     pixels, images, pixels_with = np.zeros([3, 256], dtype="int64")  # by label
     problems, color_mask, summary = [], None, ImageSummary()
     lists = group_by_list(dataset, range(len(dataset)))
@@ -107,7 +108,7 @@ def _check_dataset(dataset, section, num_workers):
                 continue
             pixels += counts
             images += counts > 0
-            pixels_with += (counts > 0) * (counts.sum() - counts[ignored])
+            pixels_with += (counts > 0) * counts[~is_ignored].sum()
     found = (find_error(dataset, section, x, "the labels", path) for path, x in first_files.items())
     found = list(filter(None, found))
     known = tuple(f"{where}: " for where, _ in found)
@@ -115,7 +116,7 @@ def _check_dataset(dataset, section, num_workers):
     _log_images(section, summary)
     if section == "train_dataset" and isinstance(dataset, Dataset) and not problems:
         problems += _check_transforms(dataset, section, summary)
-    without_class, pixels[ignored] = pixels[ignored], 0
+    without_class, pixels[is_ignored] = pixels[is_ignored].sum(), 0
     _log_classes(dataset, section, pixels[:number], images, without_class)
     if section == "train_dataset" and not problems:
         weights = zip(("inverse", "median"), class_weights(pixels[:number], pixels_with[:number]))

@@ -321,3 +321,17 @@ def test_check_dataset_applies_the_transforms(data, caplog):
     cv2.imwrite(str(data.root / "images/3.png"), np.full([16, 40, 3], 30000, "uint16"))
     data.transforms = [{"type": "RandomDistort"}, {"type": "Normalize"}]
     assert "RandomDistort" in data.refused("check_dataset", caplog, 2)
+
+
+@pytest.mark.parametrize("ignored", [-300, -1, 256])
+def test_an_ignore_index_that_no_label_has(ignored, data, caplog):
+    """No pixel is ignored, as in training."""
+    data.write([[0, 1], [1, 1]])
+    for command in ("train", "check_dataset"):
+        with caplog.at_level(logging.INFO, logger="paddleseg_segformer"):
+            data.check(command, 2, ignore_index=ignored)
+    report = next(r.getMessage() for r in caplog.records if "(ignored)" in r.getMessage())
+    rows = [line.split() for line in report.splitlines()[2:]]
+    assert rows == [["0", "25.000%", "2"], ["1", "75.000%", "4"], ["(ignored)", "0.000%"]]
+    weights = next(r.getMessage() for r in caplog.records if "frequency" in r.getMessage())
+    assert "weight: [1.5, 0.5]" in weights  # 3 to 1, with mean 1
