@@ -13,7 +13,7 @@ import numpy as np
 
 from ..errors import InputError
 from ..log import logger
-from .image_io import OPENCV_SIGNATURES, RANGES, read_image
+from .image_io import OPENCV_SIGNATURES, RANGES, read_pair
 from .raster_io import PNG_SIGNATURE, is_deep_png, read_bands
 
 # What a network can be trained on. Normalized photos have a mean near 0 and a standard deviation
@@ -42,7 +42,7 @@ def examine(path, image, channels):
 
     Args:
         path: The file.
-        image: What ``read_image`` returns for it.
+        image: What ``read_pair`` returns for it.
         channels: Number of bands that is wanted.
 
     Returns:
@@ -65,7 +65,7 @@ def summarize(dataset, indices):
     for index in indices:
         path = str(dataset.file_list[index][0])
         with suppress(InputError):  # reading the sample reports it
-            image = read_image(path, dataset.img_channels)
+            image, _ = read_pair(path, None, dataset.img_channels)
             summary.add(path, *examine(path, image, dataset.img_channels))
     return summary
 

@@ -156,6 +156,16 @@ def test_what_does_not_spoil_images(tmp_path, caplog):
         assert warning.startswith("train_dataset.transforms: leave values that a model cannot be t")
 
 
+def test_images_that_are_all_truncated(tmp_path, caplog):
+    """They are read as in training."""
+    (path,) = write(tmp_path, [np.indices([64, 64, 3])[1].astype("uint8") // 8])
+    data = cv2.imencode(".jpg", cv2.imread(str(path)))[1].tobytes()
+    path.write_bytes(data[:-2])  # without the end-of-image marker
+    check_before_training(dataset(tmp_path))
+    (warning,) = [record.getMessage() for record in caplog.records]
+    assert warning.startswith("train_dataset.transforms: leave values") and "8-bit, max" in warning
+
+
 def test_found_types_alpha_and_constant_bands_are_logged(tmp_path, caplog):
     image = np.dstack([normal(30000, 9000), np.full([12, 16], 65535, "uint16")])
     paths = write(tmp_path, [image])
