@@ -176,7 +176,8 @@ class ImageSummary:
         """The ``Normalize`` of the images, as in a config; a constant band is only shifted."""
         mean, std = self.statistics.mean / 255, self.statistics.std / 255
         std = np.where(self.is_constant(), 1, std)
-        return f"{{type: Normalize, mean: {yaml_list(mean)}, std: {yaml_list(std)}}}"
+        mean = yaml_list(mean, resolution=std / 1000)
+        return f"{{type: Normalize, mean: {mean}, std: {yaml_list(std)}}}"
 
     def warnings(self, section):
         """Sentences on what is not read, or has no content."""
@@ -241,6 +242,12 @@ class ImageSummary:
         logger.warning(text)
 
 
-def yaml_list(numbers):
-    """Numbers with four significant digits, as a list in YAML."""
-    return "[" + ", ".join(f"{number:.4g}" for number in numbers) + "]"
+def yaml_list(numbers, resolution=np.inf):
+    """Numbers as a list in YAML: with four significant digits, or more if a resolution needs them.
+
+    float32, of which images are, has no more than nine.
+    """
+    sizes = (np.maximum(np.abs(x), np.finfo("float64").tiny) for x in (numbers, resolution))
+    first, last = (np.floor(np.log10(size)) for size in sizes)  # decimal places
+    digits = np.clip(first - last + 1, 4, 9)
+    return "[" + ", ".join(f"{n:.{d:.0f}g}" for n, d in zip(numbers, digits)) + "]"

@@ -12,7 +12,7 @@ from PIL import Image
 
 from paddleseg_segformer import Dataset, InputError, Normalize
 from paddleseg_segformer.data.dataset_report import class_weights
-from paddleseg_segformer.data.image_check import Statistics, summarize
+from paddleseg_segformer.data.image_check import Statistics, summarize, yaml_list
 from paddleseg_segformer.data.validate import check_before_training
 
 RNG = np.random.default_rng(0)
@@ -108,6 +108,24 @@ def test_files_of_several_types_are_in_fractions(tmp_path):
     summary = summarize(dataset(tmp_path), range(2))
     assert summary.describe() == "8-bit and 16-bit, maximum 0.6, 3 bands"
     assert summary.table().splitlines()[1].split() == ["1", "0.2", "0.6", "0.4", "0.2"]
+
+
+@pytest.mark.parametrize("mean, std", [(101325, 10), (-273.15, 0.02), (0.99, 0.1), (0, 3)])
+def test_normalize_is_exact_enough_for_a_small_deviation(mean, std, tmp_path):
+    """The mean, to a thousandth of the deviation; four digits otherwise."""
+    image = np.where(np.arange(16) % 2, mean + std, mean - std).astype("float64")
+    write(tmp_path, [np.tile(image[:, np.newaxis], (12, 1, 3))], "npy")
+    line = yaml.safe_load(summarize(dataset(tmp_path), [0]).normalize())
+    rounding = abs(mean) * 2e-7  # of float32
+    np.testing.assert_allclose(line["mean"], mean, rtol=0, atol=std / 1000 + rounding)
+    np.testing.assert_allclose(line["std"], std, rtol=2e-3)
+
+
+def test_digits_of_printed_numbers():
+    """Four, or those of the resolution, of which float32 has at most nine."""
+    assert yaml_list([0, 2 / 3, 12345.678]) == "[0, 0.6667, 1.235e+04]"
+    found = yaml_list([2 / 3, 12345.678, 1 / 3], np.array([1e-3, 0.01, 0]))
+    assert found == "[0.6667, 12345.68, 0.333333333]"
 
 
 SPOILED = {
