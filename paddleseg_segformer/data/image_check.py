@@ -217,16 +217,27 @@ class ImageSummary:
     def check_transformed(self, section, after, spoiled):
         """Refuse transforms that spoil the images; of 8-bit images, only warn.
 
+        Also of a band with one value after the transforms only: crops may miss the others.
+
         Args:
             section: The data set's key in the config.
             after, spoiled: Result of ``find_spoiled_bands``.
 
         Raises:
-            InputError: A band with more than one value is spoiled.
+            InputError: A band with more than one value, also after the transforms, is spoiled.
         """
         if len(spoiled) != len(self.statistics.mean):  # custom transforms change the bands
             return
-        bands = np.flatnonzero(spoiled & ~self.is_constant())
+        spoiled = spoiled & ~self.is_constant()
+        constant = spoiled & (after.minimum == after.maximum)
+        if constant.any():
+            bands = ", ".join(str(band + 1) for band in np.flatnonzero(constant))
+            logger.warning(
+                f"{section}.transforms: leave the same value everywhere in band {bands} of the "
+                "sampled images, whose files have several; check the transforms, unless others "
+                "are rare"
+            )
+        bands = np.flatnonzero(spoiled & ~constant)
         if not bands.size:
             return
         band, mean, std = bands[0], self.statistics.mean / 255, self.statistics.std / 255

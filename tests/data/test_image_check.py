@@ -50,6 +50,16 @@ def dataset(root, normalize=IMAGENET, bands=3, mode="train"):
     return Dataset(mode, root, transforms, num_classes=2, img_channels=bands, **lists)
 
 
+class Crop:
+    """The lower right quarter."""
+
+    def __call__(self, sample):
+        for key in ("img", "label"):
+            height, width = sample[key].shape[:2]
+            sample[key] = sample[key][height // 2 :, width // 2 :]
+        return sample
+
+
 @pytest.mark.parametrize("dtype", ["uint8", "float32"])
 @pytest.mark.parametrize("bands", [1, 3, 7])
 def test_statistics_are_those_of_all_pixels(dtype, bands):
@@ -182,6 +192,25 @@ def test_images_that_are_all_truncated(tmp_path, caplog):
     check_before_training(dataset(tmp_path))
     (warning,) = [record.getMessage() for record in caplog.records]
     assert warning.startswith("train_dataset.transforms: leave values") and "8-bit, max" in warning
+
+
+def test_a_band_that_is_constant_only_in_crops_is_a_warning(tmp_path, caplog):
+    """Another spoiled band is an error still."""
+    image = normal(30000, 9000, bands=4)
+    image[:, :, 1] = 0
+    image[0, 0, 1] = 40000
+    write(tmp_path, [image])
+    for mean, refused in ((0.46, False), (20, True)):
+        data = dataset(tmp_path, ([0.46, 0.46, mean, 0.46], [0.14] * 4), bands=4)
+        data.transforms.transforms.insert(0, Crop())
+        caplog.clear()
+        if refused:
+            with pytest.raises(InputError, match="trained on: band 3 of the images"):
+                check_before_training(data)
+        else:
+            check_before_training(data)
+        (warning,) = [r.getMessage() for r in caplog.records if r.levelno == logging.WARNING]
+        assert "transforms: leave the same value everywhere in band 2 of the sampled" in warning
 
 
 def test_found_types_alpha_and_constant_bands_are_logged(tmp_path, caplog):
