@@ -174,7 +174,8 @@ def _check_distillation(section):
         raise InputError(f"distillation.config: must be text, not {section['config']!r}.")
     for key, valid in (("weight", "at least 0"), ("temperature", "above 0")):
         value = section.get(key, 1)
-        if not (is_number(value) and (value > 0 or (value == 0 and key == "weight"))):
+        minimum = 0 if key == "weight" else sys.float_info.min
+        if not (is_number(value) and minimum <= value <= sys.float_info.max):
             raise InputError(f"distillation.{key}: must be a number {valid}, not {value!r}.")
 
 

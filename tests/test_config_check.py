@@ -116,6 +116,8 @@ INVALID = [
     ("distillation={teacher: a, q: 2}", "distillation.q: unknown key; known are teacher, config,"),
     ("distillation={teacher: a, weight: -1}", "distillation.weight: must be a number at least 0"),
     ("distillation={teacher: a, weight: x}", "distillation.weight: must be a number at least 0"),
+    ("distillation={teacher: a, weight: .inf}", "distillation.weight: must be a number at least"),
+    ("distillation={teacher: a, temperature: .inf}", "distillation.temperature: must be a number"),
     (
         "distillation={teacher: a, temperature: 0}",
         "distillation.temperature: must be a number above 0, not 0.",
