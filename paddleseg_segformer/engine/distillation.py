@@ -129,9 +129,13 @@ def build_distillation(config, dataset, model):
     normalizations = [normalization(x, bands[0]) for x in (transforms, dataset.transforms)]
     if not np.allclose(*normalizations, rtol=0, atol=1e-6):
         texts = ["mean {}, std {}".format(*np.round(x, 4).tolist()) for x in normalizations]
+        takes, hint = "takes", "make its Normalize that of the teacher"
+        if source.assumes_normalize:
+            takes = "is weights without a config, and is assumed to take"
+            hint += ", or name the teacher's config as distillation.config"
         raise InputError(
-            f"{at} takes images normalized with {texts[0]}, and train_dataset's have {texts[1]}; "
-            "make its Normalize that of the teacher."
+            f"{at} {takes} images normalized with {texts[0]}, and train_dataset's have {texts[1]}; "
+            f"{hint}."
         )
     numbers = [str(index) for index in range(len(names))]
     if names != expected and numbers not in (names, expected):

@@ -45,6 +45,7 @@ class ModelSource:
     palette: np.ndarray  # uint8 [classes, 3], RGB
     output_op: str | None = None
     input_shape: list | None = None
+    assumes_normalize: bool = False  # whether nothing says how images are normalized
 
     @property
     def channels(self) -> int:
@@ -191,7 +192,8 @@ def _from_weights(source, path):
         "%s has no preprocessing info; using no resize and %s normalization", source, statistics
     )
     config = inference_config(model, [normalize])
-    return ModelSource(config, str(path), class_names(dataset), palette(dataset))
+    names, colors = class_names(dataset), palette(dataset)
+    return ModelSource(config, str(path), names, colors, assumes_normalize=True)
 
 
 def _hugging_face_names(folder):

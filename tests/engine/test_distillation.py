@@ -196,6 +196,14 @@ def test_a_teacher_of_other_images_or_classes_is_refused(case, scenes, tmp_path)
         run(config, tmp_path / "run")
 
 
+def test_weights_with_an_assumed_normalization_need_a_config(scenes, tmp_path):
+    save(smallest_model(150), tmp_path / "teacher.pdparams")
+    section = f"distillation={{teacher: {tmp_path}/teacher.pdparams}}"
+    message = r"is assumed to take images normalized with mean \[0.485, .* as distillation.config\."
+    with pytest.raises(InputError, match=message):
+        run(tiny_config(scenes, section, iters=1), tmp_path / "run")
+
+
 def test_an_exported_graph_is_no_teacher(scenes, tmp_path):
     deploy = {"transforms": [{"type": "Normalize"}], "output_op": "none", "input_shape": [1]}
     tree = {"Deploy": deploy, "classes": ["a"] * 150, "palette": [[0, 0, 0]] * 150}
