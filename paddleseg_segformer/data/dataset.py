@@ -166,7 +166,7 @@ def _label_table(label_map, num_classes, ignore_index):
             f"Dataset: label_map is {label_map!r}; it must map values, such as {{255: 1}}."
         )
     for value, label in label_map.items():
-        value = int(value) if str(value).isdigit() else value  # the keys in a manifest are text
+        value = int(value) if str(value).isdecimal() else value  # the keys in a manifest are text
         for number in (value, label):
             if type(number) is not int or not 0 <= number <= 255:
                 raise InputError(

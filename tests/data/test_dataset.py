@@ -147,6 +147,7 @@ def test_label_map_of_a_manifest(root):
         ({1: -1}, "has 1: -1; both must be"),
         ({1: 0.5}, "has 1: 0.5; both must be"),
         ({"white": 1}, "has 'white': 1; both must be"),
+        ({"\N{SUPERSCRIPT TWO}": 0}, "has '.': 0; both must be"),
         ({1: True}, "has 1: True; both must be"),
         ({}, r"is \{\}; it must map values, such as \{255: 1\}"),
         ([255, 1], r"is \[255, 1\]; it must map"),
