@@ -155,7 +155,8 @@ def _check_values(dataset, samples):
         return
     summary = summarize(dataset, indices)
     if not summary.is_8bit():
-        logger.info(f"train_dataset: {summary.describe()}, in {len(indices)} sampled images")
+        count = f"{len(indices)} sampled image{'s' * (len(indices) > 1)}"
+        logger.info(f"train_dataset: {summary.describe()}, in {count}")
     for warning in summary.warnings("train_dataset"):
         logger.warning(warning)
     summary.check_transformed("train_dataset", after, spoiled)

@@ -98,8 +98,8 @@ def quantize(path, calibration, held_out, network_input, classes, min_agreement)
         },
     )
     scores = compare(OnnxRuntime(path), OnnxRuntime(quantized), held_out, network_input, classes)
-    share = f"{scores.accuracy:.2%} of the pixels of {len(held_out)} held-out images"
-    figures = f"{share}, mIoU {scores.miou:.3f}"
+    count = f"{len(held_out)} held-out image{'s' * (len(held_out) > 1)}"
+    figures = f"{scores.accuracy:.2%} of the pixels of {count}, mIoU {scores.miou:.3f}"
     if scores.accuracy < min_agreement:
         problem = f"the int8 graph agrees with the float graph on only {figures}"
         hint = "calibrate on more images like those in use, or accept less with --min_agreement"

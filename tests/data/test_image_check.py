@@ -219,7 +219,7 @@ def test_found_types_alpha_and_constant_bands_are_logged(tmp_path, caplog):
     with caplog.at_level(logging.INFO, logger="paddleseg_segformer"):
         check_before_training(dataset(tmp_path))
     found, alpha = [record.getMessage() for record in caplog.records]
-    assert re.fullmatch(r"train_dataset: 16-bit, maximum \d+, 3 bands, in 1 sampled images", found)
+    assert re.fullmatch(r"train_dataset: 16-bit, maximum \d+, 3 bands, in 1 sampled image", found)
     assert f"the alpha channel of images such as {paths[0]} is not used" in alpha
     image = image[:, :, [0, 1, 3]]
     write(tmp_path, [image], "npy")
