@@ -58,10 +58,8 @@ def measure(size, model_path, folder):
         sys.exit("predict failed")
     peak = usage.ru_maxrss / (1 << 20 if sys.platform == "darwin" else 1 << 10)
     part = ((START, START + PART), (START, START + PART))
-    with (
-        rasterio.open(folder / "result/label_map/raster.tif") as labels,
-        rasterio.open(raster) as image,
-    ):
+    result = folder / "result/label_map/raster.tif"
+    with rasterio.open(result) as labels, rasterio.open(raster) as image:
         found, pixels = labels.read(1, window=part), image.read(window=part).transpose(1, 2, 0)
         kept = labels.crs == image.crs and labels.transform == image.transform
     expected = Predictor(model_path, device="cpu", **windows)(np.ascontiguousarray(pixels))
