@@ -43,8 +43,8 @@ class Distillation:
         teacher.eval()
 
     def normalizer(self, label):
-        """The number of valid pixels, by which the summed loss is divided, a float."""
-        return float((label != self.ignore_index).astype("float32").sum())
+        """The number of valid pixels, by which the summed loss is divided, a scalar tensor."""
+        return (label != self.ignore_index).astype("float32").sum()
 
     def __call__(self, logits, images, label, scale=1.0):
         """The mean loss of a batch over its valid pixels.

@@ -161,7 +161,8 @@ class TrainStep:
         losses = [*self.cross_entropies, *([self.distillation] if self.distillation else [])]
         for loss in losses if count > 1 else ():
             normalizers = [loss.normalizer(batch["label"]) for batch in micro_batches]
-            if None not in normalizers:
+            if normalizers[0] is not None:
+                normalizers = _to_host(normalizers)
                 mean = distributed.all_reduce_sum(np.array([sum(normalizers)]))[0] / count
                 for of_batch, normalizer in zip(scales, normalizers):
                     of_batch[loss] = float(normalizer / mean) if mean > 0 else 1.0

@@ -54,13 +54,13 @@ class CrossEntropyLoss(nn.Layer):
         self.data_format = data_format
 
     def normalizer(self, label):
-        """The number (or sum of class weights) by which the summed loss is divided, a float.
+        """The number (or sum of class weights) by which the summed loss is divided.
 
-        None with ``top_k_percent_pixels``, where it depends on the logits.
+        A scalar tensor; None with ``top_k_percent_pixels``, where it depends on the logits.
         """
         if self.top_k_percent_pixels < 1:
             return None
-        return float(self._pixel_weights(label.astype("int64"))[1].sum())
+        return self._pixel_weights(label.astype("int64"))[1].sum()
 
     def forward(self, logit, label, semantic_weights=None, scale=1.0):
         """The mean loss of a batch.

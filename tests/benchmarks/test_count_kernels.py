@@ -3,7 +3,12 @@
 import paddle
 import paddle.nn.functional as F
 import pytest
+from reference import TINY
 from run_tools import ROOT
+
+from paddleseg_segformer import CrossEntropyLoss, MixVisionTransformer, SegFormer
+from paddleseg_segformer.engine.options import TrainOptions
+from paddleseg_segformer.engine.train_step import TrainStep
 
 pytestmark = pytest.mark.integration
 
@@ -33,6 +38,23 @@ def test_kernels_views_and_reads_are_counted(count_kernels):
     assert (found["forward"], found["optimizer"], found["norm"], found["reads"]) == (1, 1, 0, 2)
     assert found["views"] == 2  # reshape and its gradient
     assert found["backward"] >= 3  # of matmul, relu and sum
+
+
+@pytest.mark.parametrize("grad_accum_steps, reads", [(1, 1), (3, 2)])
+def test_gradient_accumulation_reads_the_numbers_of_valid_pixels_at_once(
+    grad_accum_steps, reads, count_kernels
+):
+    model, optimizer = count_kernels.with_optimizer(SegFormer(5, MixVisionTransformer(**TINY), 16))
+    options = TrainOptions(grad_accum_steps=grad_accum_steps)
+    step = TrainStep(
+        model, {"types": [CrossEntropyLoss()], "coef": [1.0]}, optimizer, options, None
+    )
+
+    def run(batch):
+        labels = batch["label"] % 5
+        step([count_kernels.to_device({**batch, "label": labels})] * grad_accum_steps, 1)
+
+    assert count_kernels.count(model, optimizer, run, 1)["reads"] == reads
 
 
 def test_a_step_waits_for_the_device_once_and_the_loss_does_not_grow_with_the_batch(count_kernels):
