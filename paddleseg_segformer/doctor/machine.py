@@ -49,12 +49,11 @@ def check_driver(context):
 
 def check_tf32(context):
     """Whether products of float32 are computed in TF32."""
-    capable = paddle.device.cuda.get_device_capability() >= (8, 0)
-    switches = {
-        "matrix products": paddle.base.core.get_cublas_switch(),
-        "convolutions": paddle.base.core.get_cudnn_switch(),
-    }
-    override = os.environ.get("NVIDIA_TF32_OVERRIDE")
-    states = {name: capable and on and override != "0" for name, on in switches.items()}
-    measured = ", ".join(f"{name} {'on' if on else 'off'}" for name, on in states.items())
-    return Result(True, measured, "", {**states, "NVIDIA_TF32_OVERRIDE": override})
+    off = os.environ.get("NVIDIA_TF32_OVERRIDE") == "0"
+    off = off or paddle.device.cuda.get_device_capability() < (8, 0)
+    states = {}
+    for name, switch in (("matrix products", "cublas"), ("convolutions", "cudnn")):
+        read = getattr(paddle.base.core, f"get_{switch}_switch", None)
+        is_on = not off and (read() if read else None)
+        states[name] = "unknown" if is_on is None else "on" if is_on else "off"
+    return Result(True, ", ".join(f"{name} {state}" for name, state in states.items()), "", states)

@@ -39,9 +39,11 @@ def test_device_and_driver(cuda, monkeypatch):
 
 
 def test_tf32(cuda, monkeypatch):
-    monkeypatch.setattr(paddle.base.core, "get_cublas_switch", lambda: True)
-    monkeypatch.setattr(paddle.base.core, "get_cudnn_switch", lambda: False)
+    monkeypatch.setattr(paddle.base.core, "get_cublas_switch", lambda: True, raising=False)
+    monkeypatch.setattr(paddle.base.core, "get_cudnn_switch", lambda: False, raising=False)
     assert machine.check_tf32(GPU).measured == "matrix products on, convolutions off"
+    monkeypatch.delattr(paddle.base.core, "get_cudnn_switch")
+    assert machine.check_tf32(GPU).measured == "matrix products on, convolutions unknown"
     monkeypatch.setenv("NVIDIA_TF32_OVERRIDE", "0")
     assert machine.check_tf32(GPU).measured == "matrix products off, convolutions off"
 
