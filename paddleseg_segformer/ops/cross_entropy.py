@@ -12,8 +12,7 @@ from .resize import bands, linear_weights, resize_bilinear
 MIN_EXP_SUM = 1e-30
 
 # Elements of a full-size tensor on a GPU, of which a few exist at a time: 640 MiB in float32, for
-# four images of 512 x 512 with 150 classes. Larger tensors are not faster, smaller ones take more
-# kernel calls.
+# four images of 512 x 512 with 150 classes. Smaller ones take more kernel calls.
 GROUP_SIZE = 160 << 20
 
 
