@@ -56,6 +56,11 @@ def available_cpus() -> int:
     return os.cpu_count() or 1
 
 
+def cpus_per_process() -> int:
+    """The CPUs, at least 1, for each process of this machine that Paddle's launcher started."""
+    return max(1, available_cpus() // int(os.environ.get("PADDLE_LOCAL_SIZE", 1)))
+
+
 def tune_cpu() -> None:
     """Configure Paddle for speed on the CPU; call it before the first operator.
 
@@ -76,8 +81,7 @@ def tune_cpu() -> None:
         first = os.environ["OMP_NUM_THREADS"].split(",")[0].strip()
         _threads = max(1, int(first)) if first.isdigit() else 1
     else:
-        local_processes = int(os.environ.get("PADDLE_LOCAL_SIZE", 1))
-        _threads = max(1, available_cpus() // local_processes)
+        _threads = cpus_per_process()
     # Even if OMP_NUM_THREADS has this value: Paddle Inference sets the number of threads to 1.
     paddle.base.core.set_num_threads(_threads)
     if _pool is None:

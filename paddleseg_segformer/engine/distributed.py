@@ -16,11 +16,6 @@ def start():
         distributed.init_parallel_env()
 
 
-def local_size():
-    """The number of processes on this machine that ``paddle.distributed.launch`` started, or 1."""
-    return int(os.environ.get("PADDLE_LOCAL_SIZE", 1))
-
-
 def broadcast_object(value):
     """The first process's value, a small Python object, in every process."""
     return all_gather(value)[0]

@@ -5,9 +5,8 @@ from typing import Optional
 
 import paddle
 
-from ..device import available_cpus
+from ..device import cpus_per_process
 from ..errors import InputError
-from . import distributed
 
 MIN_VALUES = {"grad_accum_steps": 1, "save_interval": 1, "log_iters": 1}
 MIN_VALUES |= {"num_workers": 0, "keep_checkpoint_max": 0}
@@ -93,6 +92,5 @@ class TrainOptions:
         if self.precision != "fp32" and on_cpu:
             raise InputError(f"--precision {self.precision}: needs a GPU; on a CPU use fp32.")
         if self.num_workers is None:
-            cpus = available_cpus() // distributed.local_size()
-            workers = 0 if on_cpu else max(1, min(8, cpus))
+            workers = 0 if on_cpu else min(8, cpus_per_process())
             object.__setattr__(self, "num_workers", workers)

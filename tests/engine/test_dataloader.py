@@ -16,6 +16,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from paddleseg_segformer import device
 from paddleseg_segformer.engine import dataloader, distributed, options
 from paddleseg_segformer.engine.dataloader import BatchReader, TrainSampler, train_batches
 from paddleseg_segformer.errors import InputError, RunError
@@ -175,7 +176,7 @@ def test_a_set_without_a_readable_sample_is_an_error():
 def test_the_processes_of_a_machine_share_its_cpus(cpus, processes, workers, monkeypatch):
     """``PADDLE_LOCAL_SIZE`` is set by Paddle's launcher."""
     monkeypatch.setattr(options, "paddle", SimpleNamespace(get_device=lambda: "gpu:0"))
-    monkeypatch.setattr(options, "available_cpus", lambda: cpus)
+    monkeypatch.setattr(device, "available_cpus", lambda: cpus)
     monkeypatch.delenv("PADDLE_LOCAL_SIZE", raising=False)
     if processes is not None:
         monkeypatch.setenv("PADDLE_LOCAL_SIZE", str(processes))
