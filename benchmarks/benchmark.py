@@ -31,6 +31,12 @@ JOBS = {
 }
 
 
+def add_size_argument(parser, text):
+    """Add ``--size``, the height and width of the images, with a help text."""
+    size = {"type": common.positive_int, "nargs": 2, "metavar": ("H", "W")}
+    parser.add_argument("--size", default=[512, 512], help=text, **size)
+
+
 def parse_args():
     parser = common.config_parser(
         __doc__,
@@ -47,14 +53,7 @@ def parse_args():
         metavar="NAME",
         help="implementations to compare with: %(choices)s",
     )
-    parser.add_argument(
-        "--size",
-        nargs=2,
-        type=common.positive_int,
-        default=[512, 512],
-        metavar=("H", "W"),
-        help="image size of train and infer",
-    )
+    add_size_argument(parser, "image size of train and infer")
     parser.add_argument(
         "--batch_size",
         type=common.positive_int,

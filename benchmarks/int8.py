@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import paddle
-from benchmark import machine
+from benchmark import add_size_argument, machine
 
 from paddleseg_segformer import device
 from paddleseg_segformer.cli import common
@@ -30,14 +30,7 @@ def parse_args():
     parser.add_argument("--image_path", required=True, metavar="PATH", help="as of export --int8")
     parser.add_argument("--model_path", metavar="PATH", help="as of export (default: random)")
     parser.add_argument("--config", metavar="FILE", help="YAML config; of random weights: required")
-    parser.add_argument(
-        "--size",
-        nargs=2,
-        type=common.positive_int,
-        default=[512, 512],
-        metavar=("H", "W"),
-        help="image size of the timed runs",
-    )
+    add_size_argument(parser, "image size of the timed runs")
     parser.add_argument(
         "--rounds", type=common.positive_int, metavar="N", default=9, help="timed runs per graph"
     )
