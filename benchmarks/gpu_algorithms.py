@@ -5,6 +5,7 @@ head's resize, the folded decode head, and the loss in groups of images. Paddle'
 """
 
 import itertools
+import sys
 from functools import cache, partial
 
 import torch
@@ -122,6 +123,8 @@ def compare_losses():
 
 
 if __name__ == "__main__":
+    if not torch.cuda.is_available():
+        sys.exit("gpu_algorithms.py: needs an NVIDIA GPU and PyTorch's build for it")
     print(torch.cuda.get_device_name(), "PyTorch", torch.__version__)
     compare_resizes()
     compare_heads()

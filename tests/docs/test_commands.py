@@ -22,6 +22,7 @@ INSTALLS = "changes the environment of the tests; the Makefile's targets install
 CI = "CI runs the Makefile's targets"
 DOCKER = "there is no Docker in CI"
 COMPAT_RUN = "needs a checkout of PaddleSeg; tests/test_compat_run.py runs a similar script"
+GPU = "needs an NVIDIA GPU and PyTorch's build for it"
 TENSORRT = "needs an NVIDIA GPU and TensorRT"
 NOT_RUN = {
     "make quickstart": CI,
@@ -32,6 +33,7 @@ NOT_RUN = {
     'docker run --rm -v "$PWD:/work" segformer make_scenes': DOCKER,
     'docker run --rm --shm-size 2g -v "$PWD:/work" segformer train --config '
     "configs/quickstart.yaml": DOCKER,
+    "python benchmarks/gpu_algorithms.py": GPU,
     "pip install --no-deps paddleseg": INSTALLS,
     "pip install --no-deps -r requirements.txt -e .": INSTALLS,
     "pip install -e .": INSTALLS,
