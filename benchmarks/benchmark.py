@@ -23,12 +23,26 @@ from paddleseg_segformer.engine.evaluator import write_figures
 from paddleseg_segformer.errors import InputError
 from paddleseg_segformer.fs import check_file_writable
 
+WARM_UP_ROUNDS = 2  # torch.compile's second run is still slower than its later ones
+
 JOBS = {
     "train": "a training step: forward, loss, backward, AdamW",
     "infer": "from images in memory to full-size label maps",
     "eval": "the validation set with 6 scales and horizontal flip (set dataset_root with --opts)",
     "data": "reading and transforming training images on one core",
 }
+
+
+DEFAULT_BATCH_SIZES = {"train": 2, "infer": 1}
+
+
+def model_spec(model):
+    """The entries of a worker's spec that come from the config's ``model``."""
+    return {
+        "classes": model["num_classes"],
+        "width": model.get("embedding_dim"),
+        "backbone": model["backbone"]["type"].rsplit("_", 1)[-1],
+    }
 
 
 def add_size_argument(parser, text):
@@ -147,12 +161,15 @@ def measure(names, spec, rounds, threads):
             result = str(Path(folder, f"{name}.npy"))
             processes.append(Process(name, {**spec, "result": result}, threads))
         processes.sort(key=lambda process: names.index(process.name))
-        for number in range(rounds + 1):  # round 0 warms up
+        for number in range(-WARM_UP_ROUNDS, rounds):
             for process in processes:
                 seconds = process.run()
-                process.seconds += [seconds] if number else []
-                print(f"\rround {number}/{rounds} {process.name:24}", end="", file=sys.stderr)
-        print("\r" + " " * 50 + "\r", end="", file=sys.stderr)
+                process.seconds += [seconds] if number >= 0 else []
+                if sys.stderr.isatty():
+                    done = max(0, number + 1)
+                    print(f"\rround {done}/{rounds} {process.name:24}", end="", file=sys.stderr)
+        if sys.stderr.isatty():
+            print("\r" + " " * 50 + "\r", end="", file=sys.stderr)
         for process in processes:
             process.finish()
         agreement = _agreement(folder, names) if spec["job"] == "infer" else {}
@@ -207,24 +224,21 @@ def format_table(rows):
 
 def main():
     args = parse_args()
-    config = load_config(args.config, args.opts)
-    model = config.dic["model"]
-    defaults = {"train": 2, "infer": 1}
+    model = load_config(args.config, args.opts).dic["model"]
     spec = {
         "job": args.job,
         "config": args.config,
         "opts": args.opts,
         "size": args.size,
-        "batch_size": args.batch_size or defaults.get(args.job, 1),
-        "classes": model["num_classes"],
-        "width": model.get("embedding_dim"),
-        "backbone": model["backbone"]["type"].rsplit("_", 1)[-1],
+        "batch_size": args.batch_size or DEFAULT_BATCH_SIZES.get(args.job, 1),
+        **model_spec(model),
         "device": args.device,
         "precision": args.precision,
         "samples": args.samples,
     }
-    if args.job in ("eval", "data") and "huggingface" in args.against:
-        raise InputError(f"--against huggingface: transformers has no {args.job} to compare with.")
+    for name in args.against if args.job in ("eval", "data") else ():
+        if name.startswith("huggingface"):
+            raise InputError(f"--against {name}: transformers has no {args.job} to compare with.")
     for name in INFERENCE_ONLY.keys() & set(args.against):
         if args.job != "infer":
             raise InputError(f"--against {name}: supports only the job infer.")
