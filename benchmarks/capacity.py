@@ -161,43 +161,61 @@ def seconds(variant, size, batch_size, card, precision):
     return 3 * batch_size * of_image + update / card.bandwidth
 
 
-def flags(variant, size, card, precision):
-    """Options for a batch of 16 that fits a card with the fewest micro-batches; None if none do."""
+def fit(variant, size, card, precision):
+    """Images per micro-batch, and whether with recompute, for a batch of 16; None if none fit.
+
+    The fewest micro-batches that fit a card; recompute, which is slower, only if none do without.
+    """
     for recompute in (False, True):
         for batch_size in BATCH_SIZES:
             if memory(variant, size, batch_size, precision, recompute) <= card.memory:
-                steps = BATCH_SIZES[0] // batch_size
-                accumulate = f" --grad_accum_steps {steps}" if steps > 1 else ""
-                option = " --opts model.backbone.recompute=true" if recompute else ""
-                return f"--batch_size {batch_size}{accumulate}{option}"
+                return batch_size, recompute
     return None
+
+
+def memory_table(size):
+    """Lines of a Markdown table."""
+    columns = [(n, False) for n in BATCH_SIZES] + [(BATCH_SIZES[0], True)]
+    titles = (f"{n}{', recompute' if recompute else ''} |" for n, recompute in columns)
+    yield " ".join(["| GB, fp32 / bf16 |", *titles])
+    yield "|---" * (1 + len(columns)) + "|"
+    for name, variant in VARIANTS.items():
+        row = [f"| {name} |"]
+        for n, recompute in columns:
+            used = (memory(variant, size, n, p, recompute) / 1e9 for p in ("fp32", "bf16"))
+            row.append(" / ".join(f"{gigabytes:.1f}" for gigabytes in used) + " |")
+        yield " ".join(row)
+
+
+def time_table(size):
+    """Lines of a Markdown table."""
+    yield " ".join(["| Images/s, TF32 / bf16 |", *(f"{name} |" for name in CARDS)])
+    yield "|---" * (1 + len(CARDS)) + "|"
+    for name, variant in VARIANTS.items():
+        row = [f"| {name} |"]
+        for card in CARDS.values():
+            row.append(" / ".join(rate(variant, size, card, p) for p in ("tf32", "bf16")) + " |")
+        yield " ".join(row)
+
+
+def rate(variant, size, card, precision):
+    """Images per second, at most, and micro-batches of a batch of 16 if it takes several."""
+    fitting = fit(variant, size, card, precision)
+    if fitting is None:
+        return "does not fit"
+    batch, (images, recompute) = BATCH_SIZES[0], fitting
+    text = f"{batch / seconds(variant, size, batch, card, precision):.0f}"
+    parts = [f"{batch // images} x {images}"] if images < batch else []
+    parts += ["recompute"] if recompute else []
+    return f"{text} ({', '.join(parts)})" if parts else text
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--size", type=int, default=512, help="of the images, a multiple of 32")
     size = parser.parse_args().size
-    print(f"Memory in GB at {size}x{size}, by images per micro-batch; * with recompute\n")
-    print("| |", *(f"{n}{mark} |" for mark in ("", " *") for n in BATCH_SIZES))
-    print("|---" * (1 + 2 * len(BATCH_SIZES)) + "|")
-    for precision in ("fp32", "bf16"):
-        for name, variant in VARIANTS.items():
-            cells = [
-                f"{memory(variant, size, n, precision, recompute) / 1e9:.1f} |"
-                for recompute in (False, True)
-                for n in BATCH_SIZES
-            ]
-            print(f"| {name}, {precision} |", *cells)
-    print(f"\nAt most images per second at {size}x{size}, and options for a batch of 16\n")
-    print("| |", *(f"{name} |" for name in CARDS))
-    print("|---" * (1 + len(CARDS)) + "|")
-    for precision in ("tf32", "bf16"):
-        for name, variant in VARIANTS.items():
-            cells = []
-            for card in CARDS.values():
-                rate = 16 / seconds(variant, size, 16, card, precision)
-                cells.append(f"{rate:.0f}; `{flags(variant, size, card, precision)}` |")
-            print(f"| {name}, {precision} |", *cells)
+    for lines in (memory_table(size), time_table(size)):
+        print("\n".join(lines), end="\n\n")
 
 
 if __name__ == "__main__":

@@ -37,14 +37,24 @@ def test_bytes_kept_for_the_backward_pass(name):
     assert two - one == pytest.approx(computed - image, rel=0.02)
 
 
-def test_recommended_flags():
-    """The first that fit, in the order of their cost: fewer micro-batches, then recompute."""
+def test_micro_batches_that_fit():
+    """The fewest micro-batches; recompute only where one image does not fit without."""
     b5 = VARIANTS["B5"]
-    sizes = [capacity.memory(b5, 640, n, "fp32") for n in (8, 4)]
-    card = capacity.Card(memory=(sizes[0] + sizes[1]) / 2, bandwidth=1, flops={})
-    assert capacity.flags(b5, 640, card, "fp32") == "--batch_size 4 --grad_accum_steps 4"
-    with_recompute = capacity.memory(b5, 640, 1, "fp32", recompute=True)
-    card = card._replace(memory=with_recompute)
-    expected = "--batch_size 1 --grad_accum_steps 16 --opts model.backbone.recompute=true"
-    assert capacity.flags(b5, 640, card, "fp32") == expected
-    assert capacity.flags(b5, 640, card._replace(memory=with_recompute - 1), "fp32") is None
+    of_8, of_4 = (capacity.memory(b5, 640, n, "fp32") for n in (8, 4))
+    card = capacity.Card(memory=(of_8 + of_4) / 2, bandwidth=1, flops={})
+    assert capacity.fit(b5, 640, card, "fp32") == (4, False)
+    least = capacity.memory(b5, 640, 1, "fp32", recompute=True)
+    assert capacity.fit(b5, 640, card._replace(memory=least), "fp32") == (1, True)
+    assert capacity.fit(b5, 640, card._replace(memory=least - 1), "fp32") is None
+
+
+def test_time_of_the_slower_of_arithmetic_and_memory():
+    """With one limit far away, that of the other: three times the forward pass, and AdamW."""
+    b0, operators = VARIANTS["B0"], capacity.training_step(VARIANTS["B0"], 64).operators
+    card = capacity.Card(memory=0, bandwidth=1e30, flops={"tf32": 1e9})
+    macs = sum(op.macs for op in operators)
+    assert capacity.seconds(b0, 64, 2, card, "tf32") == pytest.approx(12 * macs / 1e9)
+    card = capacity.Card(memory=0, bandwidth=1e9, flops={"tf32": 1e30})
+    moved = 4 * sum(op.moved + op.moved_float32 for op in operators)
+    expected = (6 * moved + 28e6 * b0.params_millions) / 1e9
+    assert capacity.seconds(b0, 64, 2, card, "tf32") == pytest.approx(expected)
