@@ -19,7 +19,7 @@ from ..log import logger
 from ..models import CrossEntropyLoss, SegFormer
 from ..ops import resize_bilinear
 from . import distributed
-from .optimizer import gradient_norm
+from .optimizer import fuse_updates, gradient_norm
 
 
 class StepResult(NamedTuple):
@@ -69,6 +69,7 @@ class TrainStep:
         self.amp = {"enable": options.precision != "fp32", "level": "O1", "dtype": dtype}
         # On neither of Paddle's lists, it would follow its weight, and GELU after it: to float32.
         self.amp["custom_white_list"] = {"depthwise_conv2d"}
+        fuse_updates(optimizer, model.parameters())
         rate = optimizer._learning_rate
         self.schedule = rate if isinstance(rate, paddle.optimizer.lr.LRScheduler) else None
         self.scaler = paddle.amp.GradScaler(enable=options.precision == "fp16")
