@@ -183,10 +183,9 @@ def check_skipped_step(context):
 
 
 def check_overflow(context):
-    """In fp16, a step whose gradient overflows changes no weight and lowers the loss scale.
+    """In fp16, a step whose gradient overflows changes nothing and lowers the loss scale.
 
-    BatchNorm's statistics do change: the forward pass was finite. Some versions of Paddle lower the
-    scale at the second overflow in a row.
+    Some versions of Paddle lower the scale at the second overflow in a row.
     """
     step, batch = build_step("B0", "fp16"), random_batch(2, 64)
     step([batch], 1)
@@ -195,7 +194,6 @@ def check_overflow(context):
     parameter.register_hook(lambda gradient: gradient * np.inf)
     step([batch], 2)
     changed = _differences(before, _state(step))
-    changed = [name for name in changed if not name.endswith(("._mean", "._variance"))]
     state = step.scaler_state()
     lowered = state["scale"] < scale or state.get("decr_count", 0) > 0
     measured = f"{len(changed)} tensors changed, scale {scale:.0f} to {state['scale']:.0f}"

@@ -93,7 +93,7 @@ class TrainStep:
         """Do one optimizer step and return its ``StepResult``.
 
         If an image, a loss or the gradient is not finite, only the learning rate schedule and, in
-        fp16, the loss scale advance.
+        fp16, the loss scale advance. Overflows of the gradient in fp16 are not counted as skipped.
 
         Args:
             micro_batches: List of dictionaries of tensors, with ``img`` ``[N, C, H, W]`` and
@@ -120,20 +120,21 @@ class TrainStep:
             bad_images = bad_images or [[] for _ in micro_batches]
             sizes = [len(batch["img"]) for batch in micro_batches]
             result = self._check_finite(losses, norm, scale, bad_images, sizes)
-            if result.skipped is not None:
+            overflow = self.scaler.is_enable() and not np.isfinite(norm)
+            updated = result.skipped is None and not overflow
+            if not updated:
                 self._restore(statistics)
         except Exception:
             self._restore(statistics)
             self.optimizer.clear_grad(set_to_zero=False)
             raise
-        overflow = self.scaler.is_enable() and not np.isfinite(norm)  # lowers the loss scale
-        if result.skipped is None or overflow:
+        if updated or overflow:  # which lowers the loss scale, and updates nothing
             self.scaler.step(self.optimizer)
             self.scaler.update()  # only after step(): it reads that one's overflow flag
         self.optimizer.clear_grad(set_to_zero=False)
         if self.schedule is not None:
             self.schedule.step()
-        if self.ema_model is not None and result.skipped is None:
+        if self.ema_model is not None and updated:
             update_ema_model(self.ema_model, self.model, step=iteration)
             if self.frozen_backbone:  # averaging equal values may change them by rounding
                 self.ema_model.backbone.set_state_dict(self.model.backbone.state_dict())
