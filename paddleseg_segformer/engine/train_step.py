@@ -161,12 +161,17 @@ class TrainStep:
         scales = [{} for _ in micro_batches]
         count = len(micro_batches) * distributed.world_size()
         losses = [*self.cross_entropies, *([self.distillation] if self.distillation else [])]
+        normalizers = {}
         for loss in losses if count > 1 else ():
-            normalizers = [loss.normalizer(batch["label"]) for batch in micro_batches]
-            if normalizers[0] is not None:
-                normalizers = _to_host(normalizers)
-                mean = distributed.all_reduce_sum(np.array([sum(normalizers)]))[0] / count
-                for of_batch, normalizer in zip(scales, normalizers):
+            tensors = [loss.normalizer(batch["label"]) for batch in micro_batches]
+            if tensors[0] is not None:
+                normalizers[loss] = tensors
+        if normalizers:  # one transfer and one message for all losses
+            values = _to_host(list(chain(*normalizers.values())))
+            values = np.reshape(values, [len(normalizers), -1])
+            means = distributed.all_reduce_sum(values.sum(axis=1)) / count
+            for loss, of_loss, mean in zip(normalizers, values, means):
+                for of_batch, normalizer in zip(scales, of_loss):
                     of_batch[loss] = float(normalizer / mean) if mean > 0 else 1.0
         return scales
 
