@@ -57,7 +57,7 @@ def count_operators(amp=None, **model_options):
         patches.enter_context(patch(attention, "_has_fused_kernel", has_fused_kernel))
         patches.enter_context(patch(F, "softmax_", softmax_in_place))
         patches.enter_context(patch(norm, "batch_norm", batch_norm))
-        patches.enter_context(patch(segformer, "resize_bilinear", resize_by_operators))
+        patches.enter_context(patch(segformer, "resize_and_sum", resize_by_operators))
         patches.enter_context(patch(losses, "upsampled_cross_entropy", loss_by_operators))
         program = paddle.static.Program()
         with paddle.static.program_guard(program, paddle.static.Program()):
@@ -111,14 +111,18 @@ def dtype_name(value):
         return None
 
 
-def resize_by_operators(x, size, align_corners=False):
-    """``resize_bilinear``'s forward pass, which a static program cannot hold as a PyLayer."""
-    weights = [
-        paddle.assign(resize.linear_weights(a, b, align_corners).astype(np.float32)).astype(x.dtype)
-        for a, b in zip(x.shape[2:], size)
-    ]
+def resize_by_operators(maps, size, align_corners=False):
+    """``resize_and_sum``'s forward pass, which a static program cannot hold as a PyLayer."""
+
+    def weights(sources, target):
+        matrices = [resize.linear_weights(source, target, align_corners) for source in sources]
+        matrix = np.concatenate(matrices, axis=1).astype(np.float32)
+        return paddle.assign(matrix).astype(maps[0].dtype)
+
+    heights, widths = zip(*(x.shape[2:] for x in maps))
+    columns = [weights([width], size[1]) for width in widths]
     with paddle.amp.auto_cast(enable=False):
-        return resize._transform(x, *weights, transpose=False)
+        return resize._sum_of_products(maps, weights(heights, size[0]), columns)
 
 
 def softmax_in_place(x):
@@ -130,7 +134,7 @@ def softmax_in_place(x):
 def loss_by_operators(logits, labels, weights):
     """``upsampled_cross_entropy``'s operators on a GPU."""
     with paddle.amp.auto_cast(enable=False):
-        full = resize_by_operators(logits, labels.shape[1:])
+        full = resize_by_operators([logits], labels.shape[1:])
         loss = F.cross_entropy(full, labels, axis=1, reduction="none")
         return (loss.reshape(weights.shape) * weights).sum()
 

@@ -74,7 +74,7 @@ def check_drop_path(context):
     worst, kept = 0.0, 0
     x = paddle.ones([samples, 2, 3])
     x.stop_gradient = False
-    y = layer(x)
+    y = layer(paddle.zeros_like(x), x)
     y.sum().backward()
     for values in (y.numpy(), x.grad.numpy()):
         kept_values = values[values != 0]

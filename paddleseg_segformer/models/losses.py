@@ -60,7 +60,8 @@ class CrossEntropyLoss(nn.Layer):
         """
         if self.top_k_percent_pixels < 1:
             return None
-        return self._pixel_weights(label.astype("int64"))[1].sum()
+        label = label.astype("int64")
+        return self._pixel_weights(*self._valid_labels(label))[1].sum()
 
     def forward(self, logit, label, semantic_weights=None, scale=1.0):
         """The mean loss of a batch.
@@ -97,11 +98,10 @@ class CrossEntropyLoss(nn.Layer):
                 f"CrossEntropyLoss has {len(self.weight)} class weights "
                 f"for {logit.shape[1]} classes."
             )
-        label = label.astype("int64")
+        label, valid = self._valid_labels(label.astype("int64"))
         weights, norm_weights = self._pixel_weights(
-            label, "float64" if logit.dtype == paddle.float64 else "float32"
+            label, valid, "float64" if logit.dtype == paddle.float64 else "float32"
         )
-        label = paddle.where(label != self.ignore_index, label, 0)
         if semantic_weights is not None:
             weights = weights * semantic_weights
         if logit.ndim == 4 and self.top_k_percent_pixels >= 1:
@@ -111,13 +111,16 @@ class CrossEntropyLoss(nn.Layer):
         total = total if scale == 1 else total * scale
         return total / (norm_weights.sum() + self._EPSILON)
 
-    def _pixel_weights(self, label, dtype="float32"):
-        """Weights of the pixels in the summed loss, and in its normalizer."""
+    def _valid_labels(self, label):
+        """The label with class 0 in place of ``ignore_index``, and where it was another."""
         valid = label != self.ignore_index
+        return paddle.where(valid, label, 0), valid
+
+    def _pixel_weights(self, label, valid, dtype="float32"):
+        """Weights of the pixels in the summed loss, and in its normalizer."""
         weights = valid.astype(dtype)
         if self.weight is not None:
-            classes = paddle.where(valid, label, 0).flatten()
-            weights *= self.weight.gather(classes).reshape(label.shape)
+            weights *= self.weight.gather(label.flatten()).reshape(label.shape)
         return weights, weights if self.avg_non_ignore else paddle.ones_like(weights)
 
     def _full_size_loss(self, logit, label, weights, norm_weights):

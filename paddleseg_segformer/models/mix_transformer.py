@@ -7,6 +7,7 @@ NeurIPS 2021, section 3.1. ``N`` is the batch size, ``h`` and ``w`` are the size
 from __future__ import annotations
 
 import functools
+import itertools
 import math
 import numbers
 from collections.abc import Callable, Sequence
@@ -17,7 +18,15 @@ import paddle
 from paddle import nn
 from paddle.distributed.fleet.utils import recompute
 
-from ..ops import Conv2D, DropPath, GeluLinear, Linear, LinearToMap, scaled_dot_product_attention
+from ..ops import (
+    Conv2D,
+    DropPath,
+    GeluLinear,
+    Linear,
+    LinearToMap,
+    drop_path_factors,
+    scaled_dot_product_attention,
+)
 from ..weights import BAND_RULES, Source, load_pretrained
 
 
@@ -163,17 +172,27 @@ class MixVisionTransformer(nn.Layer):
             List of four float tensors ``[N, C_i, ceil(H / s), ceil(W / s)]``, for the strides
             s = 4, 8, 16, 32.
         """
-        features = []
+        features, factors = [], self._draw_drop_paths(x)
         for i in range(1, 5):
             x, h, w = getattr(self, f"patch_embed{i}")(x)
             for block in getattr(self, f"block{i}"):
+                inputs = x, h, w, next(factors), next(factors)
                 if self.recompute and self.training and not x.stop_gradient:
-                    x = recompute_in_backward(block, x, h, w)
+                    x = recompute_in_backward(block, *inputs)
                 else:
-                    x = block(x, h, w)
+                    x = block(*inputs)
             x = to_map(getattr(self, f"norm{i}")(x), h, w)
             features.append(x)
         return features
+
+    def _draw_drop_paths(self, x):
+        """Iterator over the factors, or None, of the two branches of each block, drawn at once."""
+        blocks = itertools.chain.from_iterable(getattr(self, f"block{i}") for i in range(1, 5))
+        rates = [rate for block in blocks for rate in [block.drop_path.rate] * 2]
+        if not self.training or not any(rates):
+            return itertools.repeat(None)
+        drawn = iter(drop_path_factors([rate for rate in rates if rate], x))
+        return (next(drawn) if rate else None for rate in rates)
 
 
 class PatchEmbedding(nn.Layer):
@@ -202,9 +221,9 @@ class Block(nn.Layer):
         self.mlp = mlp
         self.drop_path = DropPath(drop_path_rate)
 
-    def forward(self, x, h, w):
-        x = x + self.drop_path(self.attn(self.norm1(x), h, w))
-        return x + self.drop_path(self.mlp(self.norm2(x), h, w))
+    def forward(self, x, h, w, attn_factors=None, mlp_factors=None):
+        x = self.drop_path(x, self.attn(self.norm1(x), h, w), attn_factors)
+        return self.drop_path(x, self.mlp(self.norm2(x), h, w), mlp_factors)
 
 
 class EfficientAttention(nn.Layer):

@@ -17,7 +17,7 @@ import paddle
 import paddle.nn.functional as F
 from paddle import nn
 
-from ..ops import DropoutConv1x1, resize_bilinear
+from ..ops import DropoutConv1x1, resize_and_sum, resize_bilinear
 from ..weights import Source, load_pretrained
 from .mix_transformer import VARIANTS, init_weights, variant_constructor
 
@@ -117,32 +117,27 @@ class SegFormer(nn.Layer):
 
     def decode(self, features):
         """The decode head: logits ``[N, num_classes, h, w]`` at stride 4 from the four features."""
-        weights = self.linear_fuse._conv.weight.flatten(1).chunk(4, axis=1)
-        weights = dict(zip(self.fuse_order, weights))  # A_i
-        fused = self._project_and_fuse(1, features[0], weights)
-        for i in (2, 3, 4):
-            x = self._project_and_fuse(i, features[i - 1], weights)
-            fused = fused.add_(resize_bilinear(x, fused.shape[2:], self.align_corners))
+        fuse_weight = self.linear_fuse._conv.weight.flatten(1)
+        weights = dict(zip(self.fuse_order, fuse_weight.chunk(4, axis=1)))  # A_i
+        fused, *small = (
+            self._project_and_fuse(i, features[i - 1], weights[i]) for i in range(1, 5)
+        )
+        if self.stage_projection == "linear":
+            # Resizing does not change constants: all biases are added to the smallest map. With
+            # AMP, it is in half precision; the sum must not be promoted to float32.
+            biases = paddle.concat([getattr(self, f"linear_c{i}").proj.bias for i in weights])
+            bias = paddle.mv(fuse_weight, biases)  # the sum of A_i b_i
+            small[-1] = small[-1] + bias.astype(small[-1].dtype).reshape([1, -1, 1, 1])
+        fused = fused.add_(resize_and_sum(small, fused.shape[2:], self.align_corners))
         return self.linear_pred(F.relu(self.linear_fuse._batch_norm(fused)))
 
-    def _project_and_fuse(self, i, x, weights):
-        """Stage i's contribution to the fuse convolution, before upsampling."""
+    def _project_and_fuse(self, i, x, fuse_weight):
+        """Stage i's contribution to the fuse convolution, before upsampling, without bias."""
         layer = getattr(self, f"linear_c{i}")
         if self.stage_projection != "linear":
-            return F.conv2d(F.relu(layer(x)), weights[i][:, :, None, None])
-        weight = paddle.matmul(weights[i], layer.proj.weight, transpose_y=True)
-        x = F.conv2d(x, weight[:, :, None, None])
-        if i < 4:
-            return x
-        # Resizing does not change constants: all biases are added to the smallest map. With AMP,
-        # it is in half precision; the sum must not be promoted to float32.
-        return x + self._fused_bias(weights).astype(x.dtype).reshape([1, -1, 1, 1])
-
-    def _fused_bias(self, weights):
-        """The sum of A_i b_i over the stages."""
-        return sum(
-            paddle.mv(w, getattr(self, f"linear_c{i}").proj.bias) for i, w in weights.items()
-        )
+            return F.conv2d(F.relu(layer(x)), fuse_weight[:, :, None, None])
+        weight = paddle.matmul(fuse_weight, layer.proj.weight, transpose_y=True)
+        return F.conv2d(x, weight[:, :, None, None])
 
 
 class ConvBN(nn.Layer):

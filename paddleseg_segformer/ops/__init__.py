@@ -6,8 +6,16 @@ In Paddle 3.3, a second backward pass through the same graph (``retain_graph``) 
 from .argmax import WindowLogits, label_map, probability_map
 from .attention import scaled_dot_product_attention
 from .cross_entropy import upsampled_cross_entropy
-from .layers import Conv2D, DropoutConv1x1, DropPath, GeluLinear, Linear, LinearToMap
-from .resize import linear_weights, resize_bilinear, resize_rows
+from .layers import (
+    Conv2D,
+    DropoutConv1x1,
+    DropPath,
+    GeluLinear,
+    Linear,
+    LinearToMap,
+    drop_path_factors,
+)
+from .resize import linear_weights, resize_and_sum, resize_bilinear, resize_rows
 
 __all__ = [
     "Conv2D",
@@ -17,9 +25,11 @@ __all__ = [
     "Linear",
     "LinearToMap",
     "WindowLogits",
+    "drop_path_factors",
     "label_map",
     "linear_weights",
     "probability_map",
+    "resize_and_sum",
     "resize_bilinear",
     "resize_rows",
     "scaled_dot_product_attention",

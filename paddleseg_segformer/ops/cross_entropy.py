@@ -83,6 +83,8 @@ def _by_operators(logits, labels, weights):
             )
             gradients += paddle.grad(loss, leaf, weights[group])
         losses.append((loss.detach() * weights[group]).sum())
+    if len(gradients) == 1:
+        return losses[0], gradients[0]
     return paddle.add_n(losses), paddle.concat(gradients)
 
 

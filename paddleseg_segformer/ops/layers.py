@@ -1,10 +1,13 @@
 """Layers that are faster on a CPU than Paddle's, with the same parameters and results."""
 
+import math
+from functools import lru_cache
+
 import paddle
 import paddle.nn.functional as F
 from paddle import nn
 
-from .memory_efficient import gelu_matmul, scale_samples
+from .memory_efficient import add_scaled, gelu_matmul
 
 
 class Linear(nn.Linear):
@@ -49,8 +52,7 @@ class Conv2D(nn.Conv2D):
 
     def forward(self, x):
         x = F.conv2d(x, self.weight, None, self._stride, self._padding, groups=self._groups)
-        h, w = x.shape[2:]
-        return add_bias(x.flatten(2), self.bias, axis=1).reshape([0, 0, h, w])
+        return add_bias(x, self.bias, axis=1)
 
 
 class DropoutConv1x1(nn.Conv2D):
@@ -82,14 +84,42 @@ class DropPath(nn.Layer):
         super().__init__()
         self.rate = rate
 
-    def forward(self, x):
+    def forward(self, x, branch, factors=None):
+        """``x + branch``, with the branch dropped in some samples.
+
+        Args:
+            x: Float tensor ``[N, L, C]``.
+            branch: Float tensor of x's shape, the residual branch.
+            factors: One of ``drop_path_factors``; None draws them here.
+        """
         if not self.training or self.rate == 0:
-            return x
-        keep = 1 - self.rate
-        # Not in half precision: in bfloat16, 0.9 is 0.8984, and its inverse is not exact either.
-        dtype = "float64" if x.dtype == paddle.float64 else "float32"
-        kept = paddle.bernoulli(paddle.full([x.shape[0], 1, 1], keep, dtype))
-        return scale_samples(x, kept / keep)
+            return x + branch
+        if factors is None:
+            (factors,) = drop_path_factors([self.rate], x)
+        return add_scaled(x, branch, factors)
+
+
+def drop_path_factors(rates, x):
+    """Draw the factors of residual branches: 0 with probability ``rate``, else ``1 / (1 - rate)``.
+
+    Args:
+        rates: Rate of each branch.
+        x: Float tensor with N samples.
+
+    Returns:
+        List of a tensor ``[N, 1, 1]`` for each branch, float64 for float64 x, else float32.
+    """
+    # Not in half precision: in bfloat16, 0.9 is 0.8984, and its inverse is not exact either.
+    dtype = "float64" if x.dtype == paddle.float64 else "float32"
+    kept = [1 - rate for rate in rates]
+    keep = _keep_rates if paddle.in_dynamic_mode() else _keep_rates.__wrapped__
+    keep = keep(tuple(kept), x.shape[0], dtype)
+    return (paddle.bernoulli(keep) / keep).unbind()
+
+
+@lru_cache(maxsize=16)
+def _keep_rates(rates, samples, dtype):
+    return paddle.to_tensor(rates, dtype).reshape([-1, 1, 1, 1]).tile([1, samples, 1, 1])
 
 
 def add_bias(x, bias, axis=-1):
@@ -99,8 +129,8 @@ def add_bias(x, bias, axis=-1):
     than a matrix product with a vector of ones.
 
     Args:
-        x: Float tensor ``[N, ..., C]``, or ``[N, C, L]`` with ``axis=1``. In place, it must not be
-            a leaf that has a gradient.
+        x: Float tensor ``[N, ..., C]``, or ``[N, C, ...]`` with ``axis=1``. In place, it must not
+            be a leaf that has a gradient.
         bias: Float tensor ``[C]``.
         axis: The channels' axis, -1 or 1.
 
@@ -109,9 +139,11 @@ def add_bias(x, bias, axis=-1):
     """
     channels_first = axis == 1
     if not paddle.in_dynamic_mode() or not x.place.is_cpu_place():
+        if channels_first:
+            bias = bias.reshape([-1, *[1] * (x.ndim - 2)])
         # With AMP, x is in half precision; the sum must not be promoted to float32.
-        return x + (bias.unsqueeze(1) if channels_first else bias).astype(x.dtype)
+        return x + bias.astype(x.dtype)
     if channels_first:
-        ones = paddle.ones([x.shape[0], 1, x.shape[2]], x.dtype)
-        return x.add_(paddle.matmul(bias.unsqueeze(1), ones))
+        ones = paddle.ones([x.shape[0], 1, math.prod(x.shape[2:])], x.dtype)
+        return x.add_(paddle.matmul(bias.unsqueeze(1), ones).reshape(x.shape))
     return x.add_(paddle.matmul(paddle.ones([*x.shape[:-1], 1], x.dtype), bias.unsqueeze(0)))

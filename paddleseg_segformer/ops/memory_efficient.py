@@ -5,34 +5,46 @@ import paddle.nn.functional as F
 from paddle.autograd import PyLayer
 
 
-def scale_samples(x, factors):
-    """``x * factors`` for constant factors, without saving x for the backward pass.
+def add_scaled(x, branch, factors):
+    """``x + branch * factors`` for constant factors, without saving branch for the backward pass.
+
+    The gradient with respect to x is the upstream gradient itself and no copy, to which the other
+    gradients of x are added in place.
 
     Args:
         x: Float tensor ``[N, ...]``.
-        factors: Tensor that broadcasts to x, of x's dtype; in mixed precision, float32 for x in
-            half precision. It gets no gradient.
+        branch: Float tensor of x's shape.
+        factors: Tensor that broadcasts to x, of its dtype; in mixed precision, float32. It gets no
+            gradient.
 
     Returns:
         Float tensor of x's shape and the dtype of factors.
     """
     if not paddle.in_dynamic_mode():
-        return x * factors
-    return _ScaleSamples.apply(x, factors)
+        return x + branch * factors
+    return _AddScaled.apply(x, branch, factors)
 
 
-class _ScaleSamples(PyLayer):
+class _AddScaled(PyLayer):
     @staticmethod
-    def forward(ctx, x, factors):
+    def forward(ctx, x, branch, factors):
         ctx.save_for_backward(factors)
-        ctx.dtype = x.dtype
-        return x * factors
+        ctx.dtypes = x.dtype, branch.dtype
+        ctx.frozen = x.stop_gradient, branch.stop_gradient
+        return x + branch * factors
 
     @staticmethod
     def backward(ctx, upstream):
         (factors,) = ctx.saved_tensor()
-        gradient = upstream * factors  # Paddle 2.6 does not itself cast it to x's dtype
-        return gradient if gradient.dtype == ctx.dtype else gradient.astype(ctx.dtype), None
+        gradients = [upstream, None if ctx.frozen[1] else upstream * factors]
+        # Paddle 2.6 does not itself cast them to their inputs' dtypes.
+        for i, (gradient, dtype, frozen) in enumerate(zip(gradients, ctx.dtypes, ctx.frozen)):
+            gradients[i] = None if frozen else _cast(gradient, dtype)
+        return (*gradients, None)
+
+
+def _cast(tensor, dtype):
+    return tensor if tensor.dtype == dtype else tensor.astype(dtype)
 
 
 def gelu_matmul(x, weight):

@@ -33,35 +33,63 @@ def resize_bilinear(x, size, align_corners=False):
     Returns:
         Float tensor ``[N, C, H, W]``, of x's dtype, in mixed precision too.
     """
+    if paddle.in_dynamic_mode() and tuple(x.shape[2:]) == (int(size[0]), int(size[1])):
+        return x
+    return resize_and_sum([x], size, align_corners)
+
+
+def resize_and_sum(maps, size, align_corners=False):
+    """The sum of feature maps ``[N, C, h, w]`` after ``resize_bilinear``, which differ in h and w.
+
+    The matrix product over the rows of all maps together sums them.
+    """
     if not paddle.in_dynamic_mode():
-        return F.interpolate(x, size, mode="bilinear", align_corners=align_corners)
+        options = {"mode": "bilinear", "align_corners": align_corners}
+        first, *others = (F.interpolate(x, size, **options) for x in maps)
+        return sum(others, first)
     size = int(size[0]), int(size[1])
-    return x if tuple(x.shape[2:]) == size else _Resize.apply(x, size, align_corners)
+    return _ResizeAndSum.apply(*maps, size=size, align_corners=align_corners)
 
 
-class _Resize(PyLayer):
-    """Two matrix products that, unlike ``matmul``, save no feature map for the backward pass."""
+class _ResizeAndSum(PyLayer):
+    """Matrix products that, unlike ``matmul``, save no feature map for the backward pass."""
 
     @staticmethod
-    def forward(ctx, x, size, align_corners):
-        ctx.weights = [
-            _weights_tensor(source, target, align_corners, x.dtype)
-            for source, target in zip(x.shape[2:], size)
-        ]
+    def forward(ctx, *maps, size, align_corners):
+        dtype = maps[0].dtype
+        heights, widths = zip(*(x.shape[2:] for x in maps))
+        ctx.rows = _weights_tensor(heights, size[0], align_corners, dtype)
+        ctx.columns = [_weights_tensor((w,), size[1], align_corners, dtype) for w in widths]
+        ctx.heights, ctx.frozen = heights, [x.stop_gradient for x in maps]
         with paddle.amp.auto_cast(enable=False):  # which would compute float32 in half precision
-            return _transform(x, *ctx.weights, transpose=False)
+            return _sum_of_products(maps, ctx.rows, ctx.columns)
 
     @staticmethod
     def backward(ctx, upstream):
-        return _transform(upstream, *ctx.weights, transpose=True)
+        n, c, h, w = upstream.shape
+        wide = paddle.matmul(ctx.rows, upstream.reshape([n * c, h, w]), transpose_x=True)
+        wide = wide.reshape([n, c, -1, w]).split(ctx.heights, axis=2)
+        gradients = [
+            None if frozen else _times(x, columns, False)
+            for x, columns, frozen in zip(wide, ctx.columns, ctx.frozen)
+        ]
+        return gradients[0] if len(gradients) == 1 else tuple(gradients)
 
 
-def _transform(x, row_weights, col_weights, transpose):
-    """``row_weights @ x @ col_weights.T`` for each channel, or with both matrices transposed."""
-    n, c, h, w = x.shape
-    x = paddle.matmul(x.reshape([n * c * h, w]), col_weights, transpose_y=not transpose)
-    x = paddle.matmul(row_weights, x.reshape([n * c, h, -1]), transpose_x=transpose)
+def _sum_of_products(maps, row_weights, col_weights):
+    """The sum of ``rows @ x @ columns.T`` of each map; ``row_weights`` are those of all maps."""
+    wide = [_times(x, columns, True) for x, columns in zip(maps, col_weights)]
+    n, c, _, w = wide[0].shape
+    wide = wide[0] if len(wide) == 1 else paddle.concat(wide, axis=2)
+    x = paddle.matmul(row_weights, wide.reshape([n * c, -1, w]))
     return x.reshape([n, c, *x.shape[1:]])
+
+
+def _times(x, weights, transpose):
+    """``x @ weights``, or ``x @ weights.T`` with ``transpose``, for ``x [N, C, h, w]``."""
+    n, c, h, w = x.shape
+    x = paddle.matmul(x.reshape([n * c * h, w]), weights, transpose_y=transpose)
+    return x.reshape([n, c, h, -1])
 
 
 def linear_weights(source, target, align_corners=False):
@@ -84,8 +112,10 @@ def resize_rows(matrix, target, align_corners=False):
 
 
 @lru_cache(maxsize=16)
-def _weights_tensor(source, target, align_corners, dtype):
-    return paddle.to_tensor(linear_weights(source, target, align_corners), dtype=dtype)
+def _weights_tensor(sources, target, align_corners, dtype):
+    """The matrices of one or several sources, side by side."""
+    weights = [linear_weights(source, target, align_corners) for source in sources]
+    return paddle.to_tensor(np.concatenate(weights, axis=1), dtype=dtype)
 
 
 class Band(NamedTuple):

@@ -93,10 +93,10 @@ def test_label_maps_of_shifted_logits_fail(monkeypatch):
 @pytest.mark.parametrize(
     "defect",
     [
-        lambda self, x: x * paddle.bernoulli(paddle.full([len(x), 1, 1], 0.75)),  # not divided
-        lambda self, x: x * paddle.bernoulli(paddle.full(x.shape, 0.75)) / 0.75,  # per value
-        lambda self, x: x * paddle.bernoulli(paddle.full([len(x), 1, 1], 0.5)) / 0.75,
-        lambda self, x: x,
+        lambda self, _, x: x * paddle.bernoulli(paddle.full([len(x), 1, 1], 0.75)),  # not divided
+        lambda self, _, x: x * paddle.bernoulli(paddle.full(x.shape, 0.75)) / 0.75,  # per value
+        lambda self, _, x: x * paddle.bernoulli(paddle.full([len(x), 1, 1], 0.5)) / 0.75,
+        lambda self, _, x: x,
     ],
 )
 def test_stochastic_depth_with_a_defect_fails(defect, monkeypatch):

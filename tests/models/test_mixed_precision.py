@@ -35,8 +35,7 @@ def test_dtypes_of_the_operators(operators):
         # All but the loss's two.
         assert operators.of("matmul", direction)["float32"] == 2, direction
     assert operators.attention_inputs == {HALF}  # of FlashAttention, on GPUs that have it
-    # The 16 residual additions, and three of the decode head's biases, which are of one pixel.
-    assert operators.of("add")["float32"] == 19
+    assert operators.of("add")["float32"] == 16  # the residual ones
 
 
 def test_stage_projections_with_batch_norm():

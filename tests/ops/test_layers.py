@@ -38,7 +38,8 @@ def test_gelu_linear_drops_hidden_values_in_training_only():
 
 def test_drop_path_drops_whole_samples_and_keeps_the_mean():
     paddle.seed(0)
-    out = DropPath(0.25)(paddle.ones([4000, 3, 2])).numpy()
+    branch = paddle.ones([4000, 3, 2])
+    out = DropPath(0.25)(branch * 5, branch).numpy() - 5
     assert (out == out[:, :1, :1]).all()
     np.testing.assert_allclose(np.unique(out), [0, 4 / 3], rtol=1e-6)
     assert out.mean() == pytest.approx(1, abs=0.03)
@@ -58,8 +59,8 @@ def test_drop_path_of_half_precision_keeps_samples_with_the_exact_probability(dt
     leaf.stop_gradient = False
     x = leaf.astype(dtype)
     x.register_hook(gradients.append)
-    out = DropPath(0.1)(x)
-    np.testing.assert_array_equal(probabilities[0].numpy(), np.full([2, 1, 1], 0.9, "float32"))
+    out = DropPath(0.1)(paddle.zeros([2, 3, 2]), x)
+    np.testing.assert_array_equal(probabilities[0].numpy(), np.full([1, 2, 1, 1], 0.9, "float32"))
     np.testing.assert_allclose(out.numpy(), np.full([2, 3, 2], 1 / 0.9), rtol=1e-6)
     out.sum().backward()
     assert gradients[0].dtype == x.dtype

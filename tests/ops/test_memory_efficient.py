@@ -5,7 +5,7 @@ import paddle
 import paddle.nn.functional as F
 import pytest
 
-from paddleseg_segformer.ops.memory_efficient import gelu_matmul, scale_samples
+from paddleseg_segformer.ops.memory_efficient import add_scaled, gelu_matmul
 
 
 def results(function, x, other, upstream):
@@ -37,14 +37,37 @@ def test_gelu_matmul(frozen):
     assert_same(actual, results(plain, x, weight, upstream), count=3 - len(frozen))
 
 
-def test_scale_samples():
-    x, factors = paddle.randn([3, 4, 5], "float64"), paddle.to_tensor([0.0, 2.0, 1.5], "float64")
-    x.stop_gradient = False
-    factors, upstream = factors.reshape([3, 1, 1]), paddle.randn([3, 4, 5], "float64")
-    actual = results(scale_samples, x, factors, upstream)
-    assert_same(actual, results(paddle.multiply, x, factors, upstream), count=2)
-    static = paddle.jit.to_static(scale_samples, full_graph=True)  # PaddleSeg's to_static_training
-    assert_same(results(static, x, factors, upstream), actual, count=2)
+@pytest.mark.parametrize("frozen", [(), (0,), (1,)])
+def test_add_scaled(frozen):
+    """Also where x has other gradients, which are added to the upstream one."""
+    x, branch = paddle.randn([3, 4, 5], "float64"), paddle.randn([3, 4, 5], "float64")
+    for i, tensor in enumerate((x, branch)):
+        tensor.stop_gradient = i in frozen
+    factors = paddle.to_tensor([0.0, 2.0, 1.5], "float64").reshape([3, 1, 1])
+    upstream = paddle.randn([3, 4, 5], "float64")
+
+    def with_(function):
+        return lambda x, branch: function(x * 1, branch, factors) ** 2 + x**3 + branch**3
+
+    actual = results(with_(add_scaled), x, branch, upstream)
+    plain = with_(lambda x, branch, factors: x + branch * factors)
+    assert_same(actual, results(plain, x, branch, upstream), count=3 - len(frozen))
+    static = paddle.jit.to_static(add_scaled, full_graph=True)  # PaddleSeg's to_static_training
+    assert_same(results(with_(static), x, branch, upstream), actual, count=3 - len(frozen))
+
+
+@pytest.mark.parametrize("dtypes", [("float32", "float16"), ("float16", "float16")])
+def test_gradients_of_add_scaled_have_their_inputs_types(dtypes):
+    inputs, gradients = [], []
+    for dtype in dtypes:
+        leaf = paddle.ones([2, 3])
+        leaf.stop_gradient = False
+        inputs.append(leaf.astype(dtype))
+        inputs[-1].register_hook(gradients.append)
+    add_scaled(*inputs, paddle.full([2, 1], 0.5)).sum().backward()
+    found = {gradient.dtype: gradient.astype("float32").numpy()[0, 0] for gradient in gradients}
+    assert [gradient.dtype for gradient in gradients] and len(gradients) == 2
+    assert set(found) == {tensor.dtype for tensor in inputs}
 
 
 def allocated():
@@ -60,5 +83,5 @@ def test_intermediate_values_are_not_saved():
     product = gelu_matmul(x, weight)
     assert allocated() - before < 1.1 * product.numpy().nbytes
     before = allocated()
-    scaled = scale_samples(x * 1, factors)
-    assert allocated() - before < 1.1 * scaled.numpy().nbytes
+    total = add_scaled(x, x * 1, factors)
+    assert allocated() - before < 1.1 * total.numpy().nbytes

@@ -8,7 +8,7 @@ import paddle.nn.functional as F
 import pytest
 from reference import bilinear
 
-from paddleseg_segformer.ops import linear_weights, resize_bilinear
+from paddleseg_segformer.ops import linear_weights, resize_and_sum, resize_bilinear
 from paddleseg_segformer.ops.resize import bands
 
 SIZES = [((4, 6), (16, 24)), ((5, 7), (13, 9)), ((8, 8), (3, 5)), ((1, 1), (4, 4)), ((6, 5),) * 2]
@@ -38,6 +38,29 @@ def test_operator(source, target, align_corners):
         results.append((out.numpy(), leaf.grad.numpy()))
     for actual, expected in zip(*results):
         np.testing.assert_allclose(actual, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("align_corners", [False, True])
+@pytest.mark.parametrize("frozen", [(), (1,)])
+def test_sum_of_maps(frozen, align_corners):
+    """Values and gradients are those of the maps one by one; one of them has the target's size."""
+    paddle.seed(0)
+    maps = [paddle.randn([2, 3, *source], "float64") for source in [(4, 6), (9, 16), (3, 5)]]
+    upstream, results = paddle.randn([2, 3, 9, 16], "float64"), []
+    for one_by_one in (False, True):
+        leaves = [x.clone().detach() for x in maps]
+        for i, leaf in enumerate(leaves):
+            leaf.stop_gradient = i in frozen
+        if one_by_one:
+            out = sum(resize_bilinear(x, (9, 16), align_corners) for x in leaves)
+        else:
+            out = resize_and_sum(leaves, (9, 16), align_corners)
+        out.backward(upstream)
+        gradients = [leaf.grad for leaf in leaves]
+        assert [i for i, gradient in enumerate(gradients) if gradient is None] == list(frozen)
+        results.append([out, *(gradient for gradient in gradients if gradient is not None)])
+    for actual, expected in zip(*results):
+        np.testing.assert_allclose(actual.numpy(), expected.numpy(), rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize("dtype, tolerance", [("float16", 5e-3), ("bfloat16", 4e-2)])
