@@ -1,12 +1,14 @@
 """Count the kernel calls and host synchronizations of a training step on a GPU, without one.
 
     python benchmarks/count_kernels.py --backbones B0 B2 --batch_sizes 2 16
+    python benchmarks/count_kernels.py --backbones B0 --batch_sizes 2 --operators
 
 It forces the branches for GPUs on a CPU and counts calls with Paddle's profiler, for this project
-and for PaddleSeg's model, loss and training loop, with images of 64 x 64. Views change only a
-tensor's shape and strides. Reads copy a tensor to the host, for which a GPU must have finished its
-work; all but two of PaddleSeg's are of shapes, which are on the host already. Not counted are what
-a kernel launches itself, copies that make a view contiguous, and the upload of the batch.
+and for PaddleSeg's model, loss and training loop, in float32 with images of 64 x 64. Views change
+only a tensor's shape and strides. Reads copy a tensor to the host, for which a GPU must have
+finished its work; all but two of PaddleSeg's are of shapes, which are on the host already. Not
+counted are what a kernel launches itself (AdamW's for all tensors, 60 tensors at a time) and copies
+that make a view contiguous. Uploads are given for images of 512 x 512.
 """
 
 import argparse
@@ -34,7 +36,7 @@ CLASSES, SIZE, IGNORE_INDEX = 150, 64, 255
 # Operators that only change a tensor's shape and strides, and launch nothing.
 VIEWS = {"flatten", "reshape", "slice", "split", "split_with_num", "squeeze", "transpose"}
 VIEWS |= {"unsqueeze", "flatten_grad", "reshape_grad", "squeeze_grad", "transpose_grad"}
-VIEWS |= {"unsqueeze_grad"}
+VIEWS |= {"unbind", "unsqueeze_grad"}
 READS = ("numpy", "item", "tolist", "__float__", "__int__", "__bool__", "__array__")
 PHASES = ("forward", "loss and checks", "backward", "norm", "optimizer")
 
@@ -43,16 +45,23 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--backbones", nargs="+", default=["B0", "B2"], choices=VARIANTS)
     parser.add_argument("--batch_sizes", nargs="+", type=int, default=[2, 16])
+    parser.add_argument("--operators", action="store_true", help="list the calls by operator")
     args = parser.parse_args()
-    print(f"{'':24}", *(f"{name:>16}" for name in (*PHASES, "sum", "views", "reads")), sep="")
+    columns = (*PHASES, "sum", "views", "reads", "bytes read", "MB uploaded")
+    print(f"{'':24}", *(f"{name:>16}" for name in columns), sep="")
     for backbone in args.backbones:
         for batch_size in args.batch_sizes:
             for name, build in (("ours", ours), ("paddleseg", paddleseg)):
-                counts = count(*build(backbone), batch_size)
+                counts = count(build, backbone, batch_size)
                 row = [counts[phase] for phase in PHASES]
-                row = [*row, sum(row), counts["views"], counts["reads"]]
+                row += [sum(row), counts["views"], counts["reads"], counts["bytes read"]]
+                row += [round(counts["bytes uploaded"] * (512 / SIZE) ** 2 / 1e6, 1)]
                 label = f"{name} {backbone}, batch {batch_size}"
                 print(f"{label:24}", *(f"{value:16}" for value in row), sep="", flush=True)
+                for phase in PHASES if args.operators else ():
+                    calls = {key[1]: n for key, n in counts.items() if key[0] == phase and n}
+                    calls = sorted(calls.items(), key=lambda call: -call[1])
+                    print(f"  {phase}:", ", ".join(f"{name} {n}" for name, n in calls))
 
 
 def ours(backbone):
@@ -95,8 +104,9 @@ def to_device(batch):
     return {name: paddle.to_tensor(array) for name, array in batch.items()}
 
 
-def count(model, optimizer, step, batch_size):
-    """Counts of kernel calls by phase, of views and of reads, for the second step."""
+def count(build, backbone, batch_size):
+    """Counts for the second step: of kernel calls by phase, and by (phase, operator), of views, of
+    reads and their bytes, and of the bytes uploaded; ``build(backbone)`` is ``ours`` or similar."""
     rng = np.random.default_rng(0)
     batch = {
         "img": rng.normal(size=[batch_size, 3, SIZE, SIZE]).astype("float32"),
@@ -104,6 +114,9 @@ def count(model, optimizer, step, batch_size):
     }
     counts = collections.Counter()
     with contextlib.ExitStack() as stack, tempfile.TemporaryDirectory() as folder:
+        place = paddle.base.core.Place
+        stack.enter_context(mock.patch.object(place, "is_cpu_place", lambda self: False))
+        model, optimizer, step = build(backbone)
         for owner, name, phase in (
             (model, "forward", "forward"),
             (paddle.Tensor, "backward", "backward"),
@@ -114,10 +127,9 @@ def count(model, optimizer, step, batch_size):
         # Groups of as many images as at 512 x 512.
         group_size = cross_entropy.GROUP_SIZE * SIZE**2 // 512**2
         stack.enter_context(mock.patch.object(cross_entropy, "GROUP_SIZE", group_size))
-        place = paddle.base.core.Place
-        stack.enter_context(mock.patch.object(place, "is_cpu_place", lambda self: False))
         step(batch)  # creates the optimizer's state
         count_reads(stack, counts)
+        count_uploads(stack, counts)
         trace = Path(folder) / "trace.json"
         cpu = [profiler.ProfilerTarget.CPU]
         with profiler.Profiler(targets=cpu, on_trace_ready=lambda p: p.export(str(trace), "json")):
@@ -143,12 +155,14 @@ def count_reads(stack, counts):
 
     def counted(function):
         @wraps(function)
-        def run(*args, **options):
+        def run(tensor, *args, **options):
             nonlocal depth
-            counts["reads"] += depth == 0
+            if depth == 0:
+                counts["reads"] += 1
+                counts["bytes read"] += tensor.size * tensor.element_size()
             depth += 1
             try:
-                return function(*args, **options)
+                return function(tensor, *args, **options)
             finally:
                 depth -= 1
 
@@ -159,8 +173,20 @@ def count_reads(stack, counts):
         stack.enter_context(patch)
 
 
+def count_uploads(stack, counts):
+    """Count the bytes of the arrays of which tensors are made."""
+    to_tensor = paddle.to_tensor
+
+    def counted(data, *args, **options):
+        tensor = to_tensor(data, *args, **options)
+        counts["bytes uploaded"] += tensor.size * tensor.element_size()
+        return tensor
+
+    stack.enter_context(mock.patch.object(paddle, "to_tensor", counted))
+
+
 def add_kernels(events, counts):
-    """Add the kernel calls of a Chrome trace to ``counts``, by phase."""
+    """Add the kernel calls of a Chrome trace to ``counts``, by phase and operator."""
     events = [event for event in events if event.get("ph") == "X"]
     phases = []
     for event in events:
@@ -170,8 +196,9 @@ def add_kernels(events, counts):
     for event in events:
         if event["cat"] == "DygraphKernelLaunch":
             inside = (name for start, end, name in phases if start <= event["ts"] <= end)
-            is_view = event["name"].split(" kernel launch")[0] in VIEWS
-            counts["views" if is_view else next(inside, "loss and checks")] += 1
+            phase, name = next(inside, "loss and checks"), event["name"].split(" kernel launch")[0]
+            counts[phase if name not in VIEWS else "views"] += 1
+            counts[phase, name] += name not in VIEWS
 
 
 if __name__ == "__main__":
