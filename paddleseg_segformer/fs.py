@@ -37,6 +37,24 @@ def check_dir_writable(folder: StrPath, flag: str = "--save_dir") -> None:
         ) from error
 
 
+@contextlib.contextmanager
+def output_dir(folder: StrPath, flag: str = "--save_dir") -> Iterator[None]:
+    """``check_dir_writable``; after an error within, what was created is removed if it is empty.
+
+    Raises:
+        InputError: The folder cannot be created or written to; the message names ``flag``.
+    """
+    created = [path for path in (Path(folder), *Path(folder).parents) if not os.path.lexists(path)]
+    try:
+        check_dir_writable(folder, flag)
+        yield
+    except BaseException:
+        for path in created:
+            with contextlib.suppress(OSError):
+                path.rmdir()
+        raise
+
+
 def check_file_writable(path: StrPath, flag: str) -> None:
     """Check that an output file can be written; its folder is created, its content is unchanged.
 
@@ -45,7 +63,7 @@ def check_file_writable(path: StrPath, flag: str) -> None:
     """
     is_new = not os.path.lexists(path)
     if is_new or os.path.isfile(path):  # will be replaced by a file written beside it
-        check_dir_writable(Path(path).resolve().parent, flag)
+        check_dir_writable(os.path.dirname(os.path.realpath(path)), flag)
     elif Path(path).is_fifo():  # closing it here would be the end of the file to its reader
         return
     try:
@@ -125,6 +143,15 @@ def cleanup_on_error(path: Path, flag: str = "--save_dir") -> Iterator[None]:
         with contextlib.suppress(OSError):
             path.unlink()
         raise RunError(f"{flag}: {path} cannot be written ({error.strerror}).") from error
+
+
+@contextlib.contextmanager
+def named_write_error(path: StrPath) -> Iterator[None]:
+    """Raise a RunError that names the path for an OSError within, such as for a full disk."""
+    try:
+        yield
+    except OSError as error:
+        raise RunError(f"{path}: cannot be written ({error.strerror}).") from error
 
 
 @contextlib.contextmanager

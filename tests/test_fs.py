@@ -112,3 +112,28 @@ def test_messages_are_printable_lines():
     assert one_line(KeyError("model")) == "'model' is missing"
     assert one_line(ValueError("two\n   lines ")) == "two lines"
     assert one_line(MemoryError()) == "MemoryError"
+
+
+def test_an_error_removes_the_created_folder_if_it_is_empty(tmp_path):
+    folder = tmp_path / "new/folder"
+    for error in (RuntimeError, SystemExit):
+        with pytest.raises(error), fs.output_dir(folder):
+            assert folder.is_dir()
+            raise error
+        assert not list(tmp_path.iterdir())
+    with pytest.raises(RuntimeError), fs.output_dir(folder):
+        (folder / "a").touch()
+        raise RuntimeError
+    assert (folder / "a").exists()
+    (folder / "a").unlink()
+    with pytest.raises(RuntimeError), fs.output_dir(folder):  # it existed before
+        raise RuntimeError
+    assert folder.is_dir()
+
+
+def test_a_loop_of_links_is_not_writable(tmp_path):
+    (tmp_path / "loop").symlink_to("loop")
+    with pytest.raises(InputError, match=r"--json .*loop: cannot be written to"):
+        fs.check_file_writable(tmp_path / "loop/a.json", "--json")
+    with pytest.raises(InputError, match=r"--save_dir .*loop: cannot be written to"):
+        fs.check_dir_writable(tmp_path / "loop")

@@ -80,7 +80,7 @@ class Dataset(datasets.Dataset):
             problem = f"img_channels is {img_channels!r}; it must be a whole number from 1 to"
             raise InputError(f"Dataset: {problem} {MAX_BANDS}.")
         paths = as_list({"train": train_path, "val": val_path, "test": test_path}[self.mode])
-        if not paths:
+        if not all(paths) or not paths:
             raise InputError(f"Dataset: {self.mode}_path is not set; name the list of files.")
         self.dataset_root, self.num_classes = dataset_root, num_classes
         self.transforms = Compose(transforms)
@@ -200,14 +200,21 @@ def read_list(path, separator=" ", columns=(2,)):
         raise InputError(f"{path}: is not a UTF-8 text file; save the list in UTF-8.") from error
     rows = []
     for number, line in enumerate(lines, 1):
-        if not line.strip():
+        row = split_line(line, separator)
+        if not row:
             continue
-        row = line.split() if separator == " " else line.strip().split(separator)
         if len(row) not in columns:
             raise InputError(
                 f"{path}: line {number} has {len(row)} columns instead of an image and a label map "
                 f"separated by {separator!r}; correct it, or set the data set's separator to one "
                 "that no file name contains."
             )
-        rows.append([name.strip() for name in row])
+        rows.append(row)
     return rows
+
+
+def split_line(line, separator):
+    """The columns of a line of a file list; none of a blank line."""
+    if separator == " ":
+        return line.split()
+    return [name.strip() for name in line.strip().split(separator)] if line.strip() else []

@@ -1,5 +1,6 @@
 """Prepare custom data sets: write file lists, and convert color masks to class indices."""
 
+import contextlib
 import logging
 import os
 import random
@@ -9,7 +10,9 @@ import numpy as np
 from PIL import Image
 
 from ..errors import InputError
+from ..fs import atomic_path, check_dir_writable, named_write_error, output_dir
 from .classes import read_labels
+from .dataset import split_line
 
 logger = logging.getLogger(__name__)
 
@@ -47,19 +50,22 @@ def write_lists(
         The number of pairs by list.
 
     Raises:
-        InputError: A folder is missing or there are no pairs, a name is not unique or contains the
-            separator, or a list would be empty or exists.
+        InputError: A folder is missing or there are no pairs, a name is not unique or cannot be
+            read back from a list, or a list would be empty, exists or cannot be written.
+        RunError: Writing fails, such as for a full disk; no list is changed.
     """
     split_text = "--split " + " ".join(f"{fraction:g}" for fraction in fractions)
-    if min(fractions) < 0 or abs(sum(fractions) - 1) > 1e-6:
+    if not (min(fractions) >= 0 and abs(sum(fractions) - 1) <= 1e-6):  # also of NaN
         raise InputError(f"{split_text}: must be fractions of train, val and test, with sum 1.")
     root = Path(root)
-    pairs = _find_pairs(root, images, masks, postfix)
-    for path in (path for pair in pairs for path in pair if separator in path):
+    if not _is_read_back(("a", "b"), separator):
         raise InputError(
-            f"{root / path}: has the separator {separator!r} in its name; give another --separator,"
-            " and the same in the config, train_dataset.separator and val_dataset.separator."
+            f"--separator {separator!r}: does not separate two names on one line; give a space, a "
+            "tab or a character such as '|'."
         )
+    pairs = _find_pairs(root, images, masks, postfix)
+    for pair in pairs:
+        _check_names(root, pair, separator)
     random.Random(seed).shuffle(pairs)
     ends = [round(sum(fractions[:i]) * len(pairs)) for i in range(len(SPLITS) + 1)]
     chosen = (sorted(pairs[start:end]) for start, end in zip(ends, ends[1:]))
@@ -70,12 +76,37 @@ def write_lists(
         path = root / f"{split}.txt"
         if not chosen:
             raise InputError(f"{split_text}: leaves none of {len(pairs)} for {split}.")
+        if os.path.isdir(path):
+            raise InputError(f"{path}: is a folder, where the list is to be; rename it.")
         if path.exists() and not force:
             raise InputError(f"{path}: exists; replace it with --force.")
-    for split, chosen in lists.items():
-        lines = [separator.join(pair) + "\n" for pair in chosen]
-        (root / f"{split}.txt").write_text("".join(lines), encoding="utf-8")
+    check_dir_writable(root, "dataset_root")
+    with named_write_error(root), contextlib.ExitStack() as stack:  # replaces all lists at the end
+        for split, chosen in lists.items():
+            text = "".join(separator.join(pair) + "\n" for pair in chosen)
+            stack.enter_context(atomic_path(root / f"{split}.txt")).write_bytes(text.encode())
     return {split: len(chosen) for split, chosen in lists.items()}
+
+
+def _is_read_back(pair, separator):
+    """Whether ``read_list`` finds the pair in its line of a list."""
+    line = separator.join(pair)
+    read = line.encode(errors="ignore").decode("utf-8-sig").splitlines()  # as read_list does
+    return bool(separator) and read == [line] and split_line(line, separator) == list(pair)
+
+
+def _check_names(root, pair, separator):
+    """Refuse an image and a mask whose names a list cannot hold."""
+    for path in pair:
+        if separator in path or (separator == " " and len(path.split()) > 1):
+            raise InputError(
+                f"{root / path}: has the separator {separator!r} in its name; give another "
+                "--separator, and the same in the config, train_dataset.separator and "
+                "val_dataset.separator."
+            )
+        # Such as a line end, a space at its end, or bytes that are not UTF-8.
+        if not _is_read_back((path, "b"), separator) or not _is_read_back(("a", path), separator):
+            raise InputError(f"{root / path}: has a name that a list cannot hold; rename it.")
 
 
 def _find_pairs(root, images, masks, postfix):
@@ -99,7 +130,7 @@ def _find_pairs(root, images, masks, postfix):
 
 def _files_by_name(root, folder, suffixes, postfix):
     """Paths relative to the root, by path in the folder without postfix and suffix."""
-    if not (root / folder).is_dir():
+    if not os.path.isdir(root / folder):
         raise InputError(f"{root / folder}: no such folder; name folders inside {root}.")
     files = {}
     for path in _find_files(root / folder, suffixes):
@@ -141,39 +172,52 @@ def convert_color_masks(root, colored, target, ignore_others=False, force=False)
 
     Raises:
         InputError: A class has no color or that of another, there are more than 255 classes, a mask
-            is unreadable or has a color of no class, there are no masks, or ``target`` has files.
+            is unreadable or has a color of no class, there are no masks or two that would be one
+            file, or ``target`` has files or cannot be written to.
+        RunError: Writing fails, such as for a full disk.
     """
     root = Path(root)
     folder, target = root / colored, root / target
     colors = _class_colors(root / "labels.txt")
-    if target.resolve() == folder.resolve():
+    if os.path.realpath(target) == os.path.realpath(folder):
         raise InputError(f"{target}: is the folder of the color masks; name another folder.")
     masks = [path for path in _find_files(folder, MASK_SUFFIXES) if target not in path.parents]
     if not masks:
         raise InputError(f"{folder}: has no mask, a file of type {', '.join(MASK_SUFFIXES)}.")
-    if target.exists() and any(target.iterdir()) and not force:
+    sources = {}  # by the file that each is converted to
+    for path in masks:
+        output = target / path.relative_to(folder).with_suffix(".png")
+        if output in sources:
+            raise InputError(
+                f"{path}: would be converted to the same {output} as {sources[output]}; rename or "
+                "remove one of them."
+            )
+        sources[output] = path
+    if os.path.isdir(target) and os.listdir(target) and not force:
         raise InputError(f"{target}: has files; --force replaces those of the same name.")
     class_by_color = np.full(1 << 24, len(colors), dtype="int16")
     class_by_color[_color_codes(colors)] = np.arange(len(colors))
     palette = np.zeros([256, 3], dtype="uint8")  # all 256, else Pillow writes too few bits for 255
     palette[: len(colors)] = colors
-    for path in masks:
-        rgb = _read_rgb(path)
-        labels = class_by_color[_color_codes(rgb)]
-        others = labels == len(colors)
-        if others.any() and not ignore_others:
-            y, x = np.argwhere(others)[0]
-            color = " ".join(map(str, rgb[y, x]))
-            raise InputError(
-                f"{path}: has the color {color} at x {x}, y {y}, which is no class in "
-                f"{root / 'labels.txt'}; add it, or ignore such pixels with --ignore_others."
-            )
-        labels[others] = IGNORE_INDEX
-        output = target / path.relative_to(folder).with_suffix(".png")
-        output.parent.mkdir(parents=True, exist_ok=True)
-        picture = Image.fromarray(labels.astype("uint8"))
-        picture.putpalette(palette.tobytes())
-        picture.save(output)
+    with output_dir(target, "target"):
+        for output, path in sources.items():
+            rgb = _read_rgb(path)
+            labels = class_by_color[_color_codes(rgb)]
+            others = labels == len(colors)
+            if others.any() and not ignore_others:
+                y, x = np.argwhere(others)[0]
+                color = " ".join(map(str, rgb[y, x]))
+                raise InputError(
+                    f"{path}: has the color {color} at x {x}, y {y}, which is no class in "
+                    f"{root / 'labels.txt'}; add it, or ignore such pixels with --ignore_others."
+                )
+            labels[others] = IGNORE_INDEX
+            picture = Image.fromarray(labels.astype("uint8"))
+            picture.putpalette(palette.tobytes())
+            with named_write_error(output):
+                output.parent.mkdir(parents=True, exist_ok=True)
+                with atomic_path(output) as partial:
+                    picture.save(partial)
     return len(masks)
 
 

@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 
 from paddleseg_segformer import InputError
+from paddleseg_segformer.data.dataset import read_list
 from paddleseg_segformer.data.prepare import convert_color_masks, write_lists
 from paddleseg_segformer.inference.predict_files import IMAGE_ENDINGS
 
@@ -222,3 +223,49 @@ def test_missing_and_unreadable_masks_are_errors(colored_root):
     (colored_root / "colored/a.png").touch()
     with pytest.raises(InputError, match=r"a\.png: cannot be read"):
         convert_color_masks(colored_root, "colored", "masks")
+
+
+@pytest.mark.parametrize("name", ["a\nb", "a\rb", "a\x85b", "a\u2028b", "a ", "\udcff"])
+def test_a_name_that_a_list_cannot_hold(name, tmp_path):
+    """With a separator that is in no name: a line end, a space at the end, bytes not of UTF-8."""
+    touch(tmp_path, "images/a.jpg", "masks/a.png")
+    (tmp_path / "images/a.jpg").rename(tmp_path / f"images/{name}.jpg")
+    (tmp_path / "masks/a.png").rename(tmp_path / f"masks/{name}.png")
+    if name == "a ":  # only the space before a suffix is within the name
+        assert write_lists(tmp_path, "images", "masks", (1, 0, 0), separator="|") == {"train": 1}
+        assert read_list(tmp_path / "train.txt", "|") == [["images/a .jpg", "masks/a .png"]]
+        return
+    with pytest.raises(InputError, match="has a name that a list cannot hold; rename it"):
+        write_lists(tmp_path, "images", "masks", (1, 0, 0), separator="|")
+    assert not (tmp_path / "train.txt").exists()
+
+
+@pytest.mark.parametrize("separator", ["", "\n", "\r", "\x85", "|\n"])
+def test_a_separator_that_ends_a_line(separator, ten):
+    with pytest.raises(InputError, match=r"--separator .*: does not separate two names"):
+        write_lists(ten, "images", "masks", separator=separator)
+
+
+@pytest.mark.parametrize("separator", [" ", "\t", "|", ", "])
+def test_lists_are_read_back(separator, tmp_path):
+    names = ["a", "\ufeffb", "ü", "x.y", *(["c d"] if separator in "|" else [])]
+    touch(tmp_path, *(f"images/{n}.jpg" for n in names), *(f"masks/{n}.png" for n in names))
+    write_lists(tmp_path, "images", "masks", (1, 0, 0), separator=separator)
+    pairs = read_list(tmp_path / "train.txt", separator)
+    assert sorted(pairs) == sorted([f"images/{n}.jpg", f"masks/{n}.png"] for n in names)
+
+
+def test_a_byte_order_mark_at_the_start_of_a_list(tmp_path):
+    touch(tmp_path, "\ufeffa.jpg", "masks/\ufeffa.png")
+    with pytest.raises(InputError, match="has a name that a list cannot hold"):
+        write_lists(tmp_path, ".", "masks", (1, 0, 0))
+
+
+def test_two_masks_that_would_be_one_file(tmp_path):
+    (tmp_path / "labels.txt").write_text("a 0 0 0\nb 128 0 0\n")
+    (tmp_path / "colored").mkdir()
+    Image.new("RGB", (4, 4)).save(tmp_path / "colored/a.bmp")
+    Image.new("RGB", (4, 4), (128, 0, 0)).save(tmp_path / "colored/a.png")
+    with pytest.raises(InputError, match=r"a\.png: would be converted to the same .*a\.bmp"):
+        convert_color_masks(tmp_path, "colored", "target")
+    assert not (tmp_path / "target").exists()

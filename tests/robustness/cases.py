@@ -119,6 +119,17 @@ class Workspace:
         path.write_bytes(content)
         return path
 
+    def color_masks(self):
+        """A folder with labels.txt and a mask in ``colored``."""
+        self.write("masks/labels.txt", b"a 0 0 0\nb 128 0 0\n")
+        (self.root / "masks/colored").mkdir()
+        cv2.imwrite(str(self.root / "masks/colored/0.png"), np.zeros([SIZE, SIZE, 3], "uint8"))
+        return self.root / "masks"
+
+    def link_to_itself(self, name):
+        (self.root / name).symlink_to(self.root / name)
+        return self.root / name
+
     def files(self):
         """Size and modification time by path, except of folders."""
         paths = [path for path in self.root.rglob("*") if path.is_symlink() or not path.is_dir()]

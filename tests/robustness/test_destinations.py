@@ -1,5 +1,7 @@
 """Output paths that cannot be written to, and full disks."""
 
+import shutil
+
 import pytest
 
 from .cases import Case, check, table
@@ -20,19 +22,22 @@ def at(tool, where):
             "make_scenes": ["--save_dir", target, "--train", 1, "--val", 1, "--size", 96, 96],
             "val": [*workspace.with_opts(), *best, "--json", f"{target}/a.json"],
             "report": [*workspace.with_opts(), *best, "--report", target],
+            "masks_from_colors": [workspace.color_masks(), "colored", target],
+            "split_dataset_list": [target, workspace.root / "images", workspace.root / "labels"],
         }[tool]
 
     return make
 
 
 TOOLS = ("train", "predict", "export", "convert", "make_scenes", "val", "report")
+TOOLS += ("masks_from_colors",)
 WHERE = {
     "a file": ("{}/file", "File exists"),
     "within a file": ("{}/file/out", "Not a directory"),
     "not writable": ("/proc/nowhere", "No such file or directory"),
     "a name that is too long": ("{}/" + 300 * "a", "File name too long"),
 }
-FLAGS = {"convert": "", "val": "--json ", "report": "--report "}
+FLAGS = {"convert": "", "val": "--json ", "report": "--report ", "masks_from_colors": "target "}
 INVALID = [
     Case(
         f"{tool}, {name}",
@@ -71,6 +76,50 @@ INVALID += [
 ]
 
 
+def list_is_a_folder(workspace):
+    (workspace.root / "train.txt").unlink()
+    (workspace.root / "train.txt").mkdir()
+    return [workspace.root, "images", "labels", "--force"]
+
+
+INVALID += [
+    Case(
+        "a list that is a folder",
+        "split_dataset_list",
+        list_is_a_folder,
+        "{}/train.txt: is a folder, where the list is to be; rename it.",
+    ),
+    Case(
+        "lists into a folder that is not writable",
+        "split_dataset_list",
+        lambda p: ["/proc/self", p.root / "images", p.root / "labels"],
+        "dataset_root /proc/self: cannot be written to (No such file or directory)",
+    ),
+    Case(
+        "a loop of links",
+        "val",
+        lambda p: [
+            *p.with_opts(),
+            *("--model_path", p.root / "run/best_model"),
+            *("--json", p.link_to_itself("loop") / "a.json"),
+        ],
+        "--json {}/loop…: cannot be written to (File exists)",
+    ),
+    Case(
+        "a loop of links, predict",
+        "predict",
+        lambda p: [*p.predict(p.image()), "--save_dir", p.link_to_itself("loop")],
+        "--save_dir {}/loop: cannot be written to (File exists)",
+    ),
+    Case(
+        "a loop of links, masks",
+        "masks_from_colors",
+        lambda p: [p.color_masks(), "colored", p.link_to_itself("loop")],
+        "target {}/loop: cannot be written to (File exists)",
+    ),
+]
+
+
 @table(INVALID)
 def test_invalid(case, workspace, tools):
     check(case, workspace, tools)
@@ -84,6 +133,7 @@ FULL_DISK_CODES = {
     "convert": 2,
     "make_scenes": 1,
     "report": 1,
+    "masks_from_colors": 1,
 }
 
 
@@ -91,7 +141,8 @@ FULL_DISK_CODES = {
 def test_full_disk(tool, workspace, tools):
     arguments = at(tool, "{}/out")(workspace)
     before = workspace.files()
-    limit = 50_000 if tool == "export" else 3000  # Paddle writes a graph of more than 3000 bytes
+    # Paddle writes a graph of more than 3000 bytes; a mask is of less.
+    limit = {"export": 50_000, "masks_from_colors": 100}.get(tool, 3000)
     result = tools(tool.replace("report", "val"), arguments, max_file_bytes=limit)
     print(result.code, result.err)
     assert result.code == FULL_DISK_CODES[tool], result.err[-3000:]
@@ -99,3 +150,27 @@ def test_full_disk(tool, workspace, tools):
     assert str(workspace.out) in result.err
     left = [path.name for path in workspace.files().keys() - before.keys()]
     assert not [name for name in left if "partial" in name or name.endswith((".pdparams", ".onnx"))]
+
+
+def test_a_full_disk_leaves_lists_as_they_are(workspace, tools):
+    """The second one cannot be written; the first one must not be replaced alone."""
+    long = workspace.root / ("long" * 25)
+    for folder in ("images", "labels"):
+        shutil.copytree(workspace.root / folder, long / folder)
+    before = workspace.files()
+    folders = [long / "images", long / "labels"]
+    arguments = [workspace.root, *folders, "--force", "--split", 0.25, 0.75, 0]
+    result = tools("split_dataset_list", arguments, max_file_bytes=400)  # of 240 and 720 bytes
+    assert result.code == 1
+    assert result.err == f"error: {workspace.root}: cannot be written (File too large).\n"
+    assert workspace.files() == before
+
+
+@pytest.mark.parametrize("tool", ["train", "predict", "export", "report"])
+def test_what_is_refused_leaves_no_folder(tool, workspace, tools):
+    (workspace.root / "run/best_model/model.pdparams").write_bytes(b"")
+    (workspace.root / "images/0.png").write_bytes(b"")
+    arguments = at(tool, "{}/new/out")(workspace)
+    result = tools(tool.replace("report", "val"), arguments)
+    assert result.code == 2, result.err
+    assert not (workspace.root / "new").exists()
