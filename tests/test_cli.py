@@ -3,11 +3,14 @@
 import functools
 import importlib
 import inspect
+import os
 import re
 import runpy
 import shlex
 import signal
+import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from run_tools import CONFIG, ROOT
@@ -401,11 +404,43 @@ def test_every_flag_of_paddleseg_works_or_comes_with_advice(command, monkeypatch
         ("val", f"--config a {MODEL} --num_workers -1", "--num_workers: -1 is below 0"),
         ("predict", MODEL, "required: --image_path; see --help"),
         ("analyse", "", "analyse: is not a command; use val with --report DIR"),
+        ("''", "", "'': is not a command; use one of train, val, predict"),
+        ("train", "--config a --save_dir ''", "argument --save_dir: is empty; see --help"),
+        ("train", "--config a --opts b=1 ''", "argument --opts: is empty; see --help"),
         ("tain", "", "tain: is not a command; use one of train, val, predict"),
     ],
 )
 def test_invalid_arguments(command, arguments, message, monkeypatch, capsys):
-    monkeypatch.setattr(sys, "argv", ["segformer", command, *arguments.split()])
+    monkeypatch.setattr(sys, "argv", ["segformer", *shlex.split(f"{command} {arguments}")])
     with pytest.raises(SystemExit, match="2"):
         main()
     assert re.search(message, capsys.readouterr().err)
+
+
+@pytest.mark.integration
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize("flush", [True, False])
+def test_a_full_standard_output_is_a_failure(flush, unbuffered):
+    """Of a print, and at the end, when what was printed before is written."""
+    script = "from paddleseg_segformer.cli import common; common.run(lambda: print(1, flush=FLUSH))"
+    script = script.replace("FLUSH", str(flush))
+    environment = {**os.environ, "PYTHONUNBUFFERED": unbuffered}
+    options = {"stderr": subprocess.PIPE, "text": True, "cwd": ROOT, "env": environment}
+    with open("/dev/full", "w") as full:
+        done = subprocess.run([sys.executable, "-c", script], stdout=full, **options)
+    assert done.returncode == 1
+    assert done.stderr == "error: Standard output cannot be written (No space left on device).\n"
+
+
+def test_a_file_that_the_system_refuses_is_one_sentence(monkeypatch, capsys):
+    with pytest.raises(SystemExit, match="1"):
+        common.run(Path("a" * 300).read_bytes)
+    assert capsys.readouterr().err == f"error: {'a' * 300}: File name too long.\n"
+
+
+def test_an_error_of_the_program_keeps_its_traceback():
+    def fail():
+        raise OSError("a bug")
+
+    with pytest.raises(OSError, match="a bug"):
+        common.run(fail)

@@ -40,7 +40,7 @@ def _command_module(command):
     name = ALIASES.get(command, command)
     if name not in COMMANDS:
         use = REPLACEMENTS.get(command, f"one of {', '.join(COMMANDS)}")
-        raise InputError(f"{command}: is not a command; use {use}.")
+        raise InputError(f"{command or repr(command)}: is not a command; use {use}.")
     return importlib.import_module(f".{name}", __name__)
 
 

@@ -1,6 +1,7 @@
 """Common flags, setup and exit codes of the command-line tools."""
 
 import argparse
+import os
 import re
 import signal
 import sys
@@ -43,6 +44,13 @@ def positive_int(text):
 def non_negative_int(text):
     """The argparse type of counts from 0."""
     return _int_from(0, text)
+
+
+def _not_empty(text):
+    """Refuse an empty argument, as an unset variable of a shell gives: a path "" would be "."."""
+    if not text:
+        raise argparse.ArgumentTypeError("is empty")
+    return text
 
 
 def _int_from(minimum, text):
@@ -188,15 +196,38 @@ def run(main):
     """
     signal.signal(signal.SIGTERM, _exit_on_signal)  # Paddle's handler prints a C++ stack trace
     try:
-        main()
+        try:
+            main()
+        except OSError:
+            _flush_output("\n")  # if the error was that of a print, this one fails, too
+            raise
+        _flush_output()
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(EXIT_INPUT)
     except (RunError, MemoryError) as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(EXIT_FAILED)
+    except OSError as error:
+        if error.filename is None:
+            raise
+        # The file is at fault, not the program: a name that is too long, no permission, …
+        message = InputError(f"{os.fsdecode(error.filename)}: {error.strerror}.")
+        print(f"error: {message}", file=sys.stderr)
+        sys.exit(EXIT_FAILED)
     except KeyboardInterrupt:
         sys.exit(130)
+
+
+def _flush_output(text=""):
+    """Write what was printed, and a text; a RunError if standard output is full or closed."""
+    try:
+        if sys.stdout is not None:
+            print(text, end="", flush=True)
+    except OSError as error:
+        with open(os.devnull, "w") as null:
+            os.dup2(null.fileno(), sys.stdout.fileno())  # Python flushes once more at its end
+        raise RunError(f"Standard output cannot be written ({error.strerror}).") from error
 
 
 def _exit_on_signal(number, _):
@@ -205,6 +236,10 @@ def _exit_on_signal(number, _):
 
 
 class _Parser(argparse.ArgumentParser):
+    def __init__(self, **options):
+        super().__init__(**options)
+        self.register("type", None, _not_empty)  # of all arguments that have no other type
+
     def error(self, message):
         """Raise ``InputError`` instead of printing the usage, which can fill a screen."""
         words = re.split("[ =]", message)

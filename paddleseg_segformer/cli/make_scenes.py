@@ -2,10 +2,10 @@
 
 from ..data.scenes import write_scenes
 from ..errors import InputError
-from ..fs import check_dir_writable
+from ..fs import output_dir
 from . import common
 
-MIN_SIZE = 96
+MIN_SIZE, MAX_SIZE = 96, 8192
 
 
 def parse_args():
@@ -33,15 +33,15 @@ def parse_args():
 
 def main():
     args = parse_args()
-    if min(args.size) < MIN_SIZE:
-        raise InputError(f"--size: width and height must be at least {MIN_SIZE}.")
+    if min(args.size) < MIN_SIZE or max(args.size) > MAX_SIZE:
+        raise InputError(f"--size: width and height must be from {MIN_SIZE} to {MAX_SIZE}.")
     if min(args.train, args.val) < 1:
         raise InputError("--train and --val: must both be at least 1.")
     if args.seed < 0:
         raise InputError(f"--seed {args.seed}: must be at least 0.")
-    check_dir_writable(args.save_dir)
     size = tuple(args.size)
-    write_scenes(args.save_dir, args.train, args.val, size, args.seed, args.color_masks)
+    with output_dir(args.save_dir):
+        write_scenes(args.save_dir, args.train, args.val, size, args.seed, args.color_masks)
     if args.color_masks:
         print(f"{args.train + args.val} scenes with color masks are in {args.save_dir}")
     else:

@@ -21,6 +21,7 @@ def parse_args():
     parser.add_argument(
         "--postfix",
         nargs=2,
+        type=str,  # either may be empty
         default=("", ""),
         metavar=("IMAGE", "MASK"),
         help="suffixes of the file names, such as '' _mask for 1.jpg and 1_mask.png",

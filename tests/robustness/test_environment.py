@@ -69,7 +69,7 @@ INVALID = [
         "an empty device",
         "val",
         lambda p: ["--config", p.config, *best(p), "--device", ""],
-        "--device : Paddle cannot use it",
+        "argument --device: is empty",
     ),
     Case("no XPU", "train", train("--device", "xpu"), "--device xpu: Paddle cannot use it"),
     Case(

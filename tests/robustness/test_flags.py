@@ -232,7 +232,13 @@ INVALID = [
         "tiny scenes",
         "make_scenes",
         scenes("--size", 8, 8),
-        "--size: width and height must be at least 96.",
+        "--size: width and height must be from 96 to 8192.",
+    ),
+    Case(
+        "huge scenes",
+        "make_scenes",
+        scenes("--size", 10**20, 96),
+        "--size: width and height must be from 96 to 8192.",
     ),
     Case(
         "a negative number of scenes",
@@ -264,6 +270,52 @@ INVALID = [
         lambda p: export()(p)[:2] + ["--max_megapixels", "nan", "--port", 0],
         "--max_megapixels nan: must be a number above 0.",
     ),
+]
+
+
+EMPTY = [
+    ("train", "--config", train("--config", "")),
+    ("train", "--save_dir", train("--save_dir", "")),
+    ("train", "--resume_model", train("--resume_model", "")),
+    ("train", "--opts", lambda p: p.train("")),
+    ("val", "--model_path", val("--model_path", "")),
+    ("val", "--json", val("--json", "")),
+    ("val", "--report", val("--report", "")),
+    ("predict", "--image_path", predict("--image_path", "")),
+    ("predict", "--save_dir", predict("--save_dir", "")),
+    ("predict", "--backend/--runtime", predict("--backend", "")),
+    ("export", "--image_path", export("--image_path", "")),
+    ("export", "--save_dir", export("--save_dir", "")),
+    ("serve", "--host", lambda p: ["--model_path", p.root / "run/best_model", "--host", ""]),
+    ("check_dataset", "--config", lambda p: ["--config", ""]),
+    ("split_dataset_list", "dataset_root", lambda p: ["", "images", "labels"]),
+    ("split_dataset_list", "images_dir_name", lambda p: [p.root, "", "labels"]),
+    ("split_dataset_list", "--separator", lambda p: [p.root, "a", "b", "--separator", ""]),
+    ("masks_from_colors", "target", lambda p: [p.color_masks(), "colored", ""]),
+    ("convert", "source", lambda p: ["", p.out]),
+    ("convert", "target", lambda p: [p.root / "run/best_model", ""]),
+    ("make_scenes", "--save_dir", scenes("--save_dir", "")),
+    ("doctor", "--json", lambda p: ["--json", ""]),
+]
+INVALID += [
+    Case(f"an empty {name} of {tool}", tool, make, f"argument {name}: is empty; see --help.")
+    for tool, name, make in EMPTY
+]
+INVALID += [
+    Case(
+        f"fractions {fractions}",
+        "split_dataset_list",
+        lambda p, fractions=fractions: [
+            p.root,
+            "images",
+            "labels",
+            "--force",
+            "--split",
+            *fractions,
+        ],
+        f"--split {' '.join(fractions)}: must be fractions of train, val and test, with sum 1.",
+    )
+    for fractions in (("nan", "0", "0"), ("0", "nan", "1"), ("inf", "0", "0"), ("2", "0", "0"))
 ]
 
 
