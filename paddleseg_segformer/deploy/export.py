@@ -25,7 +25,7 @@ from ..data.scenes import draw_scene
 from ..data.transforms import Compose
 from ..device import set_device, tune_cpu
 from ..errors import InputError, RunError
-from ..fs import StrPath, as_list, check_dir_writable, cleanup_on_error
+from ..fs import StrPath, as_list, cleanup_on_error, output_dir
 from ..inference.backends import GRAPH_FILE, GRAPH_FILES, OnnxRuntime, PaddleInference
 from ..inference.model_source import DESCRIPTION, ONNX_METADATA_KEY, inference_config, resolve_model
 from ..inference.segmenter import load_model
@@ -153,8 +153,7 @@ def export(
     def network_input(path):
         return _network_input(read_image(path, channels), transforms, shape)
 
-    check_dir_writable(save_dir)
-    with tempfile.TemporaryDirectory(dir=save_dir) as folder:
+    with output_dir(save_dir), tempfile.TemporaryDirectory(dir=save_dir) as folder:
         folder = Path(folder)
         write_paddle(graph, shape, folder)
         if format == "onnx":

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import json
+import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
@@ -20,7 +22,7 @@ from ..data import class_names, palette
 from ..data.validate import read_sample
 from ..device import num_threads
 from ..errors import InputError, RunError, one_line
-from ..fs import StrPath, as_list, atomic_write, check_dir_writable, check_file_writable
+from ..fs import StrPath, as_list, atomic_write, check_file_writable, output_dir
 from ..inference import Segmenter, TestConfig, load_model
 from ..log import logger, progress
 from . import distributed
@@ -49,7 +51,8 @@ def validate(
         options: Override keys of the config's ``test_config``; see ``TestConfig``.
 
     Raises:
-        InputError: The config, weights, data or options are invalid, or an output is not writable.
+        InputError: The config, weights, data or options are invalid, no label has a pixel to
+            evaluate, or an output is not writable.
         RunError: Writing figures or report fails.
     """
     if "val_dataset" not in config.dic:
@@ -57,16 +60,25 @@ def validate(
     writes_json = json_path is not None and distributed.rank() == 0
     if writes_json:
         check_file_writable(json_path, "--json")
-    if report_dir is not None:
-        check_dir_writable(report_dir, "--report")
-    distributed.start()
-    test_config = TestConfig.from_config(config, **options)
-    logger.info("[EVAL] %s", test_config.describe())
-    about = _describe(config, model_path)  # before building, which changes the config
-    (dataset,) = build(config, "val_dataset")
-    worst_best = WorstBestImages(dataset) if report_dir is not None else None
-    model = load_model(config, model_path)
-    scores = evaluate(model, dataset, test_config, num_workers, worst_best)
+    with contextlib.ExitStack() as stack:
+        if report_dir is not None:
+            stack.enter_context(output_dir(report_dir, "--report"))
+        distributed.start()
+        test_config = TestConfig.from_config(config, **options)
+        logger.info("[EVAL] %s", test_config.describe())
+        about = _describe(config, model_path)  # before building, which changes the config
+        (dataset,) = build(config, "val_dataset")
+        if len(dataset) == 0:
+            raise InputError("val_dataset: has no images; check its dataset_root and file list.")
+        worst_best = WorstBestImages(dataset) if report_dir is not None else None
+        model = load_model(config, model_path)
+        scores = evaluate(model, dataset, test_config, num_workers, worst_best)
+        if not scores.confusion.any():
+            raise InputError(
+                f"val_dataset: all pixels of its labels have the ignore index "
+                f"{dataset.ignore_index}, so that there is nothing to evaluate; correct the labels "
+                "or the config's ignore_index."
+            )
     log_scores(scores, len(dataset))
     logger.info("[EVAL] Classes that occur:\n%s", scores.table())
     figures = {"images": len(dataset), "protocol": asdict(test_config), **scores.figures()}
@@ -105,7 +117,7 @@ def write_figures(path, figures):
         if path.exists() and not path.is_file():  # a device or a pipe
             path.write_bytes(content)
         else:
-            atomic_write(path.resolve(), content)
+            atomic_write(Path(os.path.realpath(path)), content)
     except OSError as error:
         raise RunError(f"--json {path}: cannot be written ({error.strerror}).") from error
 

@@ -1,5 +1,6 @@
 """Invalid labels, and unusual valid ones."""
 
+import cv2
 import numpy as np
 import pytest
 from PIL import Image
@@ -25,8 +26,21 @@ def content(data):
     return make
 
 
+def all_ignored(workspace):
+    for i in range(4):
+        cv2.imwrite(str(workspace.label(i)), SQUARE + 255)
+    outputs = ["--report", workspace.root / "report", "--json", workspace.root / "a.json"]
+    return [*workspace.with_opts(), "--model_path", workspace.root / "run/best_model", *outputs]
+
+
 SQUARE = np.zeros([SIZE, SIZE], "uint8")
 INVALID = [
+    Case(
+        "nothing to evaluate",
+        "val",
+        all_ignored,
+        "val_dataset: all pixels of its labels have the ignore index 255, so that there is nothing",
+    ),
     Case(
         "another size",
         "train",

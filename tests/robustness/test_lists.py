@@ -38,6 +38,12 @@ def directory(workspace):
     return workspace.train()
 
 
+def nothing_to_evaluate(workspace):
+    workspace.write_list([], "val")
+    report = ["--report", workspace.root / "report"]
+    return [*workspace.with_opts(), "--model_path", workspace.root / "run/best_model", *report]
+
+
 INVALID = [
     Case(
         "missing",
@@ -56,6 +62,12 @@ INVALID = [
         "train",
         content(b""),
         "The config cannot be built: The number of samples in train_dataset is 0. Please",
+    ),
+    Case(
+        "nothing to evaluate",
+        "val",
+        nothing_to_evaluate,
+        "val_dataset: has no images; check its dataset_root and file list.",
     ),
     Case(
         "empty, check_dataset",
