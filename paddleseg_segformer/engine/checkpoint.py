@@ -10,11 +10,13 @@ import json
 import shutil
 import warnings
 
+import numpy as np
 import paddle
 
 from ..errors import InputError, RunError
 from ..fs import atomic_write, fsync
-from ..inference.model_source import MANIFEST
+from ..inference import manifest as manifest_format
+from ..inference.manifest import FORMAT, MANIFEST, ManifestError
 from ..log import logger
 from ..weights import read_saved_dict
 
@@ -62,7 +64,8 @@ def save(folder, states, metadata):
 def write_manifest(folder, manifest):
     """Write a checkpoint's manifest, or replace it."""
     manifest = json.loads(json.dumps(manifest, default=str))  # the checksum is of what is read back
-    content = {**manifest, "checksum": _checksum(manifest)}
+    content = {**manifest, "format": FORMAT}
+    content["checksum"] = _checksum(content)
     atomic_write(folder / MANIFEST, json.dumps(content, indent=1).encode())
 
 
@@ -70,15 +73,18 @@ def read_manifest(folder):
     """The manifest of a checkpoint, whose files are not verified.
 
     Raises:
-        DamagedError: It is missing or corrupt.
+        DamagedError: It is missing or corrupt, or has an invalid entry.
+        InputError: It is of a newer format.
     """
     try:
-        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-        intact = manifest.pop("checksum") == _checksum(manifest)
-    except (FileNotFoundError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise DamagedError(f"{MANIFEST} is missing or unreadable") from error
-    if not intact:
-        raise DamagedError(f"{MANIFEST} does not match its checksum")
+        manifest = manifest_format.parse(folder / MANIFEST)
+        if manifest.pop("checksum", None) != _checksum(manifest):
+            raise DamagedError(f"{MANIFEST} does not match its checksum")
+        manifest = {"evaluations_since_best": 0, **manifest}  # the first checkpoints lack it
+        manifest_format.check(manifest, manifest_format.ENTRIES, folder / MANIFEST)
+        manifest.pop("format", None)
+    except ManifestError as error:
+        raise DamagedError(error) from error
     return manifest
 
 
@@ -97,9 +103,12 @@ def verify(folder):
 
 
 def verify_or_warn(folder):
-    """``verify``, but a damaged checkpoint is logged, and None is returned."""
+    """``verify`` of an ``iter_N``, but a damaged one is logged, and None is returned."""
     try:
-        return verify(folder)
+        manifest = verify(folder)
+        if not {MODEL, OPTIMIZER} <= manifest["files"].keys():
+            raise DamagedError(f"it lacks {MODEL} or {OPTIMIZER}")
+        return manifest
     except DamagedError as error:
         logger.warning("%s is damaged (%s): it is ignored", folder, error)
         return None
@@ -121,9 +130,13 @@ def load(folder, manifest, model, optimizer, ema_model=None):
         )
     _load_model(model, folder / MODEL)
     if ema_model is not None:
-        _load_model(ema_model, folder / (EMA if (folder / EMA).exists() else MODEL))
+        _load_model(ema_model, folder / (EMA if EMA in manifest["files"] else MODEL))
+    if manifest["parameters"].keys() != parameter_names(model).keys():
+        raise InputError(f"{folder / MANIFEST}: names other parameters than {MODEL} has.")
     state = read_saved_dict(folder / OPTIMIZER)
-    optimizer.set_state_dict(_rename_parameters(state, manifest["parameters"], model))
+    state = _rename_parameters(state, manifest["parameters"], model)
+    _check_optimizer_state(state, model, folder / OPTIMIZER)
+    optimizer.set_state_dict(state)
 
 
 def parameter_names(model):
@@ -179,6 +192,17 @@ def _rename_parameters(state, saved_names, model):
         new = next((key.replace(old, n, 1) for old, n in renames if key.startswith(old + "_")), key)
         renamed[new] = value
     return renamed
+
+
+def _check_optimizer_state(state, model, path):
+    """Check that the moments are those of the model's parameters, which Paddle does not."""
+    shapes = {parameter.name: parameter.shape for parameter in model.parameters()}
+    for key, value in state.items():
+        if not hasattr(value, "shape"):  # the schedule's state
+            continue
+        shape = next((s for name, s in shapes.items() if key.startswith(f"{name}_")), None)
+        if shape is None or (np.size(value) > 1 and list(value.shape) != shape):
+            raise InputError(f"{path}: is of another model ({key} does not match a parameter).")
 
 
 def _load_model(model, path):

@@ -172,13 +172,26 @@ class MetricWriter:
 
 
 def read_lines(save_dir):
-    """The lines of a folder's train.jsonl, as dictionaries; a truncated line is left out."""
+    """The lines of a folder's train.jsonl, as dictionaries; damaged ones are left out."""
     path, lines = Path(save_dir) / METRICS_FILE, []
     text = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
     for line in text.splitlines():
-        with suppress(ValueError):
+        with suppress(ValueError, RecursionError):
             lines.append(json.loads(line))
-    return [line for line in lines if isinstance(line, dict) and {"kind", "iteration"} <= {*line}]
+    return [line for line in lines if isinstance(line, dict) and _is_complete(line)]
+
+
+def _is_complete(line):
+    """Whether a line has what resuming and the curves need."""
+    kind, iteration = line.get("kind"), line.get("iteration")
+    if not isinstance(kind, str) or type(iteration) is not int or not 0 <= iteration < 1 << 63:
+        return False
+    numbers = [line.get("miou")] if kind.endswith("eval") else []
+    if kind == "train":
+        if not isinstance(line.get("lr"), dict):
+            return False
+        numbers = [line.get("loss"), *line["lr"].values()]
+    return all(number is None or isinstance(number, (int, float)) for number in numbers)
 
 
 def draw_curves(save_dir):

@@ -18,7 +18,8 @@ def find_resume_checkpoint(options):
     """
     save_dir, is_first = Path(options.save_dir), distributed.rank() == 0
     if options.resume_model is not None:
-        return Path(options.resume_model), open_checkpoint(options.resume_model)
+        flag = f"--resume_model {options.resume_model}"
+        return Path(options.resume_model), open_checkpoint(options.resume_model, flag)
     if options.resume:  # in the first process alone, since it cleans up the folder
         newest = distributed.broadcast_object(newest_checkpoint(save_dir) if is_first else None)
         if newest is None:
@@ -54,7 +55,7 @@ def newest_checkpoint(save_dir):
         elif run in (None, manifest["run"]):
             return folder, manifest
     if origin is not None and origin.is_dir():
-        return origin, open_checkpoint(origin)
+        return origin, open_checkpoint(origin, f"--resume: {origin}, from which {save_dir} started")
     if damaged is not None:
         raise InputError(
             f"--resume: {save_dir} has no intact checkpoint of this program; restore one, or train "
@@ -64,33 +65,50 @@ def newest_checkpoint(save_dir):
     return None
 
 
-def open_checkpoint(folder):
-    """Verify the checkpoint given by ``--resume_model`` and return its manifest.
+def open_checkpoint(folder, name):
+    """Verify the checkpoint that a run is to start from, and return its manifest.
+
+    Args:
+        folder: The checkpoint's folder.
+        name: What the errors call it, such as ``--resume_model`` and the folder.
 
     Raises:
         InputError: The folder is not a checkpoint that can be resumed, or is damaged.
     """
     folder = Path(folder)
     if not folder.is_dir():
-        raise InputError(f"--resume_model {folder}: no such folder; give save_dir/iter_N.")
+        raise InputError(f"{name}: no such folder; give save_dir/iter_N.")
     if not (folder / MANIFEST).exists():
         raise InputError(
-            f"--resume_model {folder}: has no {MANIFEST}, so it is not a checkpoint of this "
+            f"{name}: has no {MANIFEST}, so it is not a checkpoint of this "
             f"program; to start from its weights, set model.pretrained to {folder / MODEL}."
         )
     try:
         manifest = checkpoint.verify(folder)
     except DamagedError as error:
         raise InputError(
-            f"--resume_model {folder}: is damaged ({error}); use --resume to continue from the "
-            "newest intact checkpoint."
+            f"{name}: is damaged ({error}); give another checkpoint to --resume_model."
         ) from error
     if OPTIMIZER not in manifest["files"]:
         raise InputError(
-            f"--resume_model {folder}: has weights only, no optimizer state; give an iter_N, or "
+            f"{name}: has weights only, no optimizer state; give an iter_N, or "
             "start from the weights with model.pretrained."
         )
     return manifest
+
+
+def check_iterations(iters, resume_from):
+    """Refuse a last iteration before that of the checkpoint, from which nothing would be trained.
+
+    Raises:
+        InputError: It is before it.
+    """
+    if resume_from is not None and resume_from[1]["iteration"] > iters:
+        folder, manifest = resume_from
+        raise InputError(
+            f"--iters {iters}: {folder} is at iteration {manifest['iteration']} already; give a "
+            "larger number to continue it, or start in another --save_dir."
+        )
 
 
 def choose_seed(options, resume_from):

@@ -17,15 +17,18 @@ from .checkpoint import PARTIAL, REMOVED, REPLACED, DamagedError
 RUN = "run.json"
 
 
-def start_run(save_dir, origin=None):
-    """Register a new run in a folder and return its id; earlier runs' checkpoints are ignored.
+def start_run(save_dir, origin=None, run=None):
+    """Register a run in a folder and return its id; other runs' checkpoints are ignored.
 
-    ``origin`` is the checkpoint that the run starts from, or None.
+    Args:
+        save_dir: The folder.
+        origin: The checkpoint that the run starts from, or None.
+        run: The id of a run in the folder whose registration was lost; None means a new run.
 
     Raises:
         OSError: The folder cannot be written to.
     """
-    run = uuid.uuid4().hex
+    run = run or uuid.uuid4().hex
     # Relative, so that it stays valid when a folder that holds both is moved.
     origin = None if origin is None else os.path.relpath(origin, save_dir)
     content = json.dumps({"run": run, "origin": origin}, indent=1)
@@ -37,9 +40,12 @@ def read_run(save_dir):
     """The id of a folder's run and the checkpoint that it started from, or None for either."""
     try:
         content = json.loads((Path(save_dir) / RUN).read_text(encoding="utf-8"))
-        origin = content["origin"]
-        return content["run"], None if origin is None else Path(save_dir) / origin
-    except (OSError, ValueError, KeyError, TypeError):  # then all checkpoints count as one run's
+        run, origin = content["run"], content["origin"]
+        if not isinstance(run, str):
+            raise ValueError
+        return run, None if origin is None else Path(save_dir) / origin
+    # Then all checkpoints count as one run's.
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None, None
 
 
@@ -110,7 +116,13 @@ def check_disk_space(options, iters, model):
     free = shutil.disk_usage(save_dir).free
     if needed > free:
         raise InputError(
-            f"--save_dir {save_dir}: {free / 1e9:.2f} GB are free, but {count} checkpoints of "
-            f"{size / 1e9:.2f} GB need {needed / 1e9:.2f}; free disk space, lower "
-            "--keep_checkpoint_max or raise --save_interval."
+            f"--save_dir {save_dir}: {size_text(free)} are free, but {count} checkpoints of "
+            f"{size_text(size)} and the best models need {size_text(needed)}; free disk space, "
+            "lower --keep_checkpoint_max or raise --save_interval."
         )
+
+
+def size_text(size):
+    """A number of bytes as text, such as ``1.5 MB``."""
+    unit = min(int(math.log(max(size, 1), 1000)), 4)
+    return f"{size / 1000**unit:.3g} {('B', 'kB', 'MB', 'GB', 'TB')[unit]}"

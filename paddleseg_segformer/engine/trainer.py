@@ -20,7 +20,7 @@ from ..data import class_names, palette
 from ..data.validate import check_before_training, first_sample
 from ..device import set_gpu_precision, versions
 from ..errors import RunError
-from ..fs import check_dir_writable, lock_dir
+from ..fs import lock_dir, output_dir
 from ..inference import TestConfig
 from ..log import eta_text, logger, training_bar
 from ..models import MIN_IMAGE_SIZE
@@ -56,9 +56,10 @@ def train(config: Config, **options: Any) -> float | None:
     """
     options = TrainOptions(**options)
     set_gpu_precision(options.deterministic, options.no_tf32)
-    check_dir_writable(options.save_dir)
-    distributed.start()
-    with lock_dir(options.save_dir) if distributed.rank() == 0 else contextlib.nullcontext():
+    with output_dir(options.save_dir), contextlib.ExitStack() as stack:
+        distributed.start()
+        if distributed.rank() == 0:
+            stack.enter_context(lock_dir(options.save_dir))
         trainer = Trainer(config, options, resume.find_resume_checkpoint(options))
         trainer.run()
     return trainer.state.best.get("miou") if options.do_eval else None
@@ -91,7 +92,6 @@ class TrainerState:
 
     def restore(self, manifest):
         """Set all attributes from a manifest."""
-        manifest = {"evaluations_since_best": 0, **manifest}  # the first checkpoints lack it
         for attribute in fields(self):
             setattr(self, attribute.name, manifest[attribute.name])
 
@@ -108,6 +108,7 @@ class Trainer:
     def __init__(self, config, options, resume_from):
         self.config, self.options, self.state = config, options, TrainerState()
         self.save_dir = Path(options.save_dir)
+        resume.check_iterations(config.iters, resume_from)
         self.seed = resume.choose_seed(options, resume_from)
         paddle.seed(self.seed)
         self.test_config = TestConfig.from_config(config)
@@ -123,6 +124,7 @@ class Trainer:
             resume.restore(*resume_from, self.step, self.state, metadata)
             if resume_from[0].resolve().parent == self.save_dir.resolve():
                 self.saver.newest = resume_from
+                metadata["run"] = resume_from[1]["run"]
             else:  # a new run, which has no best model yet
                 self.state.best, self.state.evaluations_since_best = {}, 0
         self.first_iteration = self.state.iteration
@@ -327,7 +329,8 @@ def open_writer(options, state, metadata):
     try:
         if distributed.rank() == 0:
             run = run_dir.read_run(folder)[0] if resumed else None
-            metadata["run"] = run or run_dir.start_run(folder, options.resume_model)
+            run = run or run_dir.start_run(folder, options.resume_model, metadata.get("run"))
+            metadata["run"] = run
         return MetricWriter(folder, state.iteration, state.evaluated, options.use_vdl)
     except OSError as error:
         raise RunError(f"--save_dir {folder}: cannot be written to ({error.strerror}).") from error

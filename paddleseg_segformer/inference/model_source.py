@@ -22,10 +22,12 @@ from ..data import ADE20K, class_names, palette
 from ..errors import InputError
 from ..fs import StrPath
 from ..weights import local_path, read_weights
+from . import manifest
+from .manifest import MANIFEST, ManifestError
 
 logger = logging.getLogger(__name__)
 
-MANIFEST, DESCRIPTION = "manifest.json", "deploy.yaml"
+DESCRIPTION = "deploy.yaml"
 ONNX_METADATA_KEY = "deploy"  # key of the text of deploy.yaml in an ONNX file's metadata
 EXPORT_SUFFIXES = (".yaml", ".json", ".pdmodel", ".pdiparams")  # select the folder
 IMAGENET = {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
@@ -116,15 +118,19 @@ def _names_and_colors(config):
 
 
 def _from_manifest(weights, folder):
+    path = folder / MANIFEST
     try:
-        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-        settings, classes = manifest["config"], manifest["classes"]
-        colors = np.array(manifest["palette"], dtype="uint8")
+        content = manifest.parse(path)
+        manifest.check(content, ("config", "classes", "palette"), path)
+        settings, classes = content["config"], content["classes"]
+        colors = np.array(content["palette"], dtype="uint8")
         transforms = settings.get("val_dataset", {}).get("transforms", [{"type": "Normalize"}])
         model = {**settings["model"], "num_classes": len(classes)}
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        path = folder / MANIFEST
-        raise InputError(f"{path}: cannot be read; pass the config with --config.") from error
+    except ManifestError as error:
+        reason = f"cannot be read ({error})"
+        raise InputError(f"{path}: {reason}; pass the config with --config.") from error
+    except (KeyError, TypeError, AttributeError) as error:
+        raise InputError(f"{path}: holds no config; pass it with --config.") from error
     config = inference_config(model, transforms, settings.get("test_config"))
     if "type" in settings.get("val_dataset", {}):
         config.dic["val_dataset"] = {**settings["val_dataset"], "transforms": transforms}

@@ -11,6 +11,7 @@ import pytest
 from paddleseg_segformer.engine import checkpoint
 from paddleseg_segformer.engine.resume import newest_checkpoint, open_checkpoint
 from paddleseg_segformer.engine.run_dir import count_checkpoints, prune_checkpoints, start_run
+from paddleseg_segformer.engine.trainer import TrainerState
 from paddleseg_segformer.errors import InputError, RunError
 from paddleseg_segformer.weights import read_saved_dict
 
@@ -19,7 +20,19 @@ FILES = ("model.pdparams", "model.pdopt")
 
 def write(save_dir, iteration, run="a", size=1000):
     states = {name: {"w": paddle.full([size], float(iteration))} for name in FILES}
-    metadata = {"run": run, "iteration": iteration, "config": {"a.0": None, "b": [1, 2.5]}}
+    metadata = {
+        "run": run,
+        "seed": 0,
+        "optimizer": "AdamW",
+        "parameters": {"w": "w_0"},
+        "config": {"a.0": None, "b": [1, 2.5]},
+        "arrangement": {},
+        "versions": {},
+        "classes": ["a"],
+        "palette": [[0, 0, 0]],
+        "scaler": {},
+        **TrainerState(iteration).to_manifest(),
+    }
     return checkpoint.save(save_dir / f"iter_{iteration}", states, metadata)
 
 
@@ -68,7 +81,7 @@ def test_a_damaged_checkpoint_is_skipped_for_the_previous_one(damage, name, tmp_
     assert "iter_10 is damaged" in caplog.text and name in caplog.text
     if name != checkpoint.MANIFEST or damage is not remove:
         with pytest.raises(InputError, match="iter_10: is damaged"):
-            open_checkpoint(tmp_path / "iter_10")
+            open_checkpoint(tmp_path / "iter_10", "iter_10")
 
 
 def test_if_all_are_damaged_nothing_starts_from_scratch(tmp_path):
@@ -161,10 +174,10 @@ def test_a_process_killed_while_saving_leaves_an_intact_checkpoint(instant, tmp_
 
 def test_other_folders_are_refused(tmp_path):
     with pytest.raises(InputError, match="no such folder"):
-        open_checkpoint(tmp_path / "iter_1")
+        open_checkpoint(tmp_path / "iter_1", "iter_1")
     (tmp_path / "iter_1").mkdir()
     with pytest.raises(InputError, match=r"is not a checkpoint .* model\.pretrained"):
-        open_checkpoint(tmp_path / "iter_1")
+        open_checkpoint(tmp_path / "iter_1", "iter_1")
 
 
 def test_paddleseg_s_checkpoints_cannot_be_resumed_but_started_from(tmp_path):

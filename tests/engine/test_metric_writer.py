@@ -295,3 +295,28 @@ def test_lines_after_the_resumed_iteration_are_removed(tmp_path):
         MetricWriter(tmp_path, iteration, evaluated, use_vdl=False)._file.close()
         found = [json.loads(line) for line in (tmp_path / "train.jsonl").read_text().splitlines()]
         assert found == [LINES[i] for i in kept]
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "3",
+        "[" * 100_000,
+        '{"kind": 3, "iteration": 1}',
+        '{"kind": "eval", "iteration": "1"}',
+        '{"kind": "eval", "iteration": 1e999}',
+        '{"kind": "eval", "iteration": -1, "miou": 0.5}',
+        '{"kind": "eval", "iteration": 1, "miou": "0.5"}',
+        '{"kind": "train", "iteration": 1, "lNss": 0.5}',
+        '{"kind": "train", "iteration": 1, "loss": [], "lr": {"base": 1.0}}',
+        '{"kind": "train", "iteration": 1, "loss": 1.0, "lr": {"base": "x"}}',
+    ],
+    ids=lambda line: line[:70],
+)
+def test_a_damaged_line_is_left_out(line, tmp_path):
+    text = "".join(json.dumps(line) + "\n" for line in LINES[:2])
+    (tmp_path / "train.jsonl").write_text(text + line + "\n")
+    assert read_lines(tmp_path) == LINES[:2]
+    MetricWriter(tmp_path, 100, 100, use_vdl=False).close()
+    assert (tmp_path / "curves.png").stat().st_size > 0
+    assert (tmp_path / "train.jsonl").read_text() == text

@@ -19,6 +19,14 @@ def test_a_run_keeps_the_newest_checkpoints(tmp_path):
     assert kept == ["iter_4", "iter_5"]
 
 
+@pytest.mark.parametrize(
+    "size, text",
+    [(0, "0 B"), (999, "999 B"), (1000, "1 kB"), (65536, "65.5 kB"), (2.5e9, "2.5 GB")],
+)
+def test_sizes_keep_three_digits(size, text):
+    assert run_dir.size_text(size) == text
+
+
 # A model of 30 floats, 20 of them trainable: 120 bytes of weights, as much for an average, and 160
 # of Adam's moments. The best models have weights only.
 @pytest.mark.parametrize(
@@ -41,5 +49,5 @@ def test_needed_disk_space(iters, options, needed, tmp_path, monkeypatch):
     monkeypatch.setattr(run_dir.shutil, "disk_usage", lambda folder: free)
     run_dir.check_disk_space(options, iters, model)
     free.free -= 1
-    with pytest.raises(InputError, match=r"are free, but \d checkpoints of 0.00 GB need"):
+    with pytest.raises(InputError, match=r"are free, but \d checkpoints of \d{3} B and"):
         run_dir.check_disk_space(options, iters, model)

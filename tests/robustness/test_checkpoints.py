@@ -11,6 +11,7 @@ import zipfile
 import numpy as np
 import pytest
 
+from paddleseg_segformer.engine import checkpoint
 from paddleseg_segformer.inference.backends import GRAPH_FILE
 from paddleseg_segformer.weights import read_saved_dict
 
@@ -134,6 +135,29 @@ def another_model(workspace):
 def another_optimizer(workspace):
     opts = ("iters=2", "optimizer={type: SGD, momentum: 0.9}")
     return [*workspace.train(*opts), "--resume_model", workspace.root / "run/iter_1"]
+
+
+def rewritten(change):
+    """``resume`` from a manifest with ``change`` applied to it and a fitting checksum."""
+
+    def damage(folder):
+        manifest = checkpoint.read_manifest(folder)
+        change(manifest)
+        checkpoint.write_manifest(folder, manifest)
+
+    return resume(damage)
+
+
+def swap_parameters(manifest):
+    names = manifest["parameters"]
+    manifest["parameters"] = dict(zip(names, reversed(names.values())))
+
+
+def origin_is_no_checkpoint(workspace):
+    """The folder of a run that has not saved yet, and that started from another folder."""
+    workspace.out.mkdir()
+    workspace.write("out/run.json", b'{"run": "a", "origin": ".."}')
+    return [*workspace.train(), "--resume"]
 
 
 def resume_from(name):
@@ -505,7 +529,7 @@ INVALID = [
         "resumed from an empty manifest",
         "train",
         resume(lambda f: (f / "manifest.json").write_bytes(b"{}")),
-        "--resume_model {}/run/iter_1: is damaged (manifest.json is missing or unreadable)",
+        "--resume_model {}/run/iter_1: is damaged (manifest.json does not match its checksum)",
     ),
     Case(
         "resumed from the best model",
@@ -524,6 +548,48 @@ INVALID = [
         "train",
         another_optimizer,
         "{}/run/iter_1: was trained with AdamW, not Momentum",
+    ),
+    Case(
+        "resumed from a negative iteration",
+        "train",
+        rewritten(lambda m: m.update(iteration=-3)),
+        "--resume_model {}/run/iter_1: is damaged (manifest.json has no valid iteration, which",
+    ),
+    Case(
+        "resumed from an iteration of 100 bits",
+        "train",
+        rewritten(lambda m: m.update(iteration=10**30)),
+        "--resume_model {}/run/iter_1: is damaged (manifest.json has no valid iteration, which",
+    ),
+    Case(
+        "resumed from a later iteration than the last",
+        "train",
+        rewritten(lambda m: m.update(iteration=9, samples=18)),
+        "--iters 2: {}/run/iter_1 is at iteration 9 already; give a larger number",
+    ),
+    Case(
+        "resumed without the data's position",
+        "train",
+        rewritten(lambda m: m.pop("samples")),
+        "--resume_model {}/run/iter_1: is damaged (manifest.json has no valid samples, which",
+    ),
+    Case(
+        "resumed without names of parameters",
+        "train",
+        rewritten(lambda m: m.update(parameters={})),
+        "{}/run/iter_1/manifest.json: names other parameters than model.pdparams has.",
+    ),
+    Case(
+        "resumed with the parameters' names in reverse order",
+        "train",
+        rewritten(swap_parameters),
+        "{}/run/iter_1/model.pdopt: is of another model",
+    ),
+    Case(
+        "resumed from another origin",
+        "train",
+        origin_is_no_checkpoint,
+        "--resume: {}/out/.., from which {}/out started: has no manifest.json",
     ),
     Case(
         "resumed when all are damaged",

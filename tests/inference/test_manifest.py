@@ -1,0 +1,116 @@
+"""What a manifest may hold: each entry is checked before any is used."""
+
+import json
+
+import pytest
+
+from paddleseg_segformer.errors import InputError
+from paddleseg_segformer.inference import manifest
+from paddleseg_segformer.inference.manifest import ManifestError
+
+VALID = {
+    "config": {"model": {"type": "SegFormer"}, "a": [1, None, "b"]},
+    "classes": ["a", "b"],
+    "palette": [[0, 128, 255], [1, 2, 3], [4, 5, 6]],
+    "arrangement": {"accumulate": 1},
+    "versions": {"python": "3.9"},
+    "optimizer": "AdamW",
+    "parameters": {"a.weight": "linear_0.w_0", "a.bias": "linear_0.b_0"},
+    "run": "6f",
+    "seed": 3,
+    "iteration": 4,
+    "samples": 16,
+    "evaluated": 4,
+    "evaluations_since_best": 1,
+    "skipped_in_a_row": 0,
+    "skipped": {"steps": 0, "samples": 2},
+    "best": {"miou": 0.5, "iteration": 4, "ema_miou": 0.25, "ema_iteration": 2},
+    "seconds": 12.5,
+    "scaler": {},
+    "files": {"model.pdparams": {"bytes": 3, "sha256": "ab"}},
+}
+NAN, DEEP = float("nan"), []
+for _ in range(60):
+    DEEP = [DEEP]
+COUNTS = ("seed", "iteration", "samples", "evaluated", "evaluations_since_best", "skipped_in_a_row")
+INVALID = {
+    **dict.fromkeys(COUNTS, (-1, 1.5, "1", True, 10**30, 1 << 63, NAN)),
+    "config": ([], "a", DEEP, {"a": DEEP}),
+    "classes": ("ab", [1], [["a"]], {}),
+    "palette": ([0], [[0, 0]], [[0, 0, 256]], [[0, 0, -1]], [[0, 0, 0.5]], []),
+    "arrangement": ([],),
+    "versions": ("3.9",),
+    "optimizer": (3, []),
+    "parameters": ([], {"a": 1}, {"a": "x", "b": "x"}),
+    "run": (1, ["6f"]),
+    "skipped": ({}, {"steps": 0}, {"steps": -1, "samples": 0}, [0, 0]),
+    "best": (
+        [],
+        {"miou": NAN, "iteration": 2},
+        {"miou": "1", "iteration": 2},
+        {"miou": 0.5},
+        {"iteration": 2},
+        {"miou": 0.5, "ema_iteration": 2},
+        {"miou": 0.5, "iteration": 1.5},
+        {"miou": 0.5, "iteration": 5},  # after the manifest's
+        {"other": 1},
+    ),
+    "seconds": (-1, NAN, float("inf"), "1", 10**400),
+    "scaler": ([], {"scale": 1.0}, {"scale": None}),
+    "files": (
+        [],
+        {"a": 3},
+        {"a": {"sha256": "ab"}},
+        {"../a": {"bytes": 3, "sha256": "ab"}},
+        {"": {"bytes": 3, "sha256": "ab"}},
+    ),
+}
+CASES = [(key, value) for key, values in INVALID.items() for value in (*values, None)]
+
+
+def read(tmp_path, content, keys=manifest.ENTRIES):
+    path = tmp_path / "manifest.json"
+    path.write_text(json.dumps(content))
+    content = manifest.parse(path)
+    manifest.check(content, keys, path)
+    return content
+
+
+def test_a_valid_manifest(tmp_path):
+    assert read(tmp_path, VALID) == VALID
+    scaler = {"scale": 65536.0, "incr_ratio": 2.0, "decr_ratio": 0.5, "incr_count": 0}
+    read(tmp_path, {**VALID, "best": {}, "scaler": {**scaler, "decr_count": 0, "dynamic": True}})
+    assert {*VALID} == {*manifest.ENTRIES} == {*INVALID}
+
+
+@pytest.mark.parametrize("key, value", CASES, ids=str)
+def test_an_invalid_entry(key, value, tmp_path):
+    for content in ({**VALID, key: value}, {k: v for k, v in VALID.items() if k != key}):
+        with pytest.raises(ManifestError, match=r"manifest\.json has .*(" + key + "|iteration)"):
+            read(tmp_path, content)
+
+
+def test_only_the_entries_that_are_used_are_checked(tmp_path):
+    used = ("config", "classes", "palette")
+    read(tmp_path, {key: VALID[key] for key in used}, used)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "{", "[]", "3", "null", "[" * 100_000, '{"a": ' * 100_000, "\udcff", " " * (17 << 20)],
+)
+def test_what_is_no_manifest(text, tmp_path):
+    path = tmp_path / "manifest.json"
+    path.write_bytes(text.encode(errors="surrogateescape"))
+    with pytest.raises(ManifestError, match="is missing or unreadable"):
+        manifest.parse(path)
+    with pytest.raises(ManifestError, match="is missing or unreadable"):
+        manifest.parse(tmp_path)  # a folder
+
+
+def test_a_newer_format(tmp_path):
+    with pytest.raises(InputError, match=r"manifest\.json: is of a newer version"):
+        read(tmp_path, {**VALID, "format": manifest.FORMAT + 1})
+    for version in ("2", -1, None, 1.5):
+        with pytest.raises(ManifestError, match="no valid format"):
+            read(tmp_path, {**VALID, "format": version})
