@@ -8,7 +8,7 @@ from small_models import save, smallest_model
 
 from paddleseg_segformer.config import load_config
 from paddleseg_segformer.data.scenes import write_scenes
-from paddleseg_segformer.engine import train
+from paddleseg_segformer.engine import checkpoint, train
 from paddleseg_segformer.inference.model_source import IMAGENET
 from paddleseg_segformer.weights import read_saved_dict
 
@@ -65,3 +65,13 @@ def assert_same_weights(actual, expected, **tolerances):
     for name, value in expected.items():
         compare = np.testing.assert_allclose if tolerances else np.testing.assert_array_equal
         compare(actual[name], value, err_msg=name, **tolerances)
+
+
+def state(folder, name):
+    """A file's arrays; moments by the parameters' names in the model, not Paddle's own names."""
+    names = {own: name for name, own in checkpoint.verify(folder)["parameters"].items()}
+    found = {}
+    for key, value in read_saved_dict(folder / name).items():
+        own = next((own for own in sorted(names, reverse=True) if key.startswith(own + "_")), None)
+        found[key if own is None else names[own] + key[len(own) :]] = value
+    return found

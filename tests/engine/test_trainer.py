@@ -22,6 +22,7 @@ from training_runs import (
     draw_scenes,
     overrides,
     run,
+    state,
     tiny_config,
 )
 
@@ -81,16 +82,6 @@ def assert_same_run(folder, expected, logs=True):
         assert_same_weights(after, before)
     if logs:
         assert losses(folder) == losses(expected)
-
-
-def state(folder, name):
-    """A file's arrays; moments by the parameters' names in the model, not Paddle's own names."""
-    names = {own: name for name, own in checkpoint.verify(folder)["parameters"].items()}
-    found = {}
-    for key, value in read_saved_dict(folder / name).items():
-        own = next((own for own in sorted(names, reverse=True) if key.startswith(own + "_")), None)
-        found[key if own is None else names[own] + key[len(own) :]] = value
-    return found
 
 
 def losses(folder):
@@ -237,39 +228,6 @@ def test_signals_ignored_by_nohup_stay_ignored():
         signal.signal(signal.SIGHUP, before)
 
 
-@pytest.mark.slow
-def test_a_run_killed_at_random_moments_always_resumes(scenes, whole, tmp_path):
-    """SIGKILL at random moments, also during saves; ``KILLS`` is their number."""
-    seed = random.randrange(10**6)
-    generator, kills, max_kills = random.Random(seed), 0, int(os.environ.get("KILLS", 4))
-    finished = 0
-    while kills < max_kills:
-        save_dir = tmp_path / f"run_{finished}"
-        process = start(scenes, save_dir, "--resume", "--save_interval", 1, "--do_eval")
-        patience = generator.uniform(0.0, 2.5)
-        for line in process.stdout:
-            if "Training SegFormer" in line:
-                break
-        try:
-            log, errors = process.communicate(timeout=patience)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            log, _ = process.communicate()
-            assert "damaged" not in log
-            kills += 1
-            continue
-        assert process.returncode == 0, f"seed {seed}: {errors}"
-        assert "damaged" not in log
-        assert_same_run(save_dir, whole)
-        finished += 1
-    process = start(scenes, save_dir, "--resume", "--save_interval", 1, "--do_eval")
-    log, errors = process.communicate()
-    assert process.returncode == 0 and "damaged" not in log, f"seed {seed}: {errors}"
-    assert_same_run(save_dir, whole)
-    evaluations = [line["iteration"] for line in read_lines(save_dir) if line["kind"] == "eval"]
-    assert evaluations == list(range(1, ITERS + 1))
-
-
 def test_training_continues_if_a_checkpoint_cannot_be_saved(config, whole, tmp_path, caplog):
     """Under a limit on file sizes, as a stand-in for a full disk."""
     _, hard = before = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -283,6 +241,23 @@ def test_training_continues_if_a_checkpoint_cannot_be_saved(config, whole, tmp_p
     assert caplog.text.count("cannot be saved") == ITERS // 2
     assert len(losses(tmp_path)) == ITERS
     assert not list(tmp_path.glob("iter_*"))
+
+
+def test_fewer_iterations_than_the_checkpoints_is_an_error(config, whole, tmp_path):
+    config.dic["iters"] = 1
+    with pytest.raises(InputError, match=r"--iters 1: .*iter_4 is at iteration 4 already"):
+        run(config, tmp_path / "out", resume_model=str(whole / "iter_4"))
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_lost_registration_of_a_run(config, tmp_path):
+    """Killed before the first save after resuming, the run still continues from its checkpoint."""
+    config.dic["iters"] = 2
+    run(config, tmp_path)
+    identity = run_dir.read_run(tmp_path)
+    (tmp_path / "run.json").write_bytes(b"")
+    run(config, tmp_path, resume=True)
+    assert run_dir.read_run(tmp_path) == identity
 
 
 def test_another_seed_than_the_checkpoints_is_an_error(config, whole, tmp_path):
