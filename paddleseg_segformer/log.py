@@ -28,19 +28,30 @@ def setup_logging():
     paddleseg.utils.logger.log_level = 1  # warnings; its information fills pages
 
 
-def progress(iterable, total, description):
-    """Iterate with a progress bar on a terminal, else with a log line every 30 seconds."""
-    if _is_terminal(sys.stderr):
-        yield from tqdm(iterable, description, total, disable=get_rank() != 0, leave=False)
-        return
+def progress(iterable, total, description, unit="it", size=lambda item: 1):
+    """Iterate with a progress bar on a terminal, else with a log line every 30 seconds.
+
+    Args:
+        iterable: The items.
+        total: The sum of their sizes.
+        description: What is done.
+        unit: Of the sizes.
+        size: Function that returns the size of an item.
+    """
+    visible = _is_terminal(sys.stderr) and get_rank() == 0
+    options = {"unit": unit, "unit_scale": total > 10**6, "leave": False, "disable": not visible}
     start = last = time.monotonic()
-    for done, item in enumerate(iterable, 1):
-        yield item
-        now = time.monotonic()
-        if now - last > 30:
-            last = now
-            eta = eta_text((now - start) / done * (total - done))
-            logger.info("%s: %d/%d | ETA %s", description, done, total, eta)
+    done = 0
+    with tqdm(desc=description, total=total, **options) as bar:
+        for item in iterable:
+            yield item
+            done += size(item)
+            bar.update(size(item))
+            now = time.monotonic()
+            if not _is_terminal(sys.stderr) and now - last > 30:
+                last = now
+                eta = eta_text((now - start) / done * (total - done))
+                logger.info("%s: %d/%d | ETA %s", description, done, total, eta)
 
 
 @contextmanager

@@ -77,6 +77,14 @@ def test_progress_is_logged_every_30_seconds_with_the_remaining_time(monkeypatch
     assert caplog.messages == ["read: 4/9 | ETA 0:00:50", "read: 8/9 | ETA 0:00:10"]
 
 
+def test_progress_of_items_of_several_sizes(monkeypatch, caplog):
+    clock = iter(range(0, 1000, 20))
+    monkeypatch.setattr(log.time, "monotonic", lambda: next(clock))
+    caplog.set_level(logging.INFO, "paddleseg_segformer")
+    assert list(log.progress(["a", "bbb", "cc"], 6, "read", "letter", len)) == ["a", "bbb", "cc"]
+    assert caplog.messages == ["read: 4/6 | ETA 0:00:20"]
+
+
 @pytest.mark.parametrize(
     "seconds, text",
     [(0.4, "0:00:00"), (59.6, "0:01:00"), (3661, "1:01:01"), (93784, "1 day, 2:03:04")],

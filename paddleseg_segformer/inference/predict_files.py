@@ -16,7 +16,8 @@ from tqdm import tqdm
 from ..data.image_io import read_image
 from ..device import num_threads
 from ..errors import InputError, RunError
-from ..fs import StrPath, check_dir_writable, cleanup_on_error
+from ..fs import StrPath, cleanup_on_error, output_dir
+from ..log import progress
 from .predict_raster import NO_DATA, new_label_map, open_raster, segment_large
 from .predictor import Predictor
 
@@ -112,22 +113,21 @@ def predict(
     """
     root, names = find_images(image_path)
     save_dir = Path(save_dir)
-    outputs = {(save_dir / kind).resolve() for kind in OUTPUT_DIRS}  # outputs of an earlier call
-    names = [name for name in names if outputs.isdisjoint((root / name).resolve().parents)]
+    # Without the outputs of an earlier call. Not Path.resolve, which fails on a loop of links.
+    outputs = {Path(os.path.realpath(save_dir / kind)) for kind in OUTPUT_DIRS}
+    names = [x for x in names if outputs.isdisjoint(Path(os.path.realpath(root / x)).parents)]
     if not names:
         problem = f"contains only outputs of predict in --save_dir {save_dir}"
         raise InputError(f"{image_path}: {problem}; pass the images, or another --save_dir.")
-    check_dir_writable(save_dir)
     files = list(_output_names(names).items())
-    predictor, problems = Predictor(model_path, **options), []
-    if probabilities:
-        predictor.check_probabilities()
+    with output_dir(save_dir):
+        predictor, problems = Predictor(model_path, **options), []
+        if probabilities:
+            predictor.check_probabilities()
     step = 1 if probabilities else num_threads()  # probabilities of several images need much memory
-    with tqdm(total=len(files), desc="predict", unit="image", disable=None) as bar:
-        for start in range(0, len(files), step):
-            chunk = files[start : start + step]
-            problems += _predict_chunk(predictor, root, chunk, save_dir, probabilities)
-            bar.update(len(chunk))
+    chunks = [files[start : start + step] for start in range(0, len(files), step)]
+    for chunk in progress(chunks, len(files), "predict", "image", len):
+        problems += _predict_chunk(predictor, root, chunk, save_dir, probabilities)
     return len(files) - len(problems), problems
 
 

@@ -9,12 +9,12 @@ import threading
 import zlib
 
 import numpy as np
-from tqdm import tqdm
 
 from ..data.image_io import fit_channels, to_8bit_scale
 from ..data.raster_io import quiet_rasterio
 from ..errors import InputError, RunError
 from ..fs import atomic_path, cleanup_on_error
+from ..log import progress
 from .predictor import Prediction
 from .segmenter import Segmenter
 from .visualize import to_picture
@@ -189,28 +189,27 @@ def segment_large(predictor, raster, path):
         test_config = dataclasses.replace(test_config, crop_size=(width, height), stride=stride)
         logger.info("%s: %s", raster.path, test_config.describe())
     _, height, width = raster.shape
-    bar = tqdm(
-        total=height * width,
-        desc=raster.path.name,
-        unit="pixel",
-        unit_scale=True,
-        leave=False,
-        disable=None,
-    )
     factor = PREVIEW_SIZE / max(height, width, PREVIEW_SIZE)
     size = max(1, round(height * factor)), max(1, round(width * factor))
     with rasterio.Env(GDAL_CACHEMAX=GDAL_CACHE):
-        with bar, new_label_map(path, raster, predictor) as write:
-            for rows, columns, labels in segmenter.strips(inputs, test_config, STRIP_WIDTH):
+        with new_label_map(path, raster, predictor) as write:
+            parts = segmenter.strips(inputs, test_config, STRIP_WIDTH)
+            parts = progress(parts, height * width, raster.path.name, "pixel", _pixels)
+            for rows, columns, labels in parts:
                 window = (rows.start, rows.stop), (columns.start, columns.stop)
                 labels = labels.numpy().astype("uint8")
                 labels[~raster.valid(window)] = NO_DATA
                 write(labels, window)
-                bar.update(labels.size)
         image, _ = raster.read(size=size)
         with _open(path) as file:
             labels = file.read(1, out_shape=size)
     return Prediction(labels, to_picture(image), predictor.classes, predictor.palette)
+
+
+def _pixels(part):
+    """The number of pixels of a part of ``Segmenter.strips``."""
+    rows, columns, _ = part
+    return (rows.stop - rows.start) * (columns.stop - columns.start)
 
 
 @contextlib.contextmanager
