@@ -28,6 +28,9 @@ class ByBand:
 
     def __call__(self, sample):
         image = sample["img"]
+        if isinstance(value := getattr(self, "im_padding_value", 0), (list, tuple)):
+            problem = f"im_padding_value is {value!r}; it must be one number, for all bands"
+            raise InputError(f"{type(self).__name__}: {problem}.")
         if image.ndim == 2 or image.shape[2] in (3, 4):
             return super().__call__(sample)
         states, results = (np.random.get_state(), random.getstate()), []
