@@ -13,6 +13,7 @@ from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 logger = logging.getLogger("paddleseg_segformer")
+MAX_SECONDS = timedelta.max.days * 86400
 
 
 def setup_logging():
@@ -80,5 +81,5 @@ def _is_terminal(stream):
 
 
 def eta_text(seconds):
-    """A duration as text, such as ``1 day, 2:03:04``."""
-    return str(timedelta(seconds=round(seconds)))
+    """A duration as text, such as ``1 day, 2:03:04``; at most Python's longest."""
+    return str(timedelta(seconds=round(min(seconds, MAX_SECONDS))))

@@ -87,7 +87,13 @@ def test_progress_of_items_of_several_sizes(monkeypatch, caplog):
 
 @pytest.mark.parametrize(
     "seconds, text",
-    [(0.4, "0:00:00"), (59.6, "0:01:00"), (3661, "1:01:01"), (93784, "1 day, 2:03:04")],
+    [
+        (0.4, "0:00:00"),
+        (59.6, "0:01:00"),
+        (3661, "1:01:01"),
+        (93784, "1 day, 2:03:04"),
+        (1e300, "999999999 days, 0:00:00"),
+    ],
 )
 def test_durations(seconds, text):
     assert log.eta_text(seconds) == text

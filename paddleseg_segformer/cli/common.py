@@ -56,6 +56,8 @@ def _not_empty(text):
 def _int_from(minimum, text):
     if int(text) < minimum:
         raise argparse.ArgumentTypeError(f"{text} is below {minimum}")
+    if int(text) >= 1 << 63:
+        raise argparse.ArgumentTypeError(f"{text} is not below 2^63")
     return int(text)
 
 

@@ -170,3 +170,11 @@ def test_padding_does_not_change_the_range_of_brightness(monkeypatch):
         monkeypatch.setattr(np.random, "uniform", lambda low, high: high)
         results.append(T.Compose(transforms)({"img": image, "gt_fields": []})["img"][:, :8, :8])
     np.testing.assert_allclose(results[1], results[0], rtol=1e-6)
+
+
+@pytest.mark.parametrize("bands", [1, 3, 6])
+@pytest.mark.parametrize("kind", [B.Padding, B.RandomPaddingCrop])
+def test_a_padding_value_for_each_band_is_refused(kind, bands):
+    transform = kind((40, 40), im_padding_value=[0] * bands)
+    with pytest.raises(InputError, match=r"im_padding_value is \[0.*\]; it must be one number"):
+        transform({"img": BANDS[..., :bands], "trans_info": [], "gt_fields": []})

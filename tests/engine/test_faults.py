@@ -28,7 +28,7 @@ ITERS, KEEP, MAX_STARTS, TIMEOUT = 6, 2, 40, 120
 # Batch size, gradient accumulation, processes.
 ARRANGEMENTS = ((2, 2, 1), (4, 1, 1), (1, 1, 1), (2, 1, 2))
 FILES = ("model.pdparams", "ema_model.pdparams", "model.pdopt")
-CODES = {"kill": (-9, 0), "term": (143, 0), "full disk": (1, 0), "none": (0,)}
+CODES = {"kill": (-9, 0), "term": (143, -15, 0), "full disk": (1, 0), "none": (0,)}
 
 
 def launch(scenes, save_dir, arrangement, *more, max_file_bytes=None):
@@ -83,7 +83,7 @@ class Sequence:
 
     Attributes:
         histories: By iteration of a checkpoint: the arrangement of each iteration up to it.
-        best: Iteration, history and file entry of the best model.
+        best: History and file entry of the best model, or None.
     """
 
     def __init__(self, seed, scenes, folder):
@@ -134,29 +134,29 @@ class Sequence:
                 assert after[iteration]["files"] == manifest["files"]
             else:
                 assert sum(other > iteration for other in after) >= KEEP
+        start = self.histories.get(first, ())
         self.histories = {i: h for i, h in self.histories.items() if i in after and i <= first}
         for iteration, manifest in after.items():
             if iteration > first:
-                self.histories[iteration] = self.history(first, iteration)
+                self.histories[iteration] = start + (self.arrangement,) * (iteration - first)
             images = sum(batch * steps * n for batch, steps, n in self.histories[iteration])
             assert manifest["samples"] == images
-        self.check_best(first)
+        self.check_best(start)
         iterations = [x["iteration"] for x in read_lines(self.save_dir) if x["kind"] == "train"]
         assert iterations == sorted(set(iterations))
         return code
 
-    def history(self, first, iteration):
-        return self.histories.get(first, ()) + (self.arrangement,) * (iteration - first)
-
-    def check_best(self, first):
+    def check_best(self, start):
+        """Check the best model after a start from a checkpoint of this history."""
         if not (self.save_dir / "best_model").exists():
             assert self.best is None
             return
         manifest = checkpoint.verify(self.save_dir / "best_model")
         iteration, files = manifest["best"]["iteration"], manifest["files"]
-        if self.best is None or self.best[2] != files:
-            assert iteration >= first  # that of a checkpoint that had not been evaluated
-            self.best = iteration, self.history(first, iteration), files
+        if self.best is None or self.best[1] != files:
+            # Not less: a checkpoint that was not evaluated is evaluated first.
+            assert iteration >= len(start)
+            self.best = start + (self.arrangement,) * (iteration - len(start)), files
 
     def damage(self):
         """Damage a file of the run; of two checkpoints only one."""
@@ -213,7 +213,7 @@ def test_no_sequence_of_faults_loses_or_changes_a_state(scenes, tmp_path):
                     assert_same_weights(state(folder, name), state(replays(history), name))
             if sequence.best is not None:
                 best = sequence.save_dir / "best_model/model.pdparams"
-                assert_same_weights(best, replays(sequence.best[1]) / "model.pdparams")
+                assert_same_weights(best, replays(sequence.best[0]) / "model.pdparams")
         except BaseException:
             print(f"SEQUENCE_SEED={seed}", *sequence.log, sep="\n")
             raise

@@ -17,6 +17,7 @@ import atheris
 
 with atheris.instrument_imports(include=["paddleseg_segformer"], enable_loader_override=False):
     from paddleseg_segformer import cli
+    from paddleseg_segformer.config import load_config
     from paddleseg_segformer.engine.options import TrainOptions
     from paddleseg_segformer.errors import InputError, RunError
     from paddleseg_segformer.inference import TestConfig
@@ -28,6 +29,7 @@ from PIL import Image
 
 ROOT = Path(tempfile.mkdtemp())
 CONFIG = str(Path(__file__).parents[2] / "configs/quickstart.yaml")
+MODEL_CONFIG = load_config(CONFIG)
 # The arguments of a valid call, of which some are replaced.
 CALLS = {
     "train": ["--config", CONFIG, "--device", "cpu", "--iters", "3", "--learning_rate", "0.1"]
@@ -86,7 +88,7 @@ def check_evaluation(config, model_path, num_workers, json_path=None, report_dir
 def check_prediction(model_path, image_path, save_dir, probabilities, config, backend, **options):
     find_images(image_path)
     options.pop("device")
-    TestConfig(**options)
+    TestConfig.from_config(MODEL_CONFIG, **options)
     return 1, []
 
 
