@@ -1,15 +1,21 @@
 """Errors that the command-line tools report in one sentence, without a traceback."""
 
 
+MAX_MESSAGE = 2000  # characters
+
+
 class InputError(Exception):
     """Invalid input: which file or key, what is wrong, what to do. Exit code 2.
 
     Its text is printable: line breaks and control characters, which file names may contain, are
-    escaped as in Python.
+    escaped as in Python. Of a long one, such as of a name of megabytes, the middle is left out.
     """
 
     def __str__(self):
-        return "".join(c if c.isprintable() else repr(c)[1:-1] for c in super().__str__())
+        text = super().__str__()
+        if len(text) > MAX_MESSAGE:
+            text = f"{text[: MAX_MESSAGE // 2]}…{text[-MAX_MESSAGE // 4 :]}"
+        return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
 class RunError(Exception):

@@ -1,5 +1,7 @@
 """Read checkpoint files; their format is recognized by content, not by file name."""
 
+import gzip
+import io
 import tarfile
 import zipfile
 from collections.abc import Mapping
@@ -9,8 +11,9 @@ import numpy as np
 from safetensors import SafetensorError, deserialize
 
 from ..errors import InputError, one_line
+from .budget import UNPACKED_FACTOR, Budget
 from .download import HUGGINGFACE_FILES
-from .unpickle import bfloat16_to_float32, unpickle, unpickle_torch
+from .unpickle import MAX_NAME, bfloat16_to_float32, unpickle, unpickle_torch
 
 # Weights in a folder: the first of PaddleSeg's that exists, or the only one of Hugging Face's.
 _PADDLE_FILES = ("model.pdparams", "ema_model.pdparams")
@@ -18,7 +21,12 @@ _PADDLE_FILES = ("model.pdparams", "ema_model.pdparams")
 # Files of torch.save before PyTorch 1.6 begin with this pickled magic number.
 _LEGACY_TORCH_MAGIC = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
 
-MAX_COMPRESSION_RATIO = 100  # of an archive; weights hardly compress
+BYTES_PER_OPERATION = 4  # of a safetensors header; a tensor takes about a hundred
+
+# Members of a tar file that describe the next one: long names, and names in other encodings.
+EXTENDED_HEADERS = (b"L", b"K", b"x", b"g", b"X")
+
+MAX_TENSORS = 100_000  # a SegFormer-B5 has 1,100
 
 _SAFETENSORS_TYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2", "BOOL": "?"}
 _SAFETENSORS_TYPES |= {f"I{8 * size}": f"<i{size}" for size in (1, 2, 4, 8)}
@@ -27,6 +35,9 @@ _SAFETENSORS_TYPES |= {f"U{8 * size}": f"<u{size}" for size in (1, 2, 4, 8)}
 
 def read_checkpoint(path):
     """Read the tensors of a Paddle, PyTorch or safetensors checkpoint.
+
+    Memory and time are bounded by a multiple of the file's size, whatever is in it; see
+    ``budget.Budget``.
 
     Args:
         path: A file, a ``.tar.gz`` of a ``.pdparams`` file, or a folder of PaddleSeg or Hugging
@@ -37,7 +48,8 @@ def read_checkpoint(path):
         ``model`` is unwrapped.
 
     Raises:
-        InputError: The path does not exist, or is not a checkpoint, is damaged or asks to run code.
+        InputError: The path does not exist, or is not a checkpoint, is damaged, asks to run code,
+            or would take far more memory or time than its size calls for.
     """
     return extract_tensors(_read(_weights_file(Path(path))), path)
 
@@ -50,13 +62,19 @@ def extract_tensors(state, source):
         source: Path or description, for messages.
 
     Raises:
-        InputError: There are no tensors, or one cannot be converted to NumPy.
+        InputError: There are no tensors or too many, or one has a long name or cannot be converted
+            to NumPy.
     """
     for wrapper in ("state_dict", "model_state_dict", "model"):
         if isinstance(state.get(wrapper), Mapping):
             state = state[wrapper]
+    if len(state) > MAX_TENSORS:
+        raise InputError(f"{source}: holds more than {MAX_TENSORS:,} tensors; use another file.")
     tensors = {}
     for name, value in state.items():
+        if isinstance(name, str) and len(name) > MAX_NAME:
+            start = f"{name[:40]}…, a name of {len(name):,} characters"
+            raise InputError(f"{source}: holds {start}; use another file.")
         if isinstance(value, list) and len(value) == 2:  # (name, data), of a nested Paddle tensor
             value = value[1]
         if hasattr(value, "__array__"):
@@ -113,7 +131,8 @@ def _read(path):
             "download it again."
         ) from error
     if not isinstance(state, dict):
-        raise InputError(f"{path}: holds a {type(state).__name__}, not a dictionary of tensors.")
+        held = "no tensors" if state is None else f"a {type(state).__name__}"
+        raise InputError(f"{path}: holds {held}, not a dictionary of tensors.")
     state.pop("StructuredToParameterName@@", None)
     return state
 
@@ -141,19 +160,40 @@ def _reader(path):
 
 
 def _read_tar(path):
-    """PaddleSeg publishes backbones as an archive with one ``.pdparams``."""
-    with tarfile.open(path, "r:gz") as archive:
-        members = [member for member in archive.getmembers() if member.name.endswith(".pdparams")]
-        if len(members) != 1:
-            raise InputError(f"holds {len(members)} files *.pdparams; there must be one.")
-        if members[0].size > MAX_COMPRESSION_RATIO * path.stat().st_size:
-            raise InputError("would unpack to far more than its size; download it again.")
-        return unpickle(archive.extractfile(members[0]).read())
+    """PaddleSeg publishes backbones as an archive with one ``.pdparams``.
+
+    Not by ``tarfile`` alone, which reads headers of any length into memory, and follows links.
+    """
+    available = UNPACKED_FACTOR * path.stat().st_size + (1 << 20)
+    found, data = 0, b""
+    with gzip.open(path) as file:
+        while header := file.read(tarfile.BLOCKSIZE):
+            try:
+                member = tarfile.TarInfo.frombuf(header, "utf-8", "surrogateescape")
+            except tarfile.EOFHeaderError:
+                break
+            has_data = member.isreg() or member.type not in tarfile.SUPPORTED_TYPES
+            has_data = has_data or member.type in EXTENDED_HEADERS
+            size = member.size if has_data else 0
+            available -= tarfile.BLOCKSIZE + size
+            if available < 0 or size < 0:
+                raise InputError("would unpack to far more than its size; download it again.")
+            if member.isreg() and member.name.endswith(".pdparams"):
+                found, data = found + 1, file.read(size)
+                file.read(-size % tarfile.BLOCKSIZE)
+            else:
+                file.seek(size + -size % tarfile.BLOCKSIZE, io.SEEK_CUR)
+    if found != 1:
+        raise InputError(f"holds {found} files *.pdparams; there must be one.")
+    return unpickle(data)
 
 
 def _read_safetensors(path):
+    data = path.read_bytes()
+    header = int.from_bytes(data[:8], "little")
+    Budget(len(data)).charge(operations=min(header, len(data)) // BYTES_PER_OPERATION)
     try:
-        tensors = deserialize(path.read_bytes())
+        tensors = deserialize(data)
     except SafetensorError as error:
         raise InputError(f"is a damaged safetensors file ({error}); download it again.") from error
     state = {}

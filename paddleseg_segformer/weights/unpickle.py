@@ -3,29 +3,42 @@
 A pickle is a program: it can call any function, set any attribute, and give NumPy forged pointers.
 This unpickler accepts only the opcodes that dictionaries of tensors need, and replaces NumPy's and
 PyTorch's types by its own, which validate their arguments.
+
+A pickle is also a program that can make much of little. A ``Budget`` bounds that, whatever is in
+the pickle: every opcode is charged; so are the arguments of every call, before it, because a
+function looks at each of their items at most once; so are the bytes read for a tensor, and the
+tensor wherever it occurs. An opcode by itself takes constant time and memory, apart from the bytes
+of the file that it consumes: no integer has more than 64 bits, keys are short, the memo is a list.
 """
 
 import io
 import math
+import os
 import pickle
-import re
 import zipfile
 
 import numpy as np
 
 from ..errors import InputError
+from .budget import Budget
 
 _OPCODES = """
-    PROTO FRAME STOP MARK POP NONE NEWTRUE NEWFALSE INT BININT BININT1 BININT2 LONG LONG1 LONG4
-    FLOAT BINFLOAT BINSTRING SHORT_BINSTRING UNICODE BINUNICODE SHORT_BINUNICODE BINUNICODE8
-    BINBYTES SHORT_BINBYTES BINBYTES8 EMPTY_TUPLE TUPLE TUPLE1 TUPLE2 TUPLE3 EMPTY_LIST LIST APPEND
-    APPENDS EMPTY_DICT SETITEM SETITEMS GLOBAL STACK_GLOBAL REDUCE BUILD BINPERSID PUT BINPUT
-    LONG_BINPUT GET BINGET LONG_BINGET MEMOIZE
+    PROTO FRAME STOP MARK POP NONE NEWTRUE NEWFALSE BININT BININT1 BININT2 LONG1 BINFLOAT BINSTRING
+    SHORT_BINSTRING BINUNICODE SHORT_BINUNICODE BINUNICODE8 BINBYTES SHORT_BINBYTES BINBYTES8
+    EMPTY_TUPLE TUPLE TUPLE1 TUPLE2 TUPLE3 EMPTY_LIST APPEND APPENDS EMPTY_DICT SETITEM SETITEMS
+    GLOBAL STACK_GLOBAL REDUCE BUILD BINPERSID BINPUT LONG_BINPUT BINGET LONG_BINGET MEMOIZE
 """
+
+MAX_NAME = 1000  # characters of a key
+MAX_DIMENSIONS = 32  # of NumPy 1
 
 
 class _Dict(dict):
-    """A dictionary with only strings and integers as keys: others could take forever to hash."""
+    """A dictionary with strings as keys, to which integers are converted.
+
+    The time to look up others, or long ones, is not bounded; Python's hashes of strings are random,
+    unlike those of integers, many of which can be given the same place in a dictionary.
+    """
 
     __slots__ = ()
 
@@ -36,6 +49,9 @@ class _Dict(dict):
     def __setitem__(self, key, value):
         if type(key) not in (str, int):
             raise ValueError(f"a key is a {type(key).__name__}")
+        key = str(key)
+        if len(key) > MAX_NAME:
+            raise ValueError(f"a name has {len(key)} characters")
         super().__setitem__(key, value)
 
     def __setstate__(self, state):
@@ -75,15 +91,32 @@ class _Inert:
         pass
 
 
+class _Memo(list):
+    """A pickle's memo, whose indices are less than the file's size; a dictionary can be slow."""
+
+    def __init__(self, size):
+        super().__init__()
+        self._size = size
+
+    def __setitem__(self, index, value):
+        if index >= self._size:
+            raise ValueError("its memo is larger than the file")
+        self.extend([None] * (index + 1 - len(self)))
+        super().__setitem__(index, value)
+
+
+_DTYPES = {f"{kind}{size}" for kind in "iuf" for size in (1, 2, 4, 8)} - {"f1"} | {"b1", "?"}
+
+
 class _Dtype:
     """``numpy.dtype``, restricted to numbers."""
 
     __slots__ = ("code",)
 
     def __init__(self, code, *_):
-        if not re.fullmatch(r"[<>|=]?([iuf][1248]|b1|\?)", str(code)):
-            raise ValueError(f"an array of type {str(code)[:20]}")
-        self.code = str(code)
+        if type(code) is not str or code.lstrip("<>|=") not in _DTYPES or len(code) > 3:
+            raise ValueError("an array of another type than numbers")
+        self.code = code
 
     def __setstate__(self, state):
         if state[1] in ("<", ">"):
@@ -101,9 +134,15 @@ class _Array:
     def __setstate__(self, state):
         _, shape, dtype, column_major, data = state
         values = _numbers(data, dtype)
-        if any(type(n) is not int or n < 0 for n in shape) or math.prod(shape) != values.size:
+        if not _are_sizes(shape) or math.prod(shape) != values.size:
             raise ValueError("the shape of an array does not match its data")
         self.value = values.reshape(shape, order="F" if column_major else "C")
+
+
+def _are_sizes(values):
+    """Whether the value is a tuple of a number for each dimension of an array."""
+    is_short = type(values) is tuple and len(values) <= MAX_DIMENSIONS
+    return is_short and all(type(n) is int and n >= 0 for n in values)
 
 
 def _numbers(data, dtype):
@@ -118,7 +157,15 @@ def _scalar(dtype, data):
     return number.item()
 
 
+def _encode(text, encoding):
+    """``_codecs.encode``, by which protocol 2 pickles bytes."""
+    if encoding != "latin1":
+        raise ValueError("it uses another codec than latin1")
+    return text.encode("latin1")
+
+
 _ALLOWED = {
+    ("_codecs", "encode"): _Function(_encode),
     ("collections", "OrderedDict"): _Function(_Dict),
     ("builtins", "tuple"): _Function(tuple),
     ("numpy", "ndarray"): _Inert(),
@@ -141,59 +188,104 @@ class _DataUnpickler(pickle._Unpickler):
 
     allowed = _ALLOWED
 
-    def __init__(self, data):
+    def __init__(self, data, budget):
         super().__init__(io.BytesIO(data))
-        self.encodable = len(data)  # bytes: each string may be encoded once
-
-    def encode(self, text, encoding):
-        """``_codecs.encode``, by which protocol 2 pickles bytes."""
-        self.encodable -= len(text)
-        if encoding != "latin1" or self.encodable < 0:
-            raise ValueError(f"it uses the codec {encoding}, or encodes too much text")
-        return text.encode("latin1")
+        self.memo, self.budget = _Memo(len(data)), budget
+        self.dispatch = _ChargingDispatch(self.dispatch, budget)
 
     def load_empty_dict(self):
         self.append(_Dict())
 
     dispatch[pickle.EMPTY_DICT[0]] = load_empty_dict
 
+    def load_long1(self):
+        size = self.read(1)[0]
+        if size > 9:  # an unsigned integer of 64 bits, and its sign
+            raise ValueError("an integer of more than 64 bits")
+        self.append(pickle.decode_long(self.read(size)))
+
+    dispatch[pickle.LONG1[0]] = load_long1
+
+    def load_reduce(self):
+        arguments = self.stack.pop()
+        if type(arguments) is not tuple:
+            raise ValueError("a call without a tuple of arguments")
+        self.budget.charge(operations=len(arguments))
+        for argument in arguments:
+            if isinstance(argument, (list, tuple, dict)):
+                self.budget.charge(operations=len(argument))
+            elif isinstance(argument, (str, bytes)):
+                self.budget.charge(size=len(argument))
+        self.stack[-1] = self.stack[-1](*arguments)
+
+    dispatch[pickle.REDUCE[0]] = load_reduce
+
+    def load_build(self):
+        state = self.stack.pop()
+        self.stack[-1].__setstate__(state)
+
+    dispatch[pickle.BUILD[0]] = load_build
+
     def find_class(self, module, name):
-        if (module, name) == ("_codecs", "encode"):
-            return _Function(self.encode)
         key = module.replace("numpy._core.", "numpy.core."), name  # the former is NumPy 2's
         if key not in self.allowed:
             raise InputError(
-                f"asks to run {module}.{name}, which no checkpoint needs; nothing was run."
+                f"asks to run {module[:100]}.{name[:100]}, which no checkpoint needs; nothing was "
+                "run."
             )
         return self.allowed[key]
 
 
-def _to_builtin(tree, done):
-    """Replace the types of this module; ``done`` holds the results of shared objects by id."""
+class _ChargingDispatch(dict):
+    """The functions of the opcodes, each of which is charged."""
+
+    def __init__(self, functions, budget):
+        super().__init__(functions)
+        self._charge = budget.charge
+
+    def __getitem__(self, opcode):
+        self._charge(1)
+        return super().__getitem__(opcode)
+
+
+def _to_builtin(tree, done, budget):
+    """Replace the types of this module; ``done`` holds the results of shared objects by id.
+
+    An array is charged wherever it occurs, since it may be copied there, from uint16 to float32.
+    """
     if isinstance(tree, _Array):
+        size = getattr(tree.value, "nbytes", 0)
+        budget.charge(size=2 * size if size and tree.value.dtype == np.uint16 else size)
         return tree.value
+    if isinstance(tree, (_Inert, _Immutable, _Dtype)):
+        return None
     if not isinstance(tree, (dict, list, tuple)):
         return tree
     if id(tree) not in done:
         if isinstance(tree, dict):
             done[id(tree)] = converted = {}
-            converted.update((key, _to_builtin(value, done)) for key, value in tree.items())
+            converted.update((key, _to_builtin(value, done, budget)) for key, value in tree.items())
         else:
-            done[id(tree)] = [_to_builtin(value, done) for value in tree]
+            done[id(tree)] = [_to_builtin(value, done, budget) for value in tree]
     return done[id(tree)]
 
 
 def unpickle(data):
     """Unpickle arrays, numbers, strings, and dictionaries and lists of them.
 
+    It takes at most a multiple of the size of the data, and a constant, in memory and time; see
+    ``Budget``.
+
     Returns:
-        The object, with NumPy arrays, lists for tuples, and dictionaries for all mappings.
+        The object, with NumPy arrays, lists for tuples, dictionaries with strings as keys for all
+        mappings, and None for objects of other types.
 
     Raises:
-        InputError: The pickle uses another type or function.
+        InputError: The pickle uses another type or function, or exceeds the budget.
         Exception: The pickle is damaged; any type may be raised.
     """
-    return _to_builtin(_DataUnpickler(data).load(), {})
+    budget = Budget(len(data))
+    return _to_builtin(_DataUnpickler(data, budget).load(), {}, budget)
 
 
 # PyTorch's storages are little-endian; bfloat16 is the upper half of a float32.
@@ -216,9 +308,9 @@ class _Storage(_Immutable):
 
 def _rebuild_tensor(storage, offset, size, stride, *_):
     """A view of a storage; ``offset`` and ``stride`` are in elements."""
-    if type(storage) is not _Storage or len(size) != len(stride):
+    if type(storage) is not _Storage:
         raise ValueError("a tensor without storage")
-    if any(type(n) is not int or n < 0 for n in (offset, *size, *stride)):
+    if not all(map(_are_sizes, ((offset,), size, stride))) or len(size) != len(stride):
         raise ValueError("the size or stride of a tensor is invalid")
     numbers = storage.value
     last = offset + sum((n - 1) * step for n, step in zip(size, stride))
@@ -243,34 +335,47 @@ _TORCH = {
 class _TorchUnpickler(_DataUnpickler):
     allowed = _TORCH
 
-    def __init__(self, archive, pickle_name):
-        super().__init__(archive.read(pickle_name))
+    def __init__(self, archive, pickle_name, budget):
         self.archive, self.storages = archive, {}
         self.folder = pickle_name[: -len("data.pkl")]
+        super().__init__(self.read_entry(pickle_name, budget), budget)
+
+    def read_entry(self, name, budget):
+        """The bytes of a file in the archive, of which several may share the same bytes."""
+        size = self.archive.getinfo(name).file_size
+        budget.charge(size=size)
+        return self.archive.read(name)
 
     def persistent_load(self, reference):
         _, kind, key, _, count = reference
-        if (kind, key, count) not in self.storages:
-            data = self.archive.read(f"{self.folder}data/{key}")
+        if type(kind) is not str or type(key) is not str:
+            raise ValueError("a storage without type or name")
+        if (kind, key) not in self.storages:
+            data = self.read_entry(f"{self.folder}data/{key}", self.budget)
             numbers = np.frombuffer(data, dtype=_STORAGES[kind], count=count)
             if kind == "BFloat16Storage":
+                self.budget.charge(size=2 * numbers.nbytes)
                 numbers = bfloat16_to_float32(numbers)
-            self.storages[kind, key, count] = _Storage(numbers)
-        return self.storages[kind, key, count]
+            self.storages[kind, key] = _Storage(numbers)
+        return self.storages[kind, key]
 
 
 def unpickle_torch(path):
     """Read a file of ``torch.save`` of PyTorch 1.6 or later, without PyTorch.
 
     Returns:
-        As ``unpickle``.
+        As ``unpickle``, within the same budget of the file's size.
 
     Raises:
-        InputError: The file uses other types or functions than tensors and containers.
+        InputError: The file uses other types or functions than tensors and containers, or exceeds
+            the budget.
         Exception: The file is damaged or has another format.
     """
+    budget = Budget(os.path.getsize(path))
     with zipfile.ZipFile(path) as archive:
-        if any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist()):
+        entries = archive.infolist()
+        budget.charge(operations=len(entries))
+        if any(e.compress_type or e.compress_size != e.file_size for e in entries):
             raise ValueError("it is compressed, which PyTorch's files are not")
         (name,) = [name for name in archive.namelist() if name.endswith("/data.pkl")]
-        return _to_builtin(_TorchUnpickler(archive, name).load(), {})
+        return _to_builtin(_TorchUnpickler(archive, name, budget).load(), {}, budget)

@@ -30,9 +30,9 @@ TENSORS = {
     "backbone.patch_embed1.proj.weight": np.ones([2, 3, 1, 1], "float16"),
     "b": np.arange(3),
 }
-# A pickle of PyTorch, in the text opcodes of protocol 0.
-STORAGE = b"(X\7\0\0\0storagectorch\nFloatStorage\nX\1\0\0\0xX\3\0\0\0cpuI4\ntQ"
-TENSOR = b"ctorch._utils\n_rebuild_tensor_v2\n(" + STORAGE + b"I0\n(I2\nI2\nt(I2\nI1\nt\x89}tR"
+# A pickle of PyTorch, by hand.
+STORAGE = b"(X\7\0\0\0storagectorch\nFloatStorage\nX\1\0\0\0xX\3\0\0\0cpuK\4tQ"
+TENSOR = b"ctorch._utils\n_rebuild_tensor_v2\n(" + STORAGE + b"K\0(K\2K\2t(K\2K\1t\x89}tR"
 TORCH = b"\x80\2}(X\5\0\0\0stateX\10\0\0\0a.weight" + TENSOR + b"u."
 FORBIDDEN = ("os.", "subprocess.", "socket.", "shutil.", "ctypes.")
 

@@ -189,13 +189,13 @@ def call(module, name, arguments):
 TEXT = _TorchPickle({}).item
 OBJECTS = call("numpy", "dtype", [TEXT("O8"), b"\x89", b"\x88"])
 FLOATS = call("numpy", "dtype", [TEXT("f4"), b"\x89", b"\x88"])
-EMPTY = call("numpy.core.multiarray", "_reconstruct", [b"cnumpy\nndarray\n", b"(I0\nt", b"C\x01b"])
+EMPTY = call("numpy.core.multiarray", "_reconstruct", [b"cnumpy\nndarray\n", b"(K\0t", b"C\x01b"])
 ATTACKS = {
     "array of pointers": OBJECTS,
-    "array made directly": call("numpy", "ndarray", [b"(I99\nt", TEXT("u1")]) + b"(I1\ntb",
-    "array larger than its data": EMPTY + b"(I1\n(I64\nt" + FLOATS + b"\x89C\x04abcdtb",
+    "array made directly": call("numpy", "ndarray", [b"(K\x63t", TEXT("u1")]) + b"(K\1tb",
+    "array larger than its data": EMPTY + b"(K\1(K\x40t" + FLOATS + b"\x89C\x04abcdtb",
     "function with other defaults": b"cnumpy\ndtype\nN}(" + TEXT("__defaults__") + b"NuN\x86b",
-    "key that never hashes": b"}(((tttI1\nu",
+    "key that never hashes": b"}(((tttK\1u",
     "memo of gigabytes": b"}r\x00\x84\xd7\x17",
     "set": b"\x8f",
 }
