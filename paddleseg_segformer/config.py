@@ -12,7 +12,6 @@ import re
 from collections.abc import Iterable
 from typing import Any
 
-import yaml
 from paddleseg.cvlibs import Config, SegBuilder
 from paddleseg.cvlibs.config import merge_config_dicts
 from paddleseg.cvlibs.config_checker import ConfigChecker
@@ -22,8 +21,7 @@ from .config_check import OPTIONAL_SECTIONS, check_config
 from .errors import InputError, one_line
 from .fs import StrPath, configs_dir
 from .schedule import WarmupPolynomialDecay
-
-MAX_YAML_VALUES = 100_000  # with aliases expanded
+from .yaml_reader import MAX_CHARACTERS, parse_yaml
 
 
 def load_config(path: StrPath, opts: Iterable[str] = (), **overrides: float | None) -> Config:
@@ -40,6 +38,8 @@ def load_config(path: StrPath, opts: Iterable[str] = (), **overrides: float | No
             finds an error.
     """
     file = _find_config(os.fspath(path))
+    if os.path.islink(file) and not file.endswith((".yaml", ".yml")):
+        file = os.path.realpath(file)  # PaddleSeg refuses another ending
     try:
         config = _Config(file, checker=ConfigChecker([]), **overrides)
         for option in opts:
@@ -71,21 +71,26 @@ class _Config(Config):
         section.pop("shuffle", None)
         return section
 
-    @classmethod
-    def _parse_from_yaml(cls, path, derived=()):
-        """Read a file and its bases; ``derived`` are the files that have it as a base."""
-        if os.path.realpath(path) in derived:
+    def _parse_from_yaml(self, path, derived=()):
+        """Read a file and its bases, each once; ``derived`` are the files it is a base of."""
+        real_path = os.path.realpath(path)
+        if real_path in derived:
             raise InputError(f"{path}: is its own _base_, in the end; remove one of these keys.")
-        derived = (*derived, os.path.realpath(path))
-        tree = _read_yaml(path)
-        bases = tree.pop("_base_", None) or []
-        bases = [bases] if isinstance(bases, str) else bases
-        if not isinstance(bases, list) or not all(isinstance(base, str) for base in bases):
-            raise InputError(f"{path}: _base_ must be a file or a list of files, not {bases!r}.")
-        for base in bases:
-            base_path = _find_config(base, os.path.dirname(path))
-            tree = merge_config_dicts(tree, cls._parse_from_yaml(base_path, derived))
-        return tree
+        trees = vars(self).setdefault("_trees", {})
+        if real_path not in trees:
+            tree = _read_yaml(path)
+            bases = tree.pop("_base_", None) or []
+            bases = [bases] if isinstance(bases, str) else bases
+            if not isinstance(bases, list) or not all(isinstance(base, str) for base in bases):
+                raise InputError(
+                    f"{path}: _base_ must be a file or a list of files, not {bases!r}."
+                )
+            for base in bases:
+                base_path = _find_config(base, os.path.dirname(path))
+                base_tree = self._parse_from_yaml(base_path, (*derived, real_path))
+                tree = merge_config_dicts(tree, base_tree)
+            trees[real_path] = tree
+        return trees[real_path]
 
 
 def _find_config(name, folder=""):
@@ -104,32 +109,16 @@ def _read_yaml(path):
     """Read one YAML file, which must hold a dictionary."""
     try:
         with open(path, encoding="utf-8") as file:
-            tree = yaml.load(file, Loader=yaml.FullLoader)
+            tree = parse_yaml(file.read(MAX_CHARACTERS + 1))
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror}).") from error
     except UnicodeDecodeError as error:
         raise InputError(f"{path}: is not UTF-8 text; save it as UTF-8.") from error
-    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: too many digits
-        raise InputError(f"{path}: is not valid YAML ({one_line(error)}).") from error
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error.__cause__
     if not isinstance(tree, dict):
         raise InputError(f"{path}: holds no settings, such as iters: 300.")
-    if _count_values(tree, {}) > MAX_YAML_VALUES:
-        raise InputError(
-            f"{path}: its aliases expand to more than {MAX_YAML_VALUES:,} values; write the values "
-            "without aliases."
-        )
     return tree
-
-
-def _count_values(tree, counts):
-    """The number of values in a tree with aliases expanded; ``counts`` caches them by id."""
-    if not isinstance(tree, (dict, list)):
-        return 1
-    if id(tree) not in counts:
-        counts[id(tree)] = math.inf  # the result of a tree that contains itself
-        children = tree.values() if isinstance(tree, dict) else tree
-        counts[id(tree)] = 1 + sum(_count_values(child, counts) for child in children)
-    return counts[id(tree)]
 
 
 def settings(config: Config) -> dict[str, Any]:
@@ -190,9 +179,9 @@ def _parse_value(key, text):
     with contextlib.suppress(ValueError, SyntaxError, MemoryError, RecursionError):
         return ast.literal_eval(text)
     try:
-        return yaml.safe_load(text)
-    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: too many digits
-        raise InputError(f"--opts {key}=…: is not valid YAML ({one_line(error)}).") from error
+        return parse_yaml(text)
+    except InputError as error:
+        raise InputError(f"--opts {key}=…: {error}") from error.__cause__
 
 
 class Builder(SegBuilder):

@@ -1,6 +1,5 @@
 """Errors that the command-line tools report in one sentence, without a traceback."""
 
-
 MAX_MESSAGE = 2000  # characters
 
 

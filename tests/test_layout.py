@@ -12,7 +12,8 @@ from paddleseg_segformer.config_check import COMPONENTS
 PACKAGE = Path(__file__).parents[1] / "paddleseg_segformer"
 
 # From the bottom up; a module may import from its own layer and those before it.
-LAYERS = ["errors", "requirements", "fs", "device", "log", "compat", "schedule", "config_check"]
+LAYERS = ["errors", "requirements", "fs", "device", "log", "compat", "schedule"]
+LAYERS += ["yaml_reader", "config_check"]
 LAYERS += ["config", "ops", "data", "weights", "models", "inference", "engine", "doctor", "deploy"]
 LAYERS += ["compat_run", "plugin", "cli", "__main__"]
 # Imports upwards, within functions: a checkpoint's error names the variant it is of.

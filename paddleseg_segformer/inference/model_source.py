@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from types import SimpleNamespace
 
 import numpy as np
-import yaml
 from paddleseg.cvlibs import Config
 from paddleseg.utils.utils import get_in_channels
 
@@ -22,6 +21,7 @@ from ..data import ADE20K, class_names, palette
 from ..errors import InputError
 from ..fs import StrPath
 from ..weights import local_path, read_weights
+from ..yaml_reader import parse_yaml
 from . import manifest
 from .manifest import MANIFEST, ManifestError
 
@@ -139,13 +139,13 @@ def _from_manifest(weights, folder):
 
 def _from_deploy_yaml(path, text):
     try:
-        description = yaml.safe_load(text)
+        description = parse_yaml(text)
         deploy, classes = description["Deploy"], description["classes"]
         colors = np.array(description["palette"], dtype="uint8")
         config = inference_config({"num_classes": len(classes)}, deploy["transforms"])
         exported = deploy["output_op"], deploy["input_shape"]
         return ModelSource(config, str(path), classes, colors, *exported)
-    except (yaml.YAMLError, KeyError, TypeError, ValueError) as error:
+    except (InputError, KeyError, TypeError, ValueError) as error:
         reason = "was not exported by tools/export.py; export the model again"
         raise InputError(f"{path}: {reason}.") from error
 
