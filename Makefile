@@ -8,7 +8,7 @@ JOBS ?= 2
 SKIPPED := build/skipped.txt
 PYTEST = $(if $(COVERAGE),$(VENV)/bin/coverage run,$(RUN)) -m pytest
 
-.PHONY: quickstart gpu test fast fast-paddle slow optional lint coverage docs soak fuzz wheel lock clean
+.PHONY: quickstart gpu test gpu-branches fast fast-paddle slow optional lint coverage docs soak fuzz wheel lock clean
 
 # Draw a dataset, train SegFormer-B0 on it, evaluate it and write predictions. Needs no GPU.
 quickstart: $(VENV)/ready
@@ -34,6 +34,12 @@ gpu: $(VENV)/ready
 # in make slow; those skipped because an optional package is missing run in make optional.
 test: $(VENV)/ready-test
 	OMP_NUM_THREADS=1 $(PYTEST) -n $(JOBS) --dist loadfile -m "not slow" --list-skipped=$(SKIPPED)
+
+# The tests of operators, models, training steps and inference once more on the CPU, with the
+# branches for GPUs; it fails if one of these is not taken. See tests/gpu_branches.py.
+gpu-branches: $(VENV)/ready-test
+	OMP_NUM_THREADS=1 $(PYTEST) -n $(JOBS) --dist loadfile -m "not slow" --force-gpu-branches \
+		--require-all-gpu-branches tests/ops tests/models tests/engine tests/inference
 
 # The tests that neither train a model nor start a process, within a minute.
 fast: $(VENV)/ready-test

@@ -1,8 +1,9 @@
-"""For all tests: the logger, CPU threads, and options about skipped tests."""
+"""For all tests: the logger, CPU threads, branches for GPUs, and options about skipped tests."""
 
 import re
 from pathlib import Path
 
+import gpu_branches
 import pytest
 
 import paddleseg_segformer
@@ -27,9 +28,21 @@ def pytest_addoption(parser):
         metavar="REGEX",
         help="fail if a test is skipped for a reason that does not match; '^$' allows none",
     )
+    parser.addoption(
+        "--force-gpu-branches",
+        action="store_true",
+        help="take the package's branches for GPUs, see tests/gpu_branches.py",
+    )
+    parser.addoption(
+        "--require-all-gpu-branches",
+        action="store_true",
+        help="fail if the tests take not all of them",
+    )
 
 
 def pytest_configure(config):
+    if config.getoption("force_gpu_branches"):
+        config.pluginmanager.register(gpu_branches.Plugin(config))
     if not hasattr(config, "workerinput"):  # pytest-xdist's workers report to the main process
         config.pluginmanager.register(SkippedTests(config))
 

@@ -10,8 +10,10 @@ import signal
 import sys
 from pathlib import Path
 
+import gpu_branches
 import numpy as np
 import paddle
+from paddle.nn.layer.norm import _BatchNormBase
 from training_runs import run, tiny_config, with_teacher
 
 from paddleseg_segformer.engine import distributed
@@ -24,12 +26,12 @@ NO_DROPOUT = (
     "model.backbone.recompute=true",  # Paddle's reentrant variant fails in several processes
     "loss.types=[{type: CrossEntropyLoss, avg_non_ignore: true}]",
 )
-SETUP = paddle.nn.BatchNorm2D.__init__
+SETUP = _BatchNormBase.__init__
 TRAIN_STEP, READ = trainer_module.Trainer._train_step, BatchReader.__call__
 
 
 def fixed(self, *arguments, **keywords):
-    """``BatchNorm2D`` with fixed statistics, so that batches may be split exactly."""
+    """BatchNorm with fixed statistics, so that batches may be split exactly."""
     SETUP(self, *arguments, **keywords)
     self._use_global_stats = True
 
@@ -76,7 +78,7 @@ def train(
     """A run with four images per step; ``split`` into four batches, of two processes, or not."""
     label = label or name
     notes = {"files": [], "draws": [], "code": 0}
-    paddle.nn.BatchNorm2D.__init__ = fixed if no_dropout else SETUP
+    _BatchNormBase.__init__ = fixed if no_dropout else SETUP
     trainer_module.Trainer._train_step = observed(label, notes)
     BatchReader.__call__ = broken if label == "failing" else READ
     opts = (*(NO_DROPOUT if no_dropout else ()), *(with_teacher(Path(save_dir)) * distilled))
@@ -89,7 +91,7 @@ def train(
     except (InputError, RunError) as error:
         notes["code"] = str(error)
     finally:
-        paddle.nn.BatchNorm2D.__init__ = SETUP
+        _BatchNormBase.__init__ = SETUP
         trainer_module.Trainer._train_step, BatchReader.__call__ = TRAIN_STEP, READ
     text = json.dumps(notes)
     (Path(save_dir) / f"{label}_{distributed.rank()}.json").write_text(text)
@@ -102,6 +104,8 @@ FROZEN = {"no_dropout": True, "freeze_backbone": True, "distilled": True}
 if __name__ == "__main__":
     scenes, folder = sys.argv[1:]
     paddle.set_device("cpu")
+    if gpu_branches.ENVIRONMENT in os.environ:
+        gpu_branches.install()
     train("exact", scenes, folder, **EXACT)
     train("frozen", scenes, folder, **FROZEN)
     train("whole", scenes, folder, use_ema=True, do_eval=True)

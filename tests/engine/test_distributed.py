@@ -8,10 +8,12 @@ import sys
 import time
 from pathlib import Path
 
+import gpu_branches
 import numpy as np
 import paddle
 import pytest
 from paddle.distributed import parallel
+from synchronized_steps import MICRO_BATCHES, STEPS, steps
 from training_runs import (
     CONFIG,
     ROOT,
@@ -41,13 +43,16 @@ def launch(folder, script, *arguments):
 def runs(scenes, tmp_path_factory):
     """The folder of the runs of two_processes.py."""
     folder = tmp_path_factory.mktemp("runs")
-    process = launch(folder, "tests/two_processes.py", scenes, folder)
+    finish(launch(folder, "tests/two_processes.py", scenes, folder))
+    return folder
+
+
+def finish(process):
     try:
         output, _ = process.communicate(timeout=300)
     finally:
         process.terminate()  # the launcher ends its processes
     assert process.returncode == 0, output[-3000:]
-    return folder
 
 
 def notes(runs, label):
@@ -58,8 +63,10 @@ def values(run, kind, name):
     return [line[name] for line in read_lines(run) if line["kind"] == kind]
 
 
-def test_on_a_cpu_a_gpu_build_of_paddle_uses_the_cpu(monkeypatch):
+@pytest.mark.parametrize("device, used", [("cpu", "cpu"), ("gpu:0", "gpu")])
+def test_a_gpu_build_of_paddle_uses_the_selected_device(device, used, monkeypatch):
     """By default it uses a GPU, whatever device was set before."""
+    monkeypatch.setattr(paddle, "get_device", lambda: device)
     monkeypatch.setattr(paddle.base.core, "is_compiled_with_cuda", lambda: True)
     monkeypatch.setattr(distributed, "world_size", lambda: 2)
     places = []
@@ -72,7 +79,22 @@ def test_on_a_cpu_a_gpu_build_of_paddle_uses_the_cpu(monkeypatch):
     with monkeypatch.context() as environment:
         environment.setattr(os, "environ", dict(os.environ))
         distributed.start()
-    assert places == ["cpu"]
+    assert places == [used]
+
+
+def test_synchronized_batch_norm(tmp_path):
+    """With a GPU's branches: the parameters stay the model's, and the steps are one process's."""
+    finish(launch(tmp_path, "tests/synchronized_steps.py", tmp_path))
+    one, *two = steps(), *(np.load(tmp_path / f"steps_{rank}.npz") for rank in (0, 1))
+    for process in two:
+        assert process["same_parameters"]
+        assert process["synchronized_layers"] == process["batch_norm_layers"] == 5
+        assert process["unsynchronized_backward_passes"] == STEPS * (MICRO_BATCHES - 1)
+        np.testing.assert_allclose(process["results"], one["results"], rtol=1e-4)
+        weights = {name: process[name] for name in one if name.startswith("weights ")}
+        assert_same_weights(weights, {name: one[name] for name in weights}, rtol=1e-3, atol=1e-5)
+    branches = json.loads((tmp_path / "steps_0.json").read_text())
+    gpu_branches.visited.update(map(tuple, branches))
 
 
 @pytest.mark.parametrize("name, options", [("exact", EXACT), ("frozen", FROZEN)])

@@ -85,7 +85,7 @@ def test_times_of_a_run(clock, scenes, tmp_path, monkeypatch, caplog):
     monkeypatch.setattr(TrainStep, "__call__", slow(5, TrainStep.__call__))
     monkeypatch.setattr(trainer_module, "evaluate", slow(1000, trainer_module.evaluate))
     caplog.set_level("INFO", "paddleseg_segformer")
-    run(tiny_config(scenes, iters=4), tmp_path, do_eval=True)
+    run(tiny_config(scenes, iters=4), tmp_path, do_eval=True, num_workers=0)
     names = ("batch_cost", "reader_cost", "ips", "eta")
     times = [[line[name] for name in names] for line in train_lines(tmp_path)]
     assert times == [[25, 20, 4 / 25, 25 * left] for left in (3, 2, 1, 0)]

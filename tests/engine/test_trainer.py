@@ -155,6 +155,7 @@ def test_a_repeated_signal_does_not_interrupt_drawing_the_curves(config, tmp_pat
     assert later == [] and (tmp_path / "curves.png").exists()
 
 
+@pytest.mark.cpu_branch("the program that it starts takes the CPU's branches")
 @pytest.mark.parametrize("number, code", [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_a_signal_finishes_the_step_and_saves(
     number, code, scenes, config, whole, tmp_path, caplog
@@ -210,7 +211,7 @@ def test_a_signal_before_the_first_step_saves_nothing(config, whole, tmp_path, m
         options = {"resume_model": str(whole / "iter_2")} if iteration else {}
         options.update(save_interval=100, grad_accum_steps=1)  # one batch, and so one signal
         with pytest.raises(SystemExit, match="143"):
-            run(config, tmp_path / f"{iteration}", **options)
+            run(config, tmp_path / f"{iteration}", num_workers=0, **options)
         assert f"SIGTERM: stopped at iteration {iteration}, before the first step" in caplog.text
         assert not run_dir.list_checkpoints(tmp_path / f"{iteration}")
 
@@ -278,7 +279,7 @@ def test_initial_weights_and_samples_depend_on_the_seed(config, whole, tmp_path,
     monkeypatch.setattr(dataloader, "read_sample", read_sample)
     for name, seed in (("same", SEED), ("other", 1), ("default", None), ("0", 0)):
         orders.append([]), states.append([])
-        run(config, tmp_path / name, seed=seed)
+        run(config, tmp_path / name, seed=seed, num_workers=0)
         found.append([line["loss"] for line in read_lines(tmp_path / name)])
     for values in (found, orders, states):
         assert values[2] == values[3] and len({str(value) for value in values}) == 3

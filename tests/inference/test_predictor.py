@@ -200,6 +200,10 @@ def test_too_many_classes_for_a_label_map(tmp_path):
 def test_options_that_do_not_apply(checkpoint):
     with pytest.raises(InputError, match="is not an exported graph"):
         Predictor(checkpoint, device="cpu", backend="paddle")
+
+
+@pytest.mark.cpu_branch("there is no GPU")
+def test_a_missing_gpu_is_an_input_error(checkpoint):
     with pytest.raises(InputError, match="--device gpu"):
         Predictor(checkpoint, device="gpu")
 

@@ -24,7 +24,8 @@ def mean_softmax(inputs, size):
 
 
 @pytest.mark.parametrize(
-    "source, size", [((20, 35), (80, 140)), ((5, 4), (5, 4)), ((9, 9), (65, 3))]
+    "source, size",
+    [((20, 35), (80, 140)), ((5, 4), (5, 4)), ((9, 9), (65, 3)), ((30, 3), (1100, 7))],
 )
 def test_one_input(source, size):
     logits = np.random.default_rng(0).normal(size=[7, *source])
@@ -47,15 +48,15 @@ def test_augmented_inputs_are_averaged_after_softmax():
 def test_windows_are_summed():
     """Two windows side by side, so wide that most tiles overlap only one of them."""
     left, right = np.random.default_rng(0).normal(size=[2, 4, 10, 50])
-    halves = np.eye(200)[:, :100], np.eye(200)[:, 100:]
-    row_weights, col_weights = linear_weights(10, 20), linear_weights(50, 100)
+    halves = np.eye(1200)[:, :600], np.eye(1200)[:, 600:]
+    row_weights, col_weights = linear_weights(10, 20), linear_weights(50, 600)
     windows = [
         WindowLogits.from_logits(
             paddle.to_tensor(logits, dtype="float32"), row_weights, half @ col_weights
         )
         for logits, half in zip((left, right), halves)
     ]
-    expected = [bilinear(logits[None], (20, 100))[0] for logits in (left, right)]
+    expected = [bilinear(logits[None], (20, 600))[0] for logits in (left, right)]
     expected = np.concatenate(expected, axis=2).argmax(axis=0)
     assert (label_map([windows]).numpy() == expected).mean() > 0.999  # ties
 
