@@ -34,6 +34,7 @@ ELSEWHERE = {
     "device:has_gpu": "test_device.py::test_the_default_device_is_a_gpu_if_there_is_one",
     "device:set_device": "test_device.py::test_a_missing_gpu_is_an_error",
     "doctor/machine:check_tf32": "doctor/test_gpu_checks.py::test_tf32",
+    "doctor/operators:check_attention_kernel": "doctor/test_gpu_checks.py::test_attention_kernel",
     "inference/backends:OnnxRuntime.__init__": ON_CPU,
     "inference/backends:OpenVino.__init__": ON_CPU,
     "inference/backends:PaddleInference.__call__": ON_CPU,

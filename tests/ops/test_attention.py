@@ -32,12 +32,21 @@ def test_chunked(monkeypatch, chunk):
 
 @pytest.mark.parametrize("scale", [0.3, 32**-0.5])
 def test_fused(scale, monkeypatch):
-    """In float32, because a CPU has no half-precision kernels."""
-    plain = scaled_dot_product_attention(*inputs(), scale)
+    """Result and gradients; in float32, because a CPU has no half-precision kernels."""
+    plain = with_gradients(scale)
     monkeypatch.setattr(attention, "FUSED_DTYPES", (paddle.float32,))
-    fused = scaled_dot_product_attention(*inputs(), scale)
-    assert not paddle.equal_all(fused, paddle.zeros_like(fused))
-    np.testing.assert_allclose(fused.numpy(), plain.numpy(), atol=1e-6)
+    for actual, expected in zip(with_gradients(scale), plain):
+        assert np.any(expected)
+        np.testing.assert_allclose(actual, expected, rtol=1e-5, atol=1e-5)
+
+
+def with_gradients(scale):
+    tensors = inputs()
+    for tensor in tensors:
+        tensor.stop_gradient = False
+    result = scaled_dot_product_attention(*tensors, scale)
+    (result**2).sum().backward()
+    return [result.numpy(), *(tensor.grad.numpy() for tensor in tensors)]
 
 
 def test_not_fused_on_gpus_older_than_ampere(monkeypatch):
