@@ -16,6 +16,10 @@ def bad(context):
     return Result(False, "2", "≤ 1")
 
 
+def unavailable(context):
+    return Result(None, "needs torch")
+
+
 def raises(context):
     raise ValueError("no such\nkernel")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 
-from . import machine, operators, runs, steps
+from . import machine, operators, runs, speed, steps
 from .operators import TF32_BOUND, check_operator
 from .runner import Check
 
@@ -30,6 +30,9 @@ def all_checks(on_gpu: bool) -> list[Check]:
         Check("stochastic depth, fp32", operators.check_drop_path, environment=TF32_OFF),
     ]
     checks += _operators_on_gpu() if on_gpu else [Check("operators, TF32, fp16, bf16", None, 1)]
+    for short, dtype in HALF.items():
+        function = partial(operators.check_attention_kernel, dtype=dtype)
+        checks.append(Check(f"attention's kernel, {short}", function, gpus=1))
     size = 256 if on_gpu else 64
     for variant, gpus in (("B0", 0), ("B2", 1)):
         for name, environment in (("fp32", TF32_OFF), ("TF32", {})):
@@ -58,6 +61,13 @@ def all_checks(on_gpu: bool) -> list[Check]:
                 name = f"speed, {variant}, batch {batch}, {precision}"
                 function = partial(runs.check_speed, **options)
                 checks.append(Check(name, function, gpus, alone=True))
+        for precision in ("fp32", "bf16"):
+            options = {"variant": variant, "precision": precision}
+            function = partial(speed.check_host_share, **options)
+            checks.append(Check(f"host's time of a step, {variant}, {precision}", function, gpus=1))
+            name = f"PyTorch, {variant}, batch 16, {precision}"
+            function = partial(speed.check_pytorch, **options)
+            checks.append(Check(name, function, gpus=1, alone=True))
     return [*checks, Check("two GPUs as one", runs.check_two_gpus, gpus=2, alone=True)]
 
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
 import paddle
 import paddle.nn.functional as F
+from paddle import profiler
 
 from .. import ops
 from .runner import Result
@@ -86,6 +88,22 @@ def check_drop_path(context):
     measured = f"{kept:.3f} kept, error {worst:.1e}"
     bound = f"{1 - rate} ± 0.03, ≤ {BOUNDS['float32']:.0e}"
     return Result(passed, measured, bound, {"kept": kept, "error": worst})
+
+
+def check_attention_kernel(context, dtype):
+    """The operators that attention runs: FlashAttention on Ampere and later, which alone has it."""
+    inputs = operators()["attention"].inputs.values()
+    q, k, v = (paddle.to_tensor(array, dtype=dtype) for array in inputs)
+    trace = context.folder / f"attention_{dtype}.json"
+    cpu = [profiler.ProfilerTarget.CPU]  # which has the names of the operators that it launches
+    with profiler.Profiler(targets=cpu, on_trace_ready=lambda p: p.export(str(trace), "json")):
+        ops.scaled_dot_product_attention(q, k, v, 32**-0.5)
+    names = re.findall(r'"(\w+) kernel launch', trace.read_text(encoding="utf-8"))
+    is_flash = any(name.startswith("flash_attn") for name in names)
+    expected = paddle.device.cuda.get_device_capability() >= (8, 0)
+    bound = "flash_attn" if expected else "not flash_attn"
+    used = [name for name in dict.fromkeys(names) if name not in ("cast", "transpose")]
+    return Result(is_flash == expected, ", ".join(used), bound, {"operators": names})
 
 
 def operators():

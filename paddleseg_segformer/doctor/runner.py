@@ -42,13 +42,14 @@ class Result(NamedTuple):
     """Result of a check.
 
     Attributes:
-        passed: Whether the measured figures are within their bound.
+        passed: Whether the measured figures are within their bound; None if the check cannot run
+            here.
         measured: They, as text.
         bound: The bound, as text; empty for information.
         details: All figures, plain JSON.
     """
 
-    passed: bool
+    passed: bool | None
     measured: str
     bound: str = ""
     details: dict[str, Any] = {}  # noqa: RUF012  (a NamedTuple's field, never changed)
@@ -166,7 +167,7 @@ def _work(sender, checks, context):
             reason = f"{type(error).__name__}: {one_line(error)}"
             row = Row(check.name, FAIL, reason, "", {}, 0.0, _log_tail(context))
         else:
-            status = PASS if result.passed else FAIL
+            status = SKIP if result.passed is None else PASS if result.passed else FAIL
             row = Row(check.name, status, result.measured, result.bound, _plain(result.details))
         sender.send(row._replace(seconds=time.monotonic() - start))
         if row.log:

@@ -119,7 +119,7 @@ def check_speed(context, variant, batch_size, precision):
     root = draw(context, "photos", 16, 1, (683, 512))
     config = recipe(variant, *at(root))
     config.dic.update(iters=2 * count, batch_size=batch_size)
-    folder = context.folder / f"speed_{variant}_{batch_size}_{precision}"
+    folder = speed_folder(context, variant, batch_size, precision)
     train(
         config, save_dir=str(folder), precision=precision, save_interval=2 * count, log_iters=count
     )
@@ -135,6 +135,11 @@ def check_speed(context, variant, batch_size, precision):
     details = {"images_per_second": line["ips"], "peak_bytes": memory, "reader_share": share}
     details.update(step_seconds=line["batch_cost"], hours_for_160k=hours)
     return Result(passed, measured, f"reader ≤ {MAX_READER_SHARE:.0%}", details)
+
+
+def speed_folder(context, variant, batch_size, precision):
+    """The folder of ``check_speed``'s run."""
+    return context.folder / f"speed_{variant}_{batch_size}_{precision}"
 
 
 def check_two_gpus(context):

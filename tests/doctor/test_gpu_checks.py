@@ -5,11 +5,13 @@ import subprocess
 from types import SimpleNamespace
 
 import paddle
+import paddle.nn.functional as F
 import pytest
 
-from paddleseg_segformer.doctor import Context, machine, runs, steps
+from paddleseg_segformer.doctor import Context, machine, operators, runs, steps
 from paddleseg_segformer.engine import options
 from paddleseg_segformer.engine.train_step import TrainStep
+from paddleseg_segformer.ops import attention
 
 GPU = Context("gpu:0", 2, None)
 
@@ -59,7 +61,59 @@ def test_layers_in_float32_fail(in_float32):
     result = steps.check_half_layers(GPU, "B0")
     assert not result.passed and result.details["in_half"] == 0
     assert {"float32"} == set(result.details["dtypes"].values())
-    assert result.measured == "0% of linear and convolution layers"
+    assert result.measured.startswith("0 of ") and result.bound == "all"
+
+
+@pytest.mark.parametrize("others, passes", [("bfloat16", True), ("float32", False)])
+def test_each_layer_is_in_half(others, passes, monkeypatch):
+    """One of eight layers is of another dtype; LayerNorm may be."""
+
+    class Layer(paddle.nn.Linear):
+        dtype = "bfloat16"
+
+        def forward(self, x):
+            return x.astype(self.dtype)
+
+    model = paddle.nn.Sequential(*(Layer(2, 2) for _ in range(8)), paddle.nn.LayerNorm(2))
+    model[3].dtype = others
+
+    def step(*_):
+        for layer in model:
+            layer(paddle.ones([1, 2]))
+
+    step.model = model
+    monkeypatch.setattr(steps, "build_step", lambda *_: step)
+    result = steps.check_half_layers(GPU, "B0")
+    assert result.passed == passes and result.details["layers"] == 9
+    assert result.measured == f"{7 + passes} of 8 linear layers and convolutions"
+
+
+def flash_attention(q, k, v, **_):
+    with paddle.profiler.RecordEvent("flash_attn kernel launch"):
+        return q
+
+
+@pytest.mark.parametrize(
+    "replacement, capability, passes",
+    [
+        (F.scaled_dot_product_attention, (9, 0), False),  # on a CPU by matrix products
+        (flash_attention, (9, 0), True),
+        (flash_attention, (7, 5), True),  # not called
+    ],
+)
+def test_attention_kernel(replacement, capability, passes, monkeypatch, tmp_path):
+    for module in (paddle.device.cuda, attention):
+        monkeypatch.setattr(module, "get_device_capability", lambda: capability)
+    monkeypatch.setattr(attention, "FUSED_DTYPES", (paddle.float32,))
+    monkeypatch.setattr(paddle.base.core.Place, "is_gpu_place", lambda place: True)
+    monkeypatch.setattr(F, "scaled_dot_product_attention", replacement)
+    context = GPU._replace(folder=tmp_path)
+    result = operators.check_attention_kernel(context, "float32")
+    assert result.passed == passes, result
+    assert ("matmul" in result.measured) == (
+        replacement is not flash_attention or capability < (8,)
+    )
+    assert result.bound == ("flash_attn" if capability > (8,) else "not flash_attn")
 
 
 @pytest.mark.integration

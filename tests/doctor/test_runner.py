@@ -18,11 +18,14 @@ def test_exceptions_and_crashes_are_rows_and_stop_no_other_check(tmp_path):
         Check("bad", doctor_checks.bad, environment={"NVIDIA_TF32_OVERRIDE": "0"}),
         Check("crashes", doctor_checks.crashes, environment={"NVIDIA_TF32_OVERRIDE": "0"}),
         Check("override", doctor_checks.override),
+        Check("unavailable", doctor_checks.unavailable),
         Check("raises", doctor_checks.raises),
     )
-    assert [row.name for row in rows] == ["override", "bad", "crashes", "override", "raises"]
-    assert [row.status for row in rows] == [PASS, FAIL, FAIL, PASS, FAIL]
-    off, bad, crashed, on, raised = rows
+    names = ["override", "bad", "crashes", "override", "unavailable", "raises"]
+    assert [row.name for row in rows] == names
+    assert [row.status for row in rows] == [PASS, FAIL, FAIL, PASS, SKIP, FAIL]
+    off, bad, crashed, on, unavailable, raised = rows
+    assert unavailable.measured == "needs torch"
     assert off[2:5] == ("0", "any", {"value": "nan"}) and on.measured == "unset"
     assert bad[2:4] == ("2", "≤ 1") and not bad.log
     assert crashed.measured == "its process ended with SIGSEGV"
