@@ -222,6 +222,9 @@ class Normalize(ps_transforms.Normalize):
             255 for 8 bits and 65535 for 16 bits; for floats, in the file's own units.
         std: Likewise.
 
+    Attributes:
+        table: The result by 8-bit value: float32 ``[1, 256, bands]``, or ``[1, 256, 1]`` for all.
+
     Raises:
         InputError: The image has another number of bands, or 8 bits and a mean above 1.
     """
@@ -239,7 +242,7 @@ class Normalize(ps_transforms.Normalize):
         super().__init__(np.atleast_1d(mean).tolist(), np.atleast_1d(std).tolist())
         self._channels = max(lengths, default=1)
         values = np.tile(np.arange(256)[np.newaxis, :, np.newaxis], [1, 1, self._channels])
-        self._table = super().__call__({"img": values})["img"]
+        self.table = super().__call__({"img": values})["img"]
 
     def __call__(self, sample):
         image = sample["img"]
@@ -258,7 +261,7 @@ class Normalize(ps_transforms.Normalize):
             )
         if image.dtype != np.uint8:
             return super().__call__(sample)
-        sample["img"] = cv2.LUT(image, self._table)
+        sample["img"] = cv2.LUT(image, self.table)
         return sample
 
 

@@ -20,7 +20,9 @@ import paddle
 
 from ..data.validate import read_sample
 from ..errors import InputError, RunError
+from ..ops import ChannelTables
 from . import distributed
+from .upload import on_gpu, upload
 
 WORKER_TIMEOUT = 50  # seconds without an answer, after which a data-loading worker is stalled
 # Size of a shared-memory slot, which holds one batch. Memory is used only where it is written to.
@@ -70,6 +72,7 @@ class Batch(NamedTuple):
     files: list  # the images' paths, in the same order
     problems: list  # error messages of the samples that were replaced
     bad_images: list  # positions of the images that are not finite
+    pinned: Any = None  # the memory that a GPU copies the arrays from, kept as long as the batch
 
 
 @dataclass
@@ -83,6 +86,7 @@ class BatchReader:
     dataset: Any  # a PaddleSeg data set in training mode
     seed: int
     replace_bad: bool  # whether to replace a sample that cannot be read by a random other one
+    normalize: Any = None  # the data set's ``DeferredNormalize``
 
     def __call__(self, numbered):
         """Read the ``Batch`` of a list of (sample number, index in the data set).
@@ -96,6 +100,8 @@ class BatchReader:
             sample, file = self._read(number, index, problems)
             samples.append(sample)
             files.append(file)
+        if self.normalize is not None:
+            self.normalize(samples)
         arrays = _stack(samples, files)
         # Here and not after the upload, where a GPU would have to finish its work for the answer.
         bad = [i for i, image in enumerate(arrays["img"]) if not np.isfinite(image).all()]
@@ -132,25 +138,66 @@ def _stack(samples, files):
     return {name: np.stack([sample[name] for sample in samples]) for name in names}
 
 
-def train_batches(read, sampler, num_workers):
-    """Yield each ``Batch`` of a ``TrainSampler`` that a ``BatchReader`` reads, as tensors.
+class TrainBatches:
+    """Iterator over each ``Batch`` of a ``TrainSampler``, as tensors.
 
-    Without data-loading workers, this process reads a batch when it is needed.
+    Without data-loading workers, this process reads a batch when it is needed. Iterating raises an
+    InputError if a sample cannot be read, and a RunError if a worker was killed, or has not
+    answered for ``WORKER_TIMEOUT`` seconds.
 
-    Raises:
-        InputError: A sample cannot be read.
-        RunError: A worker was killed, or has not answered for ``WORKER_TIMEOUT`` seconds.
+    Args:
+        read: ``BatchReader``.
+        sampler: ``TrainSampler``.
+        num_workers: Number of data-loading workers.
     """
-    batches = _prefetch(read, sampler, num_workers) if num_workers > 0 else map(read, sampler)
-    for batch in batches:
-        yield batch._replace(arrays={k: paddle.to_tensor(v) for k, v in batch.arrays.items()})
+
+    def __init__(self, read, sampler, num_workers):
+        self._pending, self._uploaded = deque(), deque()
+        self._batches = (read(numbered) for numbered in sampler)
+        if num_workers > 0:
+            self._batches = _read_ahead(read, sampler, num_workers, self._pending)
+        self._step = sampler.grad_accum_steps
+        self._on_gpu = on_gpu()
+        self._tables = None if read.normalize is None else ChannelTables(read.normalize.table)
+
+    def __iter__(self):
+        return self
+
+    def __next__(self):
+        return self._uploaded.popleft() if self._uploaded else self._to_tensors(next(self._batches))
+
+    def prefetch(self):
+        """Upload what workers have read of the next step; call it while a GPU is busy.
+
+        It neither waits for a worker nor raises its error: iterating does.
+        """
+        while self._on_gpu and len(self._uploaded) < self._step and self._is_next_read():
+            self._uploaded.append(self._to_tensors(next(self._batches)))
+
+    def close(self):
+        """End the workers."""
+        self._batches.close()
+
+    def _is_next_read(self):
+        read = self._pending and self._pending[0].done()
+        return read and self._pending[0].exception() is None
+
+    def _to_tensors(self, batch):
+        if not self._on_gpu:
+            arrays, pinned = {k: paddle.to_tensor(v) for k, v in batch.arrays.items()}, None
+        else:
+            arrays, pinned = upload(batch.arrays)
+        if "valid_rows" in arrays:
+            valid = arrays.pop("valid_rows") * arrays.pop("valid_columns")
+            arrays["img"] = self._tables(arrays["img"], valid)
+        return batch._replace(arrays=arrays, pinned=pinned)
 
 
 def synchronized_steps(batches, grad_accum_steps, stop):
     """Yield each optimizer step's micro-batches, and the ``problems`` in those of all processes.
 
     Args:
-        batches: Generator of this process's ``Batch`` objects, as from ``train_batches``.
+        batches: Iterator over this process's ``Batch`` objects, as ``TrainBatches``.
         grad_accum_steps: Micro-batches of one process in an optimizer step.
         stop: ``StopSignal``; all processes end before the same step.
 
@@ -177,13 +224,13 @@ def synchronized_steps(batches, grad_accum_steps, stop):
             yield micro_batches, problems
 
 
-def _prefetch(read, sampler, num_workers):
+def _read_ahead(read, sampler, num_workers, pending):
+    """Yield each ``Batch`` that workers read; ``pending``, a deque, has the next ones' futures."""
     context = multiprocessing.get_context("fork" if hasattr(os, "fork") else None)
     max_pending = 2 * num_workers + 1  # batches, including the one in use
     slots = _allocate_slots(max_pending)
     arguments = (read, os.getpid(), slots)
     pool = futures.ProcessPoolExecutor(num_workers, context, _init_worker, arguments)
-    pending = deque()
     try:
         for i, numbered in enumerate(sampler):
             pending.append(pool.submit(_read_into_slot, numbered, i % max_pending))

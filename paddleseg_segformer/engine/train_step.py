@@ -89,7 +89,7 @@ class TrainStep:
                 "micro-batches of a step, which is not the loss of the whole batch"
             )
 
-    def __call__(self, micro_batches, iteration, bad_images=None):
+    def __call__(self, micro_batches, iteration, bad_images=None, while_busy=None):
         """Do one optimizer step and return its ``StepResult``.
 
         If an image, a loss or the gradient is not finite, only the learning rate schedule and, in
@@ -101,6 +101,7 @@ class TrainStep:
             iteration: Number of the step, from 1.
             bad_images: For each micro-batch, the positions of the images that are not finite; None
                 if there are none.
+            while_busy: Function to call before waiting for the device's losses; or None.
 
         Raises:
             InputError: The losses do not fit the model or the number of its outputs.
@@ -114,6 +115,8 @@ class TrainStep:
             # One transfer, because a GPU waits for the next kernel calls after each.
             scale = [self.scaler._scale] if self.scaler.is_enable() else []
             norm = gradient_norm(self.model.parameters())
+            if while_busy is not None:
+                while_busy()
             norm, *values = _to_host([norm, *chain(*losses), *scale])
             scale = values.pop() if scale else 1.0
             norm, losses = norm / scale, np.reshape(values, [len(losses), -1])

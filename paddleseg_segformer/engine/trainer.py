@@ -26,7 +26,7 @@ from ..log import eta_text, logger, training_bar
 from ..models import MIN_IMAGE_SIZE
 from . import checkpoint, distributed, resume, run_dir
 from .checkpoint_saver import CheckpointSaver
-from .dataloader import BatchReader, TrainSampler, synchronized_steps, train_batches
+from .dataloader import BatchReader, TrainBatches, TrainSampler, synchronized_steps
 from .distillation import build_distillation
 from .evaluator import evaluate, log_scores
 from .metric_writer import METRICS_FILE, AverageMeter, ExampleImages, MetricWriter
@@ -34,6 +34,7 @@ from .optimizer import configure_parameters, group_learning_rates
 from .options import TrainOptions
 from .signals import StopSignal
 from .train_step import TrainStep, out_of_memory_hint, seed_all
+from .upload import defer_normalize, on_gpu
 
 MAX_CONSECUTIVE_SKIPS = 10  # steps without a finite loss and gradient, after which training fails
 
@@ -167,9 +168,11 @@ class Trainer:
         sampler = TrainSampler(
             size, config.batch_size, accumulate, state.samples, remaining, self.seed, shuffle
         )
-        reader = BatchReader(self.dataset, self.seed, replace_bad=options.on_bad_sample == "skip")
-        batches = train_batches(reader, sampler, options.num_workers)
-        steps = synchronized_steps(batches, accumulate, stop)
+        # On a CPU, the tables of OpenCV in the workers are faster than Paddle's.
+        dataset, normalize = defer_normalize(self.dataset) if on_gpu() else (self.dataset, None)
+        reader = BatchReader(dataset, self.seed, options.on_bad_sample == "skip", normalize)
+        self.batches = TrainBatches(reader, sampler, options.num_workers)
+        steps = synchronized_steps(self.batches, accumulate, stop)
         meter = AverageMeter(self.batch_size, config.iters)
         with contextlib.closing(steps):  # else a traceback that a notebook keeps keeps the workers
             for micro_batches, problems in steps:
@@ -205,7 +208,8 @@ class Trainer:
         seed_all(self.seed, iteration)
         arrays = [batch.arrays for batch in micro_batches]
         with out_of_memory_hint(arrays[0]["img"].shape, len(arrays), self.step.model):
-            result = self.step(arrays, iteration, [batch.bad_images for batch in micro_batches])
+            bad_images = [batch.bad_images for batch in micro_batches]
+            result = self.step(arrays, iteration, bad_images, self.batches.prefetch)
         state.iteration = iteration
         state.samples += self.batch_size
         if result.skipped is None:

@@ -5,6 +5,7 @@ In Paddle 3.3, a second backward pass through the same graph (``retain_graph``) 
 
 from .argmax import WindowLogits, label_map, probability_map
 from .attention import scaled_dot_product_attention
+from .channel_tables import ChannelTables
 from .cross_entropy import upsampled_cross_entropy
 from .layers import (
     Conv2D,
@@ -18,6 +19,7 @@ from .layers import (
 from .resize import linear_weights, resize_and_sum, resize_bilinear, resize_rows
 
 __all__ = [
+    "ChannelTables",
     "Conv2D",
     "DropPath",
     "DropoutConv1x1",

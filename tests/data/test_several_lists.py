@@ -11,7 +11,7 @@ from paddleseg_segformer import Dataset
 from paddleseg_segformer.data import class_names, palette
 from paddleseg_segformer.data.validate import check_before_training
 from paddleseg_segformer.engine import distributed
-from paddleseg_segformer.engine.dataloader import BatchReader, TrainSampler, train_batches
+from paddleseg_segformer.engine.dataloader import BatchReader, TrainBatches, TrainSampler
 from paddleseg_segformer.engine.report import WorstBestImages
 from paddleseg_segformer.errors import InputError
 
@@ -105,7 +105,7 @@ def test_repetitions_are_augmented_differently(roots):
 
     data = dataset(roots, weights=[4, 1])
     data.transforms.transforms = [Draw()]
-    found = train_batches(BatchReader(data, 0, False), TrainSampler(11, 11, 1, 0, 1, 0), 0)
+    found = TrainBatches(BatchReader(data, 0, False), TrainSampler(11, 11, 1, 0, 1, 0), 0)
     (batch,) = found
     values = batch.arrays["img"].numpy()[:, 0, 0, 0]
     assert len(set(values.tolist())) == 11

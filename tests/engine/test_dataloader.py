@@ -18,7 +18,7 @@ import pytest
 
 from paddleseg_segformer import device
 from paddleseg_segformer.engine import dataloader, distributed, options
-from paddleseg_segformer.engine.dataloader import BatchReader, TrainSampler, train_batches
+from paddleseg_segformer.engine.dataloader import BatchReader, TrainBatches, TrainSampler
 from paddleseg_segformer.errors import InputError, RunError
 
 
@@ -87,7 +87,7 @@ class Random:
 def batches(num_workers, dataset=None, seed=0, replace_bad=False, first=0):
     read = BatchReader(dataset or Random(), seed, replace_bad)
     sampler = TrainSampler(5, 2, 1, first, 8 - first // 2, seed)
-    return list(train_batches(read, sampler, num_workers))
+    return list(TrainBatches(read, sampler, num_workers))
 
 
 def images(found):
@@ -217,7 +217,7 @@ def test_a_failed_worker_is_an_error_and_leaves_no_process(case, monkeypatch):
 def start_reading(dataset, batches, connection):
     """Send the data-loading workers' process ids, and a message per batch."""
     os.setsid()
-    found = dataloader._prefetch(BatchReader(dataset, 0, False), TrainSampler(5, 1, 1, 0, 3, 0), 1)
+    found = TrainBatches(BatchReader(dataset, 0, False), TrainSampler(5, 1, 1, 0, 3, 0), 1)
     for i, _ in zip(range(batches), found):
         if i == 0:
             connection.send([worker.pid for worker in multiprocessing.active_children()])
@@ -303,7 +303,7 @@ def test_workers_killed_while_sending_leave_no_thread(monkeypatch):
     """A thread that waits for the rest of a batch would keep the process from exiting."""
     monkeypatch.setattr(dataloader, "SHM_BYTES", 1)  # so that they send it through a pipe
     before = set(threading.enumerate())
-    found = train_batches(BatchReader(Large(), 0, False), TrainSampler(5, 2, 1, 0, 9, 0), 2)
+    found = TrainBatches(BatchReader(Large(), 0, False), TrainSampler(5, 2, 1, 0, 9, 0), 2)
     next(found)
     assert set(threading.enumerate()) > before
     found.close()
@@ -323,7 +323,7 @@ def test_arrays_are_not_sent_through_the_pipe(monkeypatch):
     result = dataloader.futures.Future.result
     monkeypatch.setattr(dataloader.futures.Future, "result", note)
     read = BatchReader(Large(), 0, False)
-    found = list(train_batches(read, TrainSampler(5, 1, 1, 0, 1, 0), 1))
+    found = list(TrainBatches(read, TrainSampler(5, 1, 1, 0, 1, 0), 1))
     assert found[0].arrays["img"].shape == [1, 3, 3000, 3000]
     assert len(pickle.dumps(answers)) < 10_000
 

@@ -125,13 +125,13 @@ def test_a_frozen_backbone_is_frozen_until_resumed_without_the_option(config, tm
 
 
 def test_a_training_set_that_is_not_shuffled(scenes, tmp_path, monkeypatch):
-    read, numbered = trainer_module.train_batches, []
+    read, numbered = trainer_module.TrainBatches, []
 
     def record(reader, sampler, num_workers):
         numbered.extend(item for batch in sampler for item in batch)
         return read(reader, sampler, num_workers)
 
-    monkeypatch.setattr(trainer_module, "train_batches", record)
+    monkeypatch.setattr(trainer_module, "TrainBatches", record)
     for iters in (1, 2):
         config = tiny_config(scenes, "train_dataset.shuffle=false", iters=iters)
         run(config, tmp_path, resume=True)
