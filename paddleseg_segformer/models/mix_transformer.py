@@ -130,6 +130,7 @@ class MixVisionTransformer(nn.Layer):
         self.feat_channels = list(embed_dims)
         self.variant = find_variant(embed_dims, depths)
         self.recompute, self.pretrained_bands = recompute, pretrained_bands
+        self.has_dropout = drop_rate > 0 or attn_drop_rate > 0
         conv_epsilon = CONV_EPSILON if norm_epsilon is None else norm_epsilon
         block_epsilon = BLOCK_EPSILON if norm_epsilon is None else norm_epsilon
         attention_options = {
@@ -162,17 +163,18 @@ class MixVisionTransformer(nn.Layer):
         self.apply(init_weights)
         load_pretrained(self, pretrained)
 
-    def forward(self, x):
+    def forward(self, x, factors=None):
         """Extract multi-scale features.
 
         Args:
             x: Float tensor ``[N, in_channels, H, W]``, normalized, with H and W at least 32.
+            factors: The result of ``draw_drop_path_factors``; None draws them here.
 
         Returns:
             List of four float tensors ``[N, C_i, ceil(H / s), ceil(W / s)]``, for the strides
             s = 4, 8, 16, 32.
         """
-        features, factors = [], self._draw_drop_paths(x)
+        features, factors = [], iter(factors or self.draw_drop_path_factors(x))
         for i in range(1, 5):
             x, h, w = getattr(self, f"patch_embed{i}")(x)
             for block in getattr(self, f"block{i}"):
@@ -185,14 +187,29 @@ class MixVisionTransformer(nn.Layer):
             features.append(x)
         return features
 
-    def _draw_drop_paths(self, x):
-        """Iterator over the factors, or None, of the two branches of each block, drawn at once."""
+    def draw_drop_path_factors(self, x):
+        """Draw the ``drop_path_factors`` of all blocks at once.
+
+        Returns:
+            List with two entries for each block, of attention and Mix-FFN; None where no sample is
+            dropped.
+        """
         blocks = itertools.chain.from_iterable(getattr(self, f"block{i}") for i in range(1, 5))
         rates = [rate for block in blocks for rate in [block.drop_path.rate] * 2]
         if not self.training or not any(rates):
-            return itertools.repeat(None)
+            return [None] * len(rates)
         drawn = iter(drop_path_factors([rate for rate in rates if rate], x))
-        return (next(drawn) if rate else None for rate in rates)
+        return [next(drawn) if rate else None for rate in rates]
+
+    def has_independent_samples(self):
+        """Whether ``parallel_samples`` applies: no layers, hooks or dropout but those below."""
+        layers = self.sublayers(include_self=True)
+        return (
+            not self.recompute
+            and not self.has_dropout
+            and all(type(layer) in LAYER_TYPES for layer in layers)
+            and not any(layer._forward_pre_hooks or layer._forward_post_hooks for layer in layers)
+        )
 
 
 class PatchEmbedding(nn.Layer):
@@ -280,6 +297,24 @@ class MixFFN(nn.Layer):
     def forward(self, x, h, w):
         x = self.dwconv(self.fc1(x, h, w))
         return self.drop(self.fc2(x))  # fc2 begins with the GELU
+
+
+LAYER_TYPES = {
+    MixVisionTransformer,
+    PatchEmbedding,
+    Block,
+    EfficientAttention,
+    MixFFN,
+    Conv2D,
+    DropPath,
+    GeluLinear,
+    Linear,
+    LinearToMap,
+    nn.Dropout,
+    nn.LayerList,
+    nn.LayerNorm,
+    nn.Sequential,
+}
 
 
 def recompute_in_backward(block, *inputs):

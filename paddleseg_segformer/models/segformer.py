@@ -17,9 +17,9 @@ import paddle
 import paddle.nn.functional as F
 from paddle import nn
 
-from ..ops import DropoutConv1x1, resize_and_sum, resize_bilinear
+from ..ops import DropoutConv1x1, parallel_samples, resize_and_sum, resize_bilinear
 from ..weights import Source, load_pretrained
-from .mix_transformer import VARIANTS, init_weights, variant_constructor
+from .mix_transformer import VARIANTS, MixVisionTransformer, init_weights, variant_constructor
 
 STAGE_PROJECTIONS = ("linear", "conv_bn_relu")
 CONV_BN_RELU_WIDTH = 256  # the decoder width of all of mmsegmentation's variants
@@ -108,7 +108,7 @@ class SegFormer(nn.Layer):
             ``resize_logits``, ``[N, num_classes, ceil(H / 4), ceil(W / 4)]``. In mixed precision
             they are float32.
         """
-        logits = self.decode(self.backbone(x))
+        logits = self._classify(self._fused_map(x))
         if logits.dtype in (paddle.float16, paddle.bfloat16):  # the resize and losses need more
             logits = logits.astype("float32")
         if resize_logits:
@@ -117,6 +117,21 @@ class SegFormer(nn.Layer):
 
     def decode(self, features):
         """The decode head: logits ``[N, num_classes, h, w]`` at stride 4 from the four features."""
+        return self._classify(self._fuse(features))
+
+    def _fused_map(self, x):
+        """``_fuse`` of the backbone's features, with the samples in parallel where possible."""
+        backbone = self.backbone
+        if not isinstance(backbone, MixVisionTransformer) or not backbone.has_independent_samples():
+            return self._fuse(backbone(x))
+        factors = backbone.draw_drop_path_factors(x)  # whose order threads must not change
+        if self.stage_projection == "linear":
+            (fused,) = parallel_samples(_fuse_features, self, x, factors)
+            return fused
+        return self._fuse(parallel_samples(MixVisionTransformer.forward, backbone, x, factors))
+
+    def _fuse(self, features):
+        """The fused map before BatchNorm."""
         fuse_weight = self.linear_fuse._conv.weight.flatten(1)
         weights = dict(zip(self.fuse_order, fuse_weight.chunk(4, axis=1)))  # A_i
         fused, *small = (
@@ -128,7 +143,9 @@ class SegFormer(nn.Layer):
             biases = paddle.concat([getattr(self, f"linear_c{i}").proj.bias for i in weights])
             bias = paddle.mv(fuse_weight, biases)  # the sum of A_i b_i
             small[-1] = small[-1] + bias.astype(small[-1].dtype).reshape([1, -1, 1, 1])
-        fused = fused.add_(resize_and_sum(small, fused.shape[2:], self.align_corners))
+        return fused.add_(resize_and_sum(small, fused.shape[2:], self.align_corners))
+
+    def _classify(self, fused):
         return self.linear_pred(F.relu(self.linear_fuse._batch_norm(fused)))
 
     def _project_and_fuse(self, i, x, fuse_weight):
@@ -138,6 +155,10 @@ class SegFormer(nn.Layer):
             return F.conv2d(F.relu(layer(x)), fuse_weight[:, :, None, None])
         weight = paddle.matmul(fuse_weight, layer.proj.weight, transpose_y=True)
         return F.conv2d(x, weight[:, :, None, None])
+
+
+def _fuse_features(model, x, factors):
+    return [model._fuse(model.backbone(x, factors))]
 
 
 class ConvBN(nn.Layer):

@@ -16,6 +16,7 @@ from .layers import (
     LinearToMap,
     drop_path_factors,
 )
+from .parallel_samples import parallel_samples
 from .resize import linear_weights, resize_and_sum, resize_bilinear, resize_rows
 
 __all__ = [
@@ -30,6 +31,7 @@ __all__ = [
     "drop_path_factors",
     "label_map",
     "linear_weights",
+    "parallel_samples",
     "probability_map",
     "resize_and_sum",
     "resize_bilinear",

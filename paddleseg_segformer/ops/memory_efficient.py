@@ -83,5 +83,7 @@ class _GeluMatmul(PyLayer):
             weight_gradient = paddle.matmul(hidden.detach(), upstream).sum(axis=0)
         if not ctx.frozen[0]:
             hidden_gradient = paddle.matmul(weight, upstream, transpose_y=True)
-            (x_gradient,) = paddle.grad(hidden, leaf, hidden_gradient)
+            # Not paddle.grad, which is not thread-safe.
+            paddle.autograd.backward(hidden, hidden_gradient)
+            x_gradient = leaf.grad
         return x_gradient, weight_gradient
