@@ -42,7 +42,9 @@ def update(model, optimizer, step, without=()):
     rng = np.random.default_rng(step)
     for name, parameter in model.named_parameters():
         gradient = rng.standard_normal(parameter.shape).astype("float32")
-        parameter.grad = None if name in without else paddle.to_tensor(gradient)
+        parameter.grad = paddle.to_tensor(gradient)
+        if name in without:
+            parameter.clear_gradient(set_to_zero=False)
     with paddle.utils.unique_name.guard():  # moments of the same name in all optimizers
         optimizer.step()
     optimizer._learning_rate.step()
