@@ -44,6 +44,7 @@ SCHEDULES["WarmupPolynomialDecay"] = WarmupPolynomialDecay
 OPTIMIZER_ALIASES = {"adam": "Adam", "sgd": "Momentum", "SGD": "Momentum"}
 LIST_KEYS = ("dataset_root", "train_path", "val_path", "test_path")  # of Dataset: text or a list
 TEXT_KEYS = (*LIST_KEYS, "pretrained", "mode", "separator")
+MAX_ITERS, MAX_BATCH_SIZE = (1 << 63) - 1, 1 << 20  # of what is counted or listed
 RATE_KEYS = ("dropout", "drop_rate", "attn_drop_rate", "drop_path_rate")
 SIZE_KEYS = ("crop_size", "target_size", "short_size", "long_size")
 SIZE_KEYS += ("max_size", "max_long", "min_long")
@@ -114,9 +115,11 @@ def _check_sections(tree):
         value = tree.get(key, {})
         if not (isinstance(value, dict) or (value is None and key in OPTIONAL_SECTIONS)):
             raise InputError(f"{key} must be a section, not {value!r}.")
-    for key in ("iters", "batch_size"):
-        if not is_whole(tree.get(key, 1)):
-            raise InputError(f"{key} must be a whole number above 0, not {tree[key]!r}.")
+    for key, maximum in (("iters", MAX_ITERS), ("batch_size", MAX_BATCH_SIZE)):
+        value = tree.get(key, 1)
+        if not is_whole(value) or value > maximum:
+            valid = f"of at most {maximum}" if is_whole(value) else "above 0"
+            raise InputError(f"{key} must be a whole number {valid}, not {value!r}.")
     for key in SCHEDULE_NUMBERS & tree.get("lr_scheduler", {}).keys():
         value = tree["lr_scheduler"][key]
         if not (value is None or (is_number(value) and abs(value) <= sys.float_info.max)):
@@ -292,6 +295,8 @@ def _expected_value(key, value, default):
     numbers = value if isinstance(value, (list, tuple)) else [value]
     if key in TEXT_KEYS and not isinstance(value, str):
         return "text"
+    if key in TEXT_KEYS and value == "" != default:
+        return "text that is not empty"
     if key in RATE_KEYS and _are_numbers(numbers) and not all(0 <= n < 1 for n in numbers):
         return "at least 0 and below 1"
     if key in SIZE_KEYS and not (_are_numbers(numbers) and all(n > 0 for n in numbers)):

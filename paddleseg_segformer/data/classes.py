@@ -54,9 +54,11 @@ def read_labels(path):
         raise InputError(f"{path}: is not UTF-8 ({error}); save it as UTF-8.") from error
     for line in filter(str.strip, text.splitlines()):
         name, *color = NAME_AND_COLOR.fullmatch(line).groups()
-        color = None if None in color else [int(value) for value in color]
+        # Not int() of any number of digits, which Python limits.
+        color = None if None in color else [int(x) if len(x) < 10 else 256 for x in color]
         if color is not None and max(color) > 255:
-            raise InputError(f"{path}: {line.strip()!r} has no valid color; R G B are 0 to 255.")
+            text = line.strip()[:100]
+            raise InputError(f"{path}: {text!r} has no valid color; R G B are 0 to 255.")
         names.append(name)
         colors.append(color)
     return names, colors

@@ -80,7 +80,7 @@ class Dataset(datasets.Dataset):
             problem = f"img_channels is {img_channels!r}; it must be a whole number from 1 to"
             raise InputError(f"Dataset: {problem} {MAX_BANDS}.")
         paths = as_list({"train": train_path, "val": val_path, "test": test_path}[self.mode])
-        if not all(paths) or not paths:
+        if not paths:
             raise InputError(f"Dataset: {self.mode}_path is not set; name the list of files.")
         self.dataset_root, self.num_classes = dataset_root, num_classes
         self.transforms = Compose(transforms)

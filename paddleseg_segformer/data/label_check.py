@@ -68,20 +68,25 @@ def find_error(dataset, section, first_files, labels, list_path=None):
     Returns:
         The file or section, and what is wrong with it and what to do about it; or None.
     """
-    if list_path is not None:
-        labels = f"{labels} of {list_path}"
-    found = _find_error(dataset, section, first_files, labels)
+    verb = "has" if labels.endswith("label") else "have"
+    source = "" if list_path is None else f" of {list_path}"
+    found = _find_error(dataset, section, first_files, f"{labels}{source} {verb}")
     if found is None or list_path is None or "label_map" not in found[1]:
         return found
     hint = "label_map holds for all lists: if the others' values differ, convert these labels"
     return found[0], f"{found[1][:-1]}; {hint}."
 
 
-def _find_error(dataset, section, first_files, labels):
+def sampled_labels(count):
+    """A number of sampled labels in words."""
+    return f"the {count} sampled label{'s' * (count > 1)}"
+
+
+def _find_error(dataset, section, first_files, labels_have):
     if not (isinstance(dataset, Dataset) and first_files):
         return None
     number, ignored, values = dataset.num_classes, dataset.ignore_index, sorted(first_files)
-    found = f"{labels} have the value{_listing(values)}"
+    found = f"{labels_have} the value{_listing(values)}"
     classes = _classes(dataset, values)
     unmapped = dataset.label_table is None and ignored >= number
     if unmapped and (wrong := [v for v in values if v >= number and v != ignored]):
@@ -117,7 +122,8 @@ def find_missing_classes(dataset, values, labels):
         return None
     names = class_names(dataset)
     named = [str(i) if names[i] == str(i) else f"{i} ({names[i]})" for i in range(number)]
-    text = f"the {labels} sampled labels have the value{_listing(sorted(values))}: "
+    verb = "have" if labels > 1 else "has"
+    text = f"{sampled_labels(labels)} {verb} the value{_listing(sorted(values))}: "
     if len(classes) < 2:
         text += f"no class but {named[classes[0]]}" if classes else "all pixels are ignored"
     else:

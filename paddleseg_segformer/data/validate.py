@@ -17,6 +17,7 @@ from .label_check import (
     find_missing_classes,
     group_by_list,
     read_values,
+    sampled_labels,
 )
 from .transforms import normalization
 
@@ -137,7 +138,7 @@ def _check_labels(dataset, section, tolerant):
     all_values = {}
     for path, indices in group_by_list(dataset, sampled_indices(dataset)).items():
         values = read_values(dataset, indices, skip_out_of_range=tolerant)
-        labels = f"the {len(indices)} sampled labels"
+        labels = sampled_labels(len(indices))
         if found := find_error(dataset, section, values, labels, path):
             raise InputError(": ".join(found))
         all_values.update(values)

@@ -49,6 +49,7 @@ options = {name: None for name in ("optimize_tool",) if name in accepted}
 paddle2onnx.export(*sys.argv[1:4], opset_version=int(sys.argv[4]), **options)
 """
 SCENE_SIZE = (512, 384)
+MAX_SIDE = 16384  # pixels of a fixed input
 MIN_AGREEMENT = 0.999  # share of pixels; ties in the others are decided by rounding
 
 
@@ -129,9 +130,9 @@ def export(
     channels = source.channels
     shape = list(input_shape or (-1, channels, -1, -1))
     any_size = shape[2:] == [-1, -1]
-    is_size_valid = any_size or min(shape[2:]) >= MIN_IMAGE_SIZE
+    is_size_valid = any_size or all(MIN_IMAGE_SIZE <= side <= MAX_SIDE for side in shape[2:])
     if shape[0] not in (-1, 1) or shape[1] != channels or not is_size_valid:
-        sizes = f"H W, at least {MIN_IMAGE_SIZE} pixels a side, or 1 {channels} -1 -1 for any size"
+        sizes = f"H W, {MIN_IMAGE_SIZE} to {MAX_SIDE} pixels a side, or 1 {channels} -1 -1 for any"
         given = " ".join(map(str, shape))
         raise InputError(f"--input_shape {given}: must be 1 {channels} {sizes}.")
     transforms, normalize = _split_transforms(source.config, with_normalize)

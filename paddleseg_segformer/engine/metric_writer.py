@@ -153,9 +153,12 @@ class MetricWriter:
             self._file.close()
         if self._vdl is not None:
             self._vdl.close()
-        with log_write_error(CURVES_FILE):
-            draw_curves(self.save_dir)
-            logger.info("Curves: %s", self.save_dir / CURVES_FILE)
+        try:
+            with log_write_error(CURVES_FILE):
+                draw_curves(self.save_dir)
+                logger.info("Curves: %s", self.save_dir / CURVES_FILE)
+        except (ValueError, ArithmeticError) as error:  # of Matplotlib, for values near 1e308
+            logger.warning("%s cannot be drawn (%s)", CURVES_FILE, error)
 
     def _write_line(self, kind, iteration, **metrics):
         if self._file is None:

@@ -10,6 +10,7 @@ from ..errors import InputError
 
 MIN_VALUES = {"grad_accum_steps": 1, "save_interval": 1, "log_iters": 1}
 MIN_VALUES |= {"num_workers": 0, "keep_checkpoint_max": 0}
+MAX_WORKERS = 1024
 CHOICES = {"on_bad_sample": ("error", "skip"), "precision": ("fp32", "fp16", "bf16")}
 
 
@@ -69,6 +70,8 @@ class TrainOptions:
         for name, minimum in MIN_VALUES.items():
             if (getattr(self, name) or 0) < minimum:
                 raise InputError(f"--{name} {getattr(self, name)}: must be at least {minimum}.")
+        if (self.num_workers or 0) > MAX_WORKERS:
+            raise InputError(f"--num_workers {self.num_workers}: must be at most {MAX_WORKERS}.")
         if self.early_stop_intervals is not None:
             flag = f"--early_stop_intervals {self.early_stop_intervals}"
             if self.early_stop_intervals < 1:

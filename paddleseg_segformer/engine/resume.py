@@ -27,7 +27,7 @@ def find_resume_checkpoint(options):
         return newest
     candidates = [save_dir / "best_model", *list_checkpoints(save_dir)] if is_first else []
     for folder in reversed(candidates):
-        if (folder / MANIFEST).is_file() or (folder / MODEL).is_file():  # the latter: PaddleSeg's
+        if folder.is_dir() and any(folder.iterdir()):  # also of PaddleSeg, or damaged
             raise InputError(
                 f"--save_dir {save_dir}: holds {folder.name} of an earlier run; add --resume to "
                 "continue it, or choose another folder."

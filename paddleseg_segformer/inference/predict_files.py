@@ -51,10 +51,12 @@ def find_images(path):
     elif path.is_file():
         try:
             lines = path.read_text(encoding="utf-8-sig").splitlines()
-        except UnicodeDecodeError as error:
+            if any("\0" in line for line in lines):
+                raise ValueError("a null character, which no path has")
+        except ValueError as error:  # UnicodeDecodeError, too
             raise InputError(f"{path}: is neither an image nor a text file of paths.") from error
         root, lines = path.parent, [line.strip() for line in lines if line.strip()]
-        names = [Path(x if (root / x).is_file() else x.split()[0]) for x in lines]
+        names = [Path(x if os.path.isfile(root / x) else x.split()[0]) for x in lines]
     elif glob.has_magic(pattern):
         paths = [Path(name) for name in sorted(glob.glob(pattern, recursive=True))]
         root = Path(os.path.commonpath([p.parent for p in paths])) if paths else Path()

@@ -67,6 +67,9 @@ def test_a_color_out_of_range_is_an_error(tmp_path):
     (tmp_path / "labels.txt").write_text("wall 1 2 256\n")
     with pytest.raises(InputError, match=r"labels.txt: 'wall 1 2 256' .* are 0 to 255"):
         class_names(data_set(tmp_path, 1))
+    (tmp_path / "labels.txt").write_text(f"wall 1 2 {'9' * 5000}\n")  # too many for int()
+    with pytest.raises(InputError, match=r"labels.txt: 'wall 1 2 9{91}' has no valid color"):
+        class_names(data_set(tmp_path, 1))
 
 
 def test_another_encoding_is_an_error(tmp_path):

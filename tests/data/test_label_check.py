@@ -335,3 +335,14 @@ def test_an_ignore_index_that_no_label_has(ignored, data, caplog):
     assert rows == [["0", "25.000%", "2"], ["1", "75.000%", "4"], ["(ignored)", "0.000%"]]
     weights = next(r.getMessage() for r in caplog.records if "frequency" in r.getMessage())
     assert "weight: [1.5, 0.5]" in weights  # 3 to 1, with mean 1
+
+
+def test_one_label_is_in_the_singular(data, caplog):
+    for split in ("train", "val"):
+        (data.root / f"{split}.txt").write_text("images/0.png masks/0.png\n")
+    data.write([[255]])
+    assert "the 1 sampled label has the value 255, so that" in data.refused("train", caplog, 2)
+    data.write([[0]])
+    caplog.clear()
+    data.check("train", 2)
+    assert "the 1 sampled label has the value 0: no class but 0" in caplog.text

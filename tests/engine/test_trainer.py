@@ -371,10 +371,12 @@ def test_a_new_run_refuses_the_folder_of_an_earlier_one(config, whole, tmp_path)
         run(config, tmp_path / "run")
 
 
+@pytest.mark.parametrize("file", ["model.pdparams", "model.pdopt", "notes.txt"])
 @pytest.mark.parametrize("name", ["iter_8", "best_model"])
-def test_models_trained_by_paddleseg_are_not_overwritten(name, config, tmp_path):
+def test_models_trained_by_paddleseg_are_not_overwritten(name, file, config, tmp_path):
+    """Nor what is left of them."""
     (tmp_path / name).mkdir()
-    weights = tmp_path / name / "model.pdparams"
+    weights = tmp_path / name / file
     weights.write_bytes(b"of weeks")
     with pytest.raises(InputError, match=f"holds {name} of an earlier run; .*another folder"):
         run(config, tmp_path, do_eval=True)

@@ -199,6 +199,42 @@ INVALID = [
         "--input_shape 1 3 0 0: must be 1 3 H W",
     ),
     Case(
+        "a huge input size",
+        "export",
+        export("--input_shape", 1, 3, 10**20, 64),
+        "--input_shape 1 3 100000000000000000000 64: must be 1 3 H W, 32 to 16384 pixels a side",
+    ),
+    Case(
+        "too many workers",
+        "train",
+        train("--num_workers", 10**6),
+        "--num_workers 1000000: must be at most 1024.",
+    ),
+    Case(
+        "a huge batch",
+        "train",
+        train("--batch_size", 10**18),
+        "{}/config.yaml: batch_size must be a whole number of at most 1048576, not 10000",
+    ),
+    Case(
+        "an iteration of 70 bits",
+        "train",
+        opts(f"iters={1 << 70}"),
+        "{}/config.yaml: iters must be a whole number of at most 9223372036854775807, not 118",
+    ),
+    Case(
+        "an empty name of pretrained weights",
+        "train",
+        opts("model.pretrained=''"),
+        "{}/config.yaml: model.pretrained: must be text that is not empty, not ''.",
+    ),
+    Case(
+        "an empty list name",
+        "train",
+        opts("train_dataset.train_path=''"),
+        "{}/config.yaml: train_dataset.train_path: must be text that is not empty, not ''.",
+    ),
+    Case(
         "an input of four channels",
         "export",
         export("--input_shape", 1, 4, 64, 64),

@@ -191,6 +191,18 @@ INVALID = [
         "{}/list.dat: is neither an image nor a text file of paths.",
     ),
     Case(
+        "a null character in a file list",
+        "predict",
+        predict(b"a.jpg\nb\0.jpg\n", "list.txt"),
+        "{}/list.txt: is neither an image nor a text file of paths.",
+    ),
+    Case(
+        "a long name in a file list",
+        "predict",
+        predict(b"a" * 5000 + b"\n", "list.txt"),
+        "{}/aaa…: cannot be read as an image",
+    ),
+    Case(
         "a pattern without matches",
         "predict",
         lambda p: p.predict(f"{p.root}/*.jpg"),
