@@ -83,7 +83,7 @@ def read_manifest(folder):
         manifest = {"evaluations_since_best": 0, **manifest}  # the first checkpoints lack it
         manifest_format.check(manifest, manifest_format.ENTRIES, folder / MANIFEST)
         manifest.pop("format", None)
-    except ManifestError as error:
+    except (ManifestError, RecursionError) as error:
         raise DamagedError(error) from error
     return manifest
 
