@@ -112,7 +112,7 @@ class Sequence:
         if fault == "full disk":
             limit = self.random.choice((500, 3000, 60_000, 200_000, 500_000))
         elif fault != "none":
-            seconds = self.random.uniform(0, 1.2 * self.arrangement[2])
+            seconds = self.random.uniform(0, 0.8 * self.arrangement[2])
         processes = launch(
             self.scenes,
             self.save_dir,
