@@ -65,7 +65,7 @@ def write_manifest(folder, manifest):
     """Write a checkpoint's manifest, or replace it."""
     manifest = json.loads(json.dumps(manifest, default=str))  # the checksum is of what is read back
     content = {**manifest, "format": FORMAT}
-    content["checksum"] = _checksum(content)
+    content["checksum"] = checksum(content)
     atomic_write(folder / MANIFEST, json.dumps(content, indent=1).encode())
 
 
@@ -78,7 +78,7 @@ def read_manifest(folder):
     """
     try:
         manifest = manifest_format.parse(folder / MANIFEST)
-        if manifest.pop("checksum", None) != _checksum(manifest):
+        if manifest.pop("checksum", None) != checksum(manifest):
             raise DamagedError(f"{MANIFEST} does not match its checksum")
         manifest = {"evaluations_since_best": 0, **manifest}  # the first checkpoints lack it
         manifest_format.check(manifest, manifest_format.ENTRIES, folder / MANIFEST)
@@ -171,7 +171,8 @@ def _replace(partial, folder):
     shutil.rmtree(replaced, ignore_errors=True)
 
 
-def _checksum(manifest):
+def checksum(manifest):
+    """The checksum of plain JSON, such as a manifest without it."""
     return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
 
 

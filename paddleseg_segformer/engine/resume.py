@@ -6,7 +6,7 @@ from ..errors import InputError
 from ..log import logger
 from . import checkpoint, distributed
 from .checkpoint import MANIFEST, MODEL, OPTIMIZER, DamagedError
-from .run_dir import clean_up, list_checkpoints, read_run
+from .run_dir import RUN, clean_up, list_checkpoints, read_run
 
 
 def find_resume_checkpoint(options):
@@ -61,6 +61,12 @@ def newest_checkpoint(save_dir):
             f"--resume: {save_dir} has no intact checkpoint of this program; restore one, or train "
             f"into another folder, with model.pretrained={damaged / MODEL} to start from its "
             "weights."
+        )
+    if run is None and (save_dir / RUN).exists():
+        raise InputError(
+            f"--resume: {save_dir / RUN} is damaged, so that the checkpoint from which the run "
+            "started is unknown; give it with --resume_model, or remove the file to start from "
+            "scratch."
         )
     return None
 

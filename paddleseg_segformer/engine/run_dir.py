@@ -31,8 +31,9 @@ def start_run(save_dir, origin=None, run=None):
     run = run or uuid.uuid4().hex
     # Relative, so that it stays valid when a folder that holds both is moved.
     origin = None if origin is None else os.path.relpath(origin, save_dir)
-    content = json.dumps({"run": run, "origin": origin}, indent=1)
-    atomic_write(Path(save_dir) / RUN, content.encode())
+    content = {"run": run, "origin": origin}
+    content["checksum"] = checkpoint.checksum(content)
+    atomic_write(Path(save_dir) / RUN, json.dumps(content, indent=1).encode())
     return run
 
 
@@ -41,11 +42,12 @@ def read_run(save_dir):
     try:
         content = json.loads((Path(save_dir) / RUN).read_text(encoding="utf-8"))
         run, origin = content["run"], content["origin"]
-        if not isinstance(run, str):
-            raise ValueError
+        expected = checkpoint.checksum({"run": run, "origin": origin})
+        if not isinstance(run, str) or content.get("checksum", expected) != expected:
+            raise ValueError  # the first runs have no checksum
         return run, None if origin is None else Path(save_dir) / origin
     # Then all checkpoints count as one run's.
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None, None
 
 

@@ -114,6 +114,19 @@ def test_another_runs_checkpoints_are_not_resumed(tmp_path):
     assert count_checkpoints(tmp_path) == 1
 
 
+@pytest.mark.parametrize("flip", range(0, 60, 3))
+def test_a_bit_that_flips_in_the_registration_of_a_run(flip, tmp_path):
+    """It neither hides the run's checkpoints nor lets a run without one start from scratch."""
+    run = start_run(tmp_path)
+    content = bytearray((tmp_path / "run.json").read_bytes())
+    content[flip] ^= 4
+    (tmp_path / "run.json").write_bytes(content)
+    with pytest.raises(InputError, match=r"--resume: .*run\.json is damaged"):
+        newest_checkpoint(tmp_path)
+    write(tmp_path, 5, run=run)
+    assert newest_checkpoint(tmp_path)[0].name == "iter_5"
+
+
 def test_a_run_that_has_not_saved_resumes_from_its_origin(tmp_path):
     write(tmp_path, 900, run="before")
     name = start_run(tmp_path, origin=tmp_path / "iter_900")

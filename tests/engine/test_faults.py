@@ -63,7 +63,7 @@ def finish(processes, seconds=None, kill=True):
     processes[0].wait(TIMEOUT)
     for process in processes[1:]:  # they wait for a killed one
         with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(TIMEOUT if processes[0].returncode in (0, 143) else 1)
+            process.wait(10 if processes[0].returncode in (0, 143) else 1)
         process.kill()
     outputs = ["".join(process.communicate(TIMEOUT)) for process in processes]
     return processes[0].returncode, outputs[0], "".join(outputs)
@@ -162,7 +162,9 @@ class Sequence:
     def damage(self):
         """Damage a file of the run; of two checkpoints only one."""
         checkpoints = intact(self.save_dir)
-        paths = [self.save_dir / name for name in (run_dir.RUN, "train.jsonl")]
+        paths = [self.save_dir / "train.jsonl"]
+        if checkpoints:
+            paths.append(self.save_dir / run_dir.RUN)
         if len(checkpoints) > 1:
             folder = self.save_dir / f"iter_{self.random.choice(sorted(checkpoints))}"
             paths += 2 * [folder / name for name in (*FILES, "manifest.json")]

@@ -94,7 +94,7 @@ def mutated(choose):
             parent[key] = copy.deepcopy(choose.PickValueInList(VALUES))
     try:
         manifest = json.loads(json.dumps(manifest, default=str))
-        return json.dumps({**manifest, "checksum": checkpoint._checksum(manifest)})
+        return json.dumps({**manifest, "checksum": checkpoint.checksum(manifest)})
     except (TypeError, ValueError):  # keys of several types, or too many digits
         return ""
 
