@@ -5,6 +5,7 @@ Uploads stay in memory. There is no authentication and no TLS: it is meant for l
 
 import base64
 import contextlib
+import functools
 import ipaddress
 import json
 import logging
@@ -30,6 +31,7 @@ from ..data.image_io import decode_image
 from ..data.raster_io import NPY_SIGNATURE, TIFF_SIGNATURES, is_deep_png, read_size
 from ..errors import InputError
 from ..models import MIN_IMAGE_SIZE
+from .channel import CONNECTIONS, REQUEST_SECONDS, Channel
 
 logger = logging.getLogger("paddleseg_segformer")
 
@@ -39,7 +41,8 @@ HIDDEN = (NPY_SIGNATURE, *TIFF_SIGNATURES)  # of files that most browsers do not
 # Waitress reads an upload before the application runs: up to this multiple of the limit, so that
 # the client receives the error message. It closes the connection on larger uploads.
 BODY_LIMIT_FACTOR = 2
-CONNECTIONS, CHANNEL_TIMEOUT, SHUTDOWN_SECONDS, SPARE_THREADS = 64, 30, 5, 4
+UNFINISHED_FACTOR = 4  # likewise, of all unfinished uploads together
+SHUTDOWN_SECONDS, CLEANUP_SECONDS, SPARE_THREADS = 5, 10, 4
 
 HEADERS = {
     "X-Content-Type-Options": "nosniff",
@@ -113,14 +116,16 @@ def _listen(app, host, port, limits, sockets):
         raise InputError(f"--port {port}: must be a number from 0 to 65535.")
     max_body = int(BODY_LIMIT_FACTOR * limits.megabytes * 1e6)
     try:
-        return create_server(
+        server = create_server(
             app,
             sockets,  # waitress adds the server's and the clients' sockets
             host=host,
             port=port,
             threads=1 + limits.waiting + SPARE_THREADS,
-            connection_limit=CONNECTIONS,
-            channel_timeout=CHANNEL_TIMEOUT,
+            connection_limit=2 * CONNECTIONS,  # out of reach
+            channel_timeout=REQUEST_SECONDS,
+            cleanup_interval=CLEANUP_SECONDS,
+            max_request_header_size=1 << 15,
             channel_request_lookahead=1,  # detects clients that disconnect
             max_request_body_size=max_body,
             inbuf_overflow=2 * max_body,  # out of reach: larger buffers become temporary files
@@ -130,6 +135,11 @@ def _listen(app, host, port, limits, sockets):
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise InputError(f"--host {host} --port {port}: cannot be used ({reason}).") from error
+    for listening in sockets.values():
+        listening.channel_class = functools.partial(
+            Channel, unfinished_limit=int(UNFINISHED_FACTOR * limits.megabytes * 1e6)
+        )
+    return server
 
 
 def _stop_on_signals(model):

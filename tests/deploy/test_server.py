@@ -5,6 +5,7 @@ import http.client
 import json
 import re
 import signal
+import socket
 import struct
 import subprocess
 import sys
@@ -13,7 +14,7 @@ import threading
 import time
 import zlib
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from io import BytesIO
 from pathlib import Path
 
@@ -419,6 +420,87 @@ def test_fifty_parallel_requests_succeed_or_are_rejected(predictor):
     assert set(statuses) <= {200, 503} and statuses.count(200) >= 9
     for status, answer in answers:
         assert answer["label_map"] == expected if status == 200 else answer["error"]
+
+
+START = f"POST {ENDPOINT} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 7900000\r\n\r\n".encode()
+
+
+def is_open(connection):
+    """Whether the server has not closed a connection, whose response is not complete."""
+    connection.settimeout(0.01)
+    try:
+        return connection.recv(1) != b""
+    except socket.timeout:
+        return True
+    except ConnectionError:
+        return False
+
+
+def wait_until(condition, seconds=30):
+    deadline = time.monotonic() + seconds
+    while not condition() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert condition()
+
+
+def test_slow_clients_do_not_lock_out_others():
+    """The longest unfinished request gives way to a new connection."""
+    with serving(FakePredictor()) as port, ExitStack() as stack:
+        slow = []
+        for _ in range(server.CONNECTIONS + 8):
+            connection = stack.enter_context(socket.create_connection(("127.0.0.1", port)))
+            connection.sendall(START + b"x")
+            slow.append(connection)
+        assert post(port, encoded())[0] == 200
+        wait_until(lambda: [is_open(x) for x in slow] == 9 * [False] + 63 * [True])
+
+
+def test_unfinished_uploads_take_bounded_memory():
+    """Four times the size of an upload, 4 MB, of which these have twice the size."""
+    with serving(FakePredictor()) as port, ExitStack() as stack:
+        uploads = []
+        for _ in range(20):
+            connection = stack.enter_context(socket.create_connection(("127.0.0.1", port)))
+            with suppress(ConnectionError):
+                connection.sendall(START + bytes(7_899_999))
+            uploads.append(connection)
+        wait_until(lambda: sum(map(is_open, uploads)) <= 2)
+        assert post(port, encoded())[0] == 200
+
+
+@pytest.mark.integration
+@pytest.mark.parametrize("pause", [0.1, 10])
+def test_a_request_has_a_time_limit_that_no_byte_renews(pause, monkeypatch):
+    monkeypatch.setattr(server, "REQUEST_SECONDS", 1)
+    monkeypatch.setattr(server, "CLEANUP_SECONDS", 1)
+    with serving(FakePredictor()) as port, socket.create_connection(("127.0.0.1", port)) as slow:
+        start = sent = time.monotonic()
+        slow.sendall(START)
+        while is_open(slow) and time.monotonic() < start + 10:
+            if time.monotonic() > sent + pause:
+                slow.sendall(b"x")
+                sent = time.monotonic()
+        assert 1 < time.monotonic() - start < 5
+
+
+@pytest.mark.integration
+def test_a_response_has_its_own_time_limit(monkeypatch):
+    """Which begins when it is sent: processing takes longer than the limit here."""
+    monkeypatch.setattr(server, "REQUEST_SECONDS", 1)
+    monkeypatch.setattr(server, "CLEANUP_SECONDS", 1)
+    monkeypatch.setattr(server, "_response", lambda *_: {"label_map": 12_000_000 * "x"})
+    delays = [2.2, 0]
+    with serving(FakePredictor(lambda: time.sleep(delays.pop(0)))) as port:
+        assert len(post(port, encoded())[1]["label_map"]) == 12_000_000
+        with socket.create_connection(("127.0.0.1", port)) as slow:
+            data = encoded()
+            slow.sendall(START.replace(b"7900000", str(len(data)).encode()) + data)
+            time.sleep(2.5)
+            received = 0
+            with suppress(ConnectionError):
+                while part := slow.recv(1 << 20):
+                    received += len(part)
+            assert received < 12_000_000
 
 
 def tool(model_path, *arguments):
