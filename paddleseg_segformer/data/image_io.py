@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 
 from ..errors import InputError
-from .raster_io import is_deep_png, read_bands
+from .raster_io import PNG_SIGNATURE, check_size, is_deep_png, open_image, png_size, read_bands
 
 # What OpenCV reads: JPEG, PNG and BMP, as PaddleSeg's data sets do. Other formats are Pillow's,
 # because the OpenCV that PaddleSeg requires decodes them with libraries of 2022.
@@ -69,14 +69,16 @@ def decode_image(data, name="image", channels=3):
 
 
 def _decode(data, name, channels):
-    if channels in (1, 3) and data.startswith(OPENCV_SIGNATURES) and not is_deep_png(data):
-        # OpenCV raises on oversized images; Pillow's error says so more clearly.
-        with suppress(cv2.error):
-            mode = cv2.IMREAD_GRAYSCALE if channels == 1 else cv2.IMREAD_COLOR
-            image = cv2.imdecode(np.frombuffer(data, "uint8"), mode)
-            if image is not None:
-                return image if channels == 1 else cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
     try:
+        if channels in (1, 3) and data.startswith(OPENCV_SIGNATURES) and not is_deep_png(data):
+            if data.startswith(PNG_SIGNATURE):
+                check_size(*png_size(data), bands=3)
+            # OpenCV raises on oversized images; Pillow's error says so more clearly.
+            with suppress(cv2.error):
+                mode = cv2.IMREAD_GRAYSCALE if channels == 1 else cv2.IMREAD_COLOR
+                image = cv2.imdecode(np.frombuffer(data, "uint8"), mode)
+                if image is not None:
+                    return image if channels == 1 else cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
         values, has_alpha, _ = read_bands(data)
     except Exception as error:  # decoders raise many types on damaged files
         reason = str(error).partition(" <_io")[0] or type(error).__name__
@@ -185,7 +187,7 @@ def read_label(path):
         ColorMaskError: The file has several channels.
         InputError: It is missing or unreadable, or has values outside 0 to 255.
     """
-    label = _read(path, lambda: np.asarray(Image.open(path)))
+    label = _read(path, lambda: np.asarray(open_image(path)))
     if label.ndim != 2:
         raise ColorMaskError(
             f"{path}: must be a single-channel 8-bit image; convert color masks with "

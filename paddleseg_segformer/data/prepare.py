@@ -13,6 +13,7 @@ from ..errors import InputError
 from ..fs import atomic_path, check_dir_writable, named_write_error, output_dir
 from .classes import read_labels
 from .dataset import split_line
+from .raster_io import open_image
 
 logger = logging.getLogger(__name__)
 
@@ -243,7 +244,7 @@ def _color_codes(rgb):
 
 def _read_rgb(path):
     try:
-        with Image.open(path) as picture:
+        with open_image(path) as picture:
             return np.asarray(picture.convert("RGB")).astype("int64")
     except Exception as error:  # Pillow raises many types for damaged files
         raise InputError(f"{path}: cannot be read as an image ({error}).") from error

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import math
-import struct
 import warnings
 from contextlib import contextmanager, suppress
 from io import BytesIO
@@ -23,6 +22,20 @@ SAMPLE_FORMAT, GDAL_NODATA = 339, 42113
 REDUCED_OR_MASK, ALPHA, SIGNED = 1 | 4, (1, 2), 2
 # Values in all bands, 4 GiB as float32: a header of a few bytes may claim any number.
 MAX_VALUES = 1 << 30
+
+
+# What Pillow may read. Other formats run programs (EPS, by Ghostscript) or have no use here.
+PILLOW_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "PPM", "JPEG2000", "TGA")
+PILLOW_FORMATS += ("DIB", "PCX", "SGI")
+
+
+def open_image(file):
+    """Pillow's image of a path or of a file object, of which only the header is read.
+
+    Raises:
+        Exception: It is not of ``PILLOW_FORMATS``, damaged, or has over 536 million pixels.
+    """
+    return Image.open(file, formats=PILLOW_FORMATS)
 
 
 class Bands(NamedTuple):
@@ -44,7 +57,7 @@ def read_bands(data):
     Color images become RGB. Pages of a TIFF are bands; of an animation, the first frame is read.
 
     Args:
-        data: Bytes of a file in any format that Pillow or rasterio reads, or ``.npy``.
+        data: Bytes of a file of ``PILLOW_FORMATS``, a TIFF that rasterio reads, or ``.npy``.
 
     Returns:
         ``Bands``.
@@ -58,7 +71,7 @@ def read_bands(data):
         return _read_tiff(data)
     if is_deep_png(data):  # Pillow would read 8 bits of a color image
         return _read_deep_png(data)
-    with Image.open(BytesIO(data)) as image:
+    with open_image(BytesIO(data)) as image:
         return from_pillow(image)
 
 
@@ -91,7 +104,7 @@ def read_size(data):
     if data.startswith(NPY_SIGNATURE):
         height, width, *bands = _npy_header(BytesIO(data))[0]
         return width, height, math.prod(bands)
-    with suppress(UnidentifiedImageError), Image.open(BytesIO(data)) as image:
+    with suppress(UnidentifiedImageError), open_image(BytesIO(data)) as image:
         return (*image.size, image.tag_v2.get(SAMPLES_PER_PIXEL, 1) * image.n_frames)
     with _open_tiff(data) as first:
         return first.width, first.height, first.count * max(len(first.subdatasets), 1)
@@ -113,7 +126,7 @@ def _npy_header(file):
 def _read_npy(data):
     file = BytesIO(data)
     shape, is_fortran, dtype = _npy_header(file)
-    _check_size(*shape)
+    check_size(*shape)
     # Not np.load, which allocates what the header claims.
     values = np.frombuffer(data, dtype, math.prod(shape), file.tell())
     values = values.reshape(shape, order="F" if is_fortran else "C")
@@ -121,9 +134,8 @@ def _read_npy(data):
 
 
 def _read_deep_png(data):
-    width, height = struct.unpack(">II", data[16:24])
     is_gray_with_alpha, maximum_bands = data[25:26] == b"\4", 4
-    _check_size(width, height, maximum_bands)
+    check_size(*png_size(data), maximum_bands)
     values = cv2.imdecode(np.frombuffer(data, "uint8"), cv2.IMREAD_UNCHANGED)
     if values is None:
         raise ValueError("the file is damaged or truncated")
@@ -138,7 +150,7 @@ def _read_deep_png(data):
 
 def _read_tiff(data):
     """Read one page of 8 bits, or of one 16-bit or float band, by Pillow; others by rasterio."""
-    with suppress(UnidentifiedImageError), Image.open(BytesIO(data)) as image:
+    with suppress(UnidentifiedImageError), open_image(BytesIO(data)) as image:
         if _has_one_page(image) and _is_complete(image):
             return from_pillow(image)._replace(nodata=_nodata(image))
     with _open_tiff(data) as first:
@@ -199,7 +211,7 @@ def _read_pages(first):
     import rasterio
 
     names = first.subdatasets
-    _check_size(first.height, first.width, first.count * max(len(names), 1))
+    check_size(first.height, first.width, first.count * max(len(names), 1))
     has_alpha = first.colorinterp[-1] == rasterio.enums.ColorInterp.alpha and not names
     pages = [] if names else [first.read()]
     for name in names:
@@ -213,7 +225,13 @@ def _read_pages(first):
     return Bands(np.ascontiguousarray(values.transpose(1, 2, 0)), has_alpha, first.nodata)
 
 
-def _check_size(height, width, bands=1):
+def png_size(data):
+    """Height and width in the header of a PNG."""
+    return tuple(int.from_bytes(data[start : start + 4], "big") for start in (20, 16))
+
+
+def check_size(height, width, bands=1):
+    """Raise ``ValueError`` if an image has too many values to decode it."""
     if height * width * bands > MAX_VALUES:
         size = f"{width}x{height} pixels of {bands} bands"
         raise ValueError(f"{size} exceed the limit of {MAX_VALUES:,} values")

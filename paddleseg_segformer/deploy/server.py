@@ -23,7 +23,7 @@ from urllib.parse import urlsplit
 import cv2
 import numpy as np
 from flask import Flask, Request, abort, g, jsonify, render_template, request
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 from waitress import create_server, wasyncore
 from werkzeug.exceptions import HTTPException, ServiceUnavailable
 
@@ -307,7 +307,9 @@ def _check_image_header(data, limits):
                 width, height = image.size
     except Image.DecompressionBombError:
         width = height = math.inf
-    except Exception:  # Pillow and rasterio raise many types on damaged files
+    except Exception as error:  # Pillow and rasterio raise many types on damaged files
+        if not (data.startswith(HIDDEN) or isinstance(error, UnidentifiedImageError)):
+            abort(422, f"The image cannot be read: {error}.")
         formats = f"{', '.join(FORMATS)} and NumPy"
         abort(415, f"The file is not an image; supported formats are {formats}.")
     # More bands than three need as much more memory.

@@ -1,6 +1,7 @@
 """Configs that are malformed, cannot be built, or contradict the data."""
 
 import pytest
+import yaml
 
 from paddleseg_segformer import InputError
 from paddleseg_segformer.config import load_config
@@ -86,6 +87,11 @@ def suffix(workspace):
     ]
 
 
+def base_60(workspace):
+    text = yaml.safe_dump({**workspace.tree(), "batch_size": "x"})
+    return config(text.replace("batch_size: x", "batch_size: 1:30").encode())(workspace)
+
+
 BOMB = b"a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n" + b"".join(
     b"a%d: &a%d [%s]\n" % (i, i, b", ".join([b"*a%d" % (i - 1)] * 10)) for i in range(1, 12)
 )
@@ -134,6 +140,30 @@ FILES = [
         "train",
         config(b"model: &m {type: SegFormer, backbone: *m}\n"),
         "{}/config.yaml: its aliases expand to more than 1,000,000 characters",
+    ),
+    Case(
+        "an object",
+        "train",
+        config(b"a: !!python/name:os.system\n"),
+        "{}/config.yaml: is not valid YAML (could not determine a constructor",
+    ),
+    Case(
+        "a key twice",
+        "train",
+        config(b"iters: 1\nmodel:\n  type: SegFormer\n  type: x\n"),
+        "{}/config.yaml: line 4 has the key 'type' again, after line 3; remove one of them.",
+    ),
+    Case(
+        "a number in base 60",
+        "train",
+        base_60,
+        "{}/config.yaml: batch_size: must be a whole number above 0, not '1:30'",
+    ),
+    Case(
+        "a number in base 60 as an option",
+        "train",
+        opts("batch_size=1:30"),
+        "{}/config.yaml: batch_size: must be a whole number above 0, not '1:30'",
     ),
     Case(
         "a suffix that is not YAML",
@@ -559,3 +589,26 @@ def test_a_byte_order_mark_and_windows_line_ends(workspace, tools):
     text = workspace.config.read_bytes()
     workspace.config.write_bytes(b"\xef\xbb\xbf" + text.replace(b"\n", b"\r\n"))
     succeeds("train", workspace.train(), tools)
+
+
+def test_a_link_needs_no_ending(workspace):
+    link = workspace.root / "link"
+    link.symlink_to(workspace.config)
+    assert load_config(link).dic == load_config(workspace.config).dic
+
+
+def test_merged_mappings_and_quoted_numbers_are_read(workspace):
+    tree = workspace.tree()
+    text = yaml.safe_dump(tree).replace("loss:", "loss: &loss", 1)
+    text += "distillation_options: {<<: [*loss, {x: 1}], coef: '1:30'}\n"
+    workspace.write_config(text.encode())
+    options = load_config(workspace.config).dic["distillation_options"]
+    assert options == {**tree["loss"], "x": 1, "coef": "1:30"}
+
+
+def test_bases_are_read_once(workspace):
+    """Each file names the next one twice, so that 2 ** 40 reads would be needed."""
+    workspace.config.rename(workspace.root / "40.yaml")
+    for i in range(40):
+        workspace.write(f"{i}.yaml", f"_base_: [{i + 1}.yaml, {i + 1}.yaml]\n".encode())
+    assert load_config(workspace.root / "0.yaml").iters == 1
