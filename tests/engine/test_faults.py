@@ -29,7 +29,7 @@ ITERS, KEEP, MAX_FAULTS, TIMEOUT = 6, 2, 12, 120
 # Batch size, gradient accumulation, processes.
 ARRANGEMENTS = ((2, 2, 1), (4, 1, 1), (1, 1, 1), (2, 1, 2))
 FILES = ("model.pdparams", "ema_model.pdparams", "model.pdopt")
-CODES = {"kill": (-9, 0), "term": (143, -15, 0), "full disk": (1, 0), "none": (0,)}
+CODES = {"kill": (-9, 0), "term": (143, -15, -9, 0), "full disk": (1, 0), "none": (0,)}
 
 
 def launch(scenes, save_dir, arrangement, *more, max_file_bytes=None):
@@ -60,6 +60,9 @@ def finish(processes, seconds=None, kill=True):
     if processes[0].poll() is None:
         for process in processes:
             process.kill() if kill else process.terminate()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            processes[0].wait(10)
+        processes[0].kill()  # like a launcher: one that waits for another gets no signal in Paddle
     processes[0].wait(TIMEOUT)
     for process in processes[1:]:  # they wait for a killed one
         with contextlib.suppress(subprocess.TimeoutExpired):
