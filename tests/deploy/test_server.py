@@ -179,7 +179,7 @@ REJECTED = {
     ),
     "SVG": (SVG, 415, "not an image"),
     "another format": (encoded("PPM"), 415, "not an image"),
-    "half a header": (encoded()[:20], 415, "not an image"),
+    "half a header": (encoded()[:20], 422, "cannot be read"),
     "half a PNG": (encoded()[:3000], 422, "damaged"),
     "half a JPEG": (encoded("JPEG")[:1500], 422, "damaged"),
     "half a TIFF": (encoded("TIFF")[:3000], 422, "truncated"),
