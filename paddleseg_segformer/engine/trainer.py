@@ -168,7 +168,7 @@ class Trainer:
         sampler = TrainSampler(
             size, config.batch_size, accumulate, state.samples, remaining, self.seed, shuffle
         )
-        # On a CPU, the tables of OpenCV in the workers are faster than Paddle's.
+        # On a CPU, OpenCV's lookup in the workers is faster than Paddle's.
         dataset, normalize = defer_normalize(self.dataset) if on_gpu() else (self.dataset, None)
         reader = BatchReader(dataset, self.seed, options.on_bad_sample == "skip", normalize)
         self.batches = TrainBatches(reader, sampler, options.num_workers)
