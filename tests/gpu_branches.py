@@ -8,6 +8,7 @@ the CPU's branches until the next test.
 import ast
 import os
 import sys
+import zlib  # noqa: F401  (before Paddle 2.6, as in device.py)
 from pathlib import Path
 
 import paddle
@@ -22,7 +23,7 @@ ENVIRONMENT = "FORCE_GPU_BRANCHES"  # tells the processes that tests launch to c
 PACKAGE = Path(paddleseg_segformer.__file__).parent
 # The functions that choose a branch, by the names under which the package calls them.
 DECISIONS = {"is_cpu_place", "is_gpu_place", "get_device", "get_device_capability"}
-DECISIONS |= {"is_compiled_with_cuda", "device_count", "num_threads", "has_gpu"}
+DECISIONS |= {"is_compiled_with_cuda", "device_count", "num_threads", "has_gpu", "on_gpu"}
 
 # Where the forced tests do not select a GPU or use the CPU on purpose, the tests that do.
 ON_CPU = "deploy/test_export.py::test_paddle_inference_keeps_paddles_number_of_threads"
@@ -58,6 +59,8 @@ def install():
     ):
         setattr(owner, name, _answering(getattr(owner, name), answer))
     paddle.set_device = _selecting(paddle.set_device)
+    paddle.CUDAPinnedPlace = paddle.CPUPlace
+    paddle.Tensor.cuda = lambda tensor, *_, **__: tensor.clone()
     paddle.nn.SyncBatchNorm.forward = _synchronized_batch_norm
     os.environ[ENVIRONMENT] = "1"
 
@@ -67,7 +70,7 @@ def _answering(function, answer):
         frame = sys._getframe(1)
         if not _selected.startswith("gpu") or not _in_package(frame):
             return function(*arguments)
-        # num_threads and has_gpu, of device.py, ask on behalf of their callers.
+        # Functions of the package such as num_threads ask on behalf of their callers.
         while _in_package(frame):
             visited.add((frame.f_code.co_filename, frame.f_lineno))
             if frame.f_code.co_name not in DECISIONS:

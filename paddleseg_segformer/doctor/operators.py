@@ -98,7 +98,8 @@ def check_attention_kernel(context, dtype):
     cpu = [profiler.ProfilerTarget.CPU]  # which has the names of the operators that it launches
     with profiler.Profiler(targets=cpu, on_trace_ready=lambda p: p.export(str(trace), "json")):
         ops.scaled_dot_product_attention(q, k, v, 32**-0.5)
-    names = re.findall(r'"(\w+) kernel launch', trace.read_text(encoding="utf-8"))
+    events = r'"(\w+) (?:kernel launch|compute)\b'  # of Paddle 3 and of Paddle 2
+    names = re.findall(events, trace.read_text(encoding="utf-8"))
     is_flash = any(name.startswith("flash_attn") for name in names)
     expected = paddle.device.cuda.get_device_capability() >= (8, 0)
     bound = "flash_attn" if expected else "not flash_attn"
