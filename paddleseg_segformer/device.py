@@ -15,6 +15,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from .errors import one_line
 from .requirements import INSTALL_GPU_BUILD
 
 # Paddle's warnings on compiling extensions, on the BatchNorm statistics, and on in-place operators
@@ -165,7 +166,8 @@ def set_device(name: str | None = None) -> str:
             GPU if Paddle can use one, else the CPU.
 
     Raises:
-        ValueError: This machine, or this build of Paddle, has no such device.
+        ValueError: This machine, or this build of Paddle, has no such device, or the build has no
+            kernels for this GPU.
     """
     import paddle
 
@@ -186,9 +188,27 @@ def set_device(name: str | None = None) -> str:
             raise ValueError(f"--device {name}: does not exist; use one of gpu:0 to gpu:{last}.")
     try:
         paddle.set_device(name)
-    except (ValueError, RuntimeError) as error:
-        raise ValueError(f"--device {name}: Paddle cannot use it ({error}).") from error
+        has_kernels = kind != "gpu" or _multiplies()
+    except (ValueError, RuntimeError, OSError, MemoryError) as error:
+        if "no kernel image" not in str(error):
+            reason = one_line(error)
+            raise ValueError(f"--device {name}: Paddle cannot use it ({reason}).") from error
+        has_kernels = False
+    if not has_kernels:
+        capability = ".".join(map(str, paddle.device.cuda.get_device_capability()))
+        raise ValueError(
+            f"--device {name}: the installed Paddle, a build for CUDA {paddle.version.cuda()}, has "
+            f"no kernels for this GPU, of compute capability {capability}; run "
+            f"pip uninstall paddlepaddle-gpu and {INSTALL_GPU_BUILD}."
+        )
     return name
+
+
+def _multiplies():
+    """Whether the device's kernels run: if a build has none for a GPU, Paddle only warns."""
+    import paddle
+
+    return (paddle.to_tensor([1.0, 2.0, 3.0]) * 2).tolist() == [2, 4, 6]
 
 
 def set_gpu_precision(deterministic: bool, no_tf32: bool) -> None:

@@ -162,6 +162,32 @@ def test_a_missing_gpu_is_an_error(index, monkeypatch):
     assert selected == ["gpu", "gpu:0", "gpu:1"]
 
 
+@pytest.mark.parametrize(
+    "result, message",
+    [
+        (paddle.zeros([3]), "for CUDA 11.8, .* compute capability 9.0; .*pip install"),
+        (OSError("External: CUDA error(209), no kernel image"), "compute capability 9.0; "),
+        (OSError("External: CUDA error(2), out of memory"), r"cannot use it \(.*out of memory\)"),
+    ],
+)
+def test_a_gpu_without_kernels_is_an_error(result, message, monkeypatch):
+    """Paddle only warns of it; its kernels then fail, or leave results as they were."""
+
+    def multiply(*operands):
+        if isinstance(result, Exception):
+            raise result
+        return result
+
+    monkeypatch.setattr(device, "has_gpu", lambda: True)
+    monkeypatch.setattr(paddle, "set_device", lambda name: None)
+    monkeypatch.setattr(paddle.version, "cuda", lambda: "11.8")
+    monkeypatch.setattr(paddle.device.cuda, "get_device_capability", lambda: (9, 0))
+    monkeypatch.setattr(paddle.Tensor, "__mul__", multiply)
+    with pytest.raises(ValueError, match=f"^--device gpu: .*{message}"):
+        device.set_device("gpu")
+    assert device.set_device("cpu") == "cpu"
+
+
 @pytest.mark.parametrize("name, sets", [("gpu:0", True), ("cpu", False)])
 def test_gpu_precision(name, sets, monkeypatch):
     """What a GPU build is asked for; a CPU build has none of it."""
