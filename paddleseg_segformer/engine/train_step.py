@@ -294,7 +294,7 @@ def out_of_memory_hint(shape, micro_batches, model):
     """
     try:
         yield
-    except (MemoryError, RuntimeError, SystemError) as error:
+    except (MemoryError, OSError, RuntimeError, SystemError) as error:
         if not isinstance(error, MemoryError) and "out of memory" not in str(error).lower():
             raise
         images, _, height, width = shape

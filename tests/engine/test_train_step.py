@@ -493,5 +493,7 @@ def test_out_of_memory_errors_suggest_flags(images, count, model, message):
     shape = [images, 3, 512, 640]
     with pytest.raises(MemoryError, match=message), out_of_memory_hint(shape, count, model()):
         raise SystemError("ResourceExhaustedError: Out of memory error on GPU 0. Cannot allocate")
+    with pytest.raises(MemoryError, match=message), out_of_memory_hint(shape, count, model()):
+        raise OSError("(External) CUDA error(2), out of memory.")  # cuDNN and cuBLAS, for workspace
     with pytest.raises(RuntimeError, match="another"), out_of_memory_hint(shape, count, model()):
         raise RuntimeError("another error")
