@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import itertools
 import os
 import platform
 import sys
+import threading
 import warnings
 import zlib  # noqa: F401  (before Paddle 2.6, after which zlib and PNG readers would crash)
-from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor, wait
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -47,6 +51,13 @@ USER_SET_THREADS = _user_set_threads()
 # The threads of parallel_map, which tune_cpu creates: one pool per process, like Paddle's own.
 _threads, _pool = 1, None
 
+
+class _ThreadState(threading.local):
+    is_busy = False  # processes an item of parallel_map or parallel_imap
+
+
+_this_thread = _ThreadState()
+
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -2, -3, -8  # <malloc.h>
 
 
@@ -65,12 +76,13 @@ def cpus_per_process() -> int:
 def tune_cpu() -> None:
     """Configure Paddle for speed on the CPU; call it before the first operator.
 
-    Three defaults are slow: Paddle runs on one thread unless OMP_NUM_THREADS is set, glibc returns
-    the memory of large tensors to the kernel, so that each operator causes page faults, and
-    Paddle's MKL uses a slow code path on AMD processors, but not on Intel's, where the variable
-    that changes it would switch AVX-512 off. Environment variables of the user
-    (OMP_NUM_THREADS, MKL_DEBUG_CPU_TYPE, GLIBC_TUNABLES, MALLOC_*) take precedence. Results are
-    unchanged.
+    Four defaults are slow: Paddle runs on one thread unless OMP_NUM_THREADS is set, glibc returns
+    the memory of large tensors to the kernel, so that each operator causes page faults, OpenMP's
+    threads wait for the next operator in a loop for 200 ms, on CPUs that ``parallel_map`` needs,
+    and Paddle's MKL uses a slow code path on AMD processors, but not on Intel's, where the variable
+    that changes it would switch AVX-512 off. Environment variables of the user (OMP_NUM_THREADS,
+    KMP_BLOCKTIME, OMP_WAIT_POLICY, MKL_DEBUG_CPU_TYPE, GLIBC_TUNABLES, MALLOC_*) take precedence.
+    Results are unchanged.
     """
     global _threads, _pool
     if b"AuthenticAMD" in _cpu_info():
@@ -85,8 +97,11 @@ def tune_cpu() -> None:
         _threads = cpus_per_process()
     # Even if OMP_NUM_THREADS has this value: Paddle Inference sets the number of threads to 1.
     paddle.base.core.set_num_threads(_threads)
+    waits = {"KMP_BLOCKTIME", "OMP_WAIT_POLICY"} & set(os.environ)
+    if not waits and (library := _library("libiomp5.so")):
+        library.kmp_set_blocktime(1)
     if _pool is None:
-        _pool = ThreadPoolExecutor(_threads, "operators", _use_one_thread)
+        _pool = ThreadPoolExecutor(_threads, "operators", _start_thread)
     _keep_freed_memory()
 
 
@@ -99,29 +114,84 @@ def _cpu_info():
 
 
 def num_threads() -> int:
-    """The number of items that ``parallel_map`` processes at the same time."""
+    """The number of items that ``parallel_map`` processes at the same time.
+
+    1 within an item: the threads are busy with the others.
+    """
     import paddle
 
-    return _threads if paddle.get_device() == "cpu" else 1
+    return _threads if paddle.get_device() == "cpu" and not _this_thread.is_busy else 1
 
 
 def parallel_map(function: Callable[[Any], Any], items: Iterable[Any]) -> list[Any]:
     """``[function(item) for item in items]``; on the CPU in parallel, in ``tune_cpu``'s threads.
 
     Most of Paddle's CPU operators use one thread, whatever their number is set to, so that
-    independent items are faster in parallel. No gradients are recorded. Calls must not be nested:
-    the inner one would wait for the threads of the outer one.
+    independent items are faster in parallel. The calling thread is one of the threads. No gradients
+    are recorded. Within an item, calls process their items one after another.
+    """
+    import paddle
+
+    items = list(items)
+    results, queue = [None] * len(items), iter(range(len(items)))
+
+    def work():
+        try:
+            with paddle.no_grad():  # it applies per thread
+                for i in queue:
+                    results[i] = function(items[i])
+        finally:
+            for _ in queue:  # after an error, no other item starts
+                pass
+
+    helpers = [_pool.submit(work) for _ in range(min(num_threads(), len(items)) - 1)]
+    try:
+        with _busy_thread() if helpers else contextlib.nullcontext():
+            work()
+    finally:
+        for helper in helpers:
+            if not helper.cancel():
+                helper.result()
+    return results
+
+
+def parallel_imap(
+    function: Callable[[Any], Any], items: Iterable[Any], count: int, limit: int | None = None
+) -> Iterator[Any]:
+    """Yield ``function(item)`` of each item, in their order; on the CPU several at a time.
+
+    For large items, such as images: while results are used, the next ones are computed. The last
+    items, if they are fewer than half of the threads, are processed one after another in the
+    calling thread, where ``function`` can itself use ``parallel_map``. No gradients are recorded.
+
+    Args:
+        function: Function of an item.
+        items: The items; read when a thread is free.
+        count: Their number.
+        limit: Most items at a time; None means one per thread.
     """
     import paddle
 
     def run(item):
-        with paddle.no_grad():  # it applies per thread
+        with paddle.no_grad():
             return function(item)
 
-    items = list(items)
-    if num_threads() == 1 or len(items) == 1:
-        return [run(item) for item in items]
-    return list(_pool.map(run, items))
+    items, threads, pending = iter(items), min(num_threads(), limit or count), deque()
+    ahead = min(num_threads() + 1, limit or count)  # the pool has an item when a thread is free
+    last = count % threads if threads and 2 * (count % threads) <= threads else 0
+    try:
+        if threads > 1:
+            for item in itertools.islice(items, count - last):
+                pending.append(_pool.submit(run, item))
+                if len(pending) >= ahead:
+                    yield pending.popleft().result()
+            while pending:
+                yield pending.popleft().result()
+    finally:  # after an error, nothing runs on
+        for future in pending:
+            future.cancel()
+        wait(pending)
+    yield from map(run, items)
 
 
 def _after_fork():
@@ -134,16 +204,45 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork)
 
 
-def _use_one_thread():
-    """Make MKL and OpenMP use one thread when called from this thread."""
+def _start_thread():
+    """Initialize a thread of the pool, which only processes items."""
+    _this_thread.is_busy = True
+    _set_local_threads(1, 1)
+
+
+@contextlib.contextmanager
+def _busy_thread():
+    """While the calling thread processes an item: its operators and inner calls use one thread."""
+    _this_thread.is_busy = True
+    try:
+        previous = _set_local_threads(1, 1)
+        yield
+    finally:
+        _this_thread.is_busy = False
+        _set_local_threads(*previous)
+
+
+def _set_local_threads(mkl, openmp):
+    """Set the number of threads that MKL and OpenMP use when called from this thread.
+
+    Returns the previous two numbers; MKL's 0 means the one of the process.
+    """
+    mkl_before, openmp_before = 0, 1
+    if library := _library("libmklml_intel.so"):
+        mkl_before = library.MKL_Set_Num_Threads_Local(mkl)
+    if library := _library("libiomp5.so"):
+        openmp_before = library.omp_get_max_threads()
+        library.omp_set_num_threads(openmp)
+    return mkl_before, openmp_before
+
+
+@cache
+def _library(name):
+    """A library that Paddle brings, or None where its build has none of this name."""
     import paddle
 
-    functions = {"libmklml_intel.so": "MKL_Set_Num_Threads_Local"}
-    functions["libiomp5.so"] = "omp_set_num_threads"
-    for name, function in functions.items():
-        library = Path(paddle.__file__).parent / "libs" / name
-        if library.exists():
-            getattr(ctypes.CDLL(str(library)), function)(1)
+    path = Path(paddle.__file__).parent / "libs" / name
+    return ctypes.CDLL(str(path)) if path.exists() else None
 
 
 def _keep_freed_memory():

@@ -1,15 +1,17 @@
 """For all tests: the logger, CPU threads, branches for GPUs, and options about skipped tests."""
 
+import contextlib
 import re
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import gpu_branches
 import pytest
 
-import paddleseg_segformer
+from paddleseg_segformer import device
 from paddleseg_segformer.log import logger
 
-paddleseg_segformer.device.tune_cpu()
+device.tune_cpu()
 
 
 @pytest.fixture(autouse=True)
@@ -19,6 +21,19 @@ def restored_logger():
     yield
     logger.handlers, logger.propagate = handlers, propagate
     logger.setLevel(level)
+
+
+@pytest.fixture
+def use_threads(monkeypatch):
+    """A function that sets the number of CPU threads as ``tune_cpu`` does, for one test."""
+    with contextlib.ExitStack() as pools:
+
+        def use(threads):
+            pool = ThreadPoolExecutor(threads, "operators", device._start_thread)
+            monkeypatch.setattr(device, "_pool", pools.enter_context(pool))
+            monkeypatch.setattr(device, "_threads", threads)
+
+        yield use
 
 
 def pytest_addoption(parser):

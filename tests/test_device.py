@@ -3,6 +3,8 @@
 import os
 import subprocess
 import sys
+import threading
+import time
 import types
 
 import paddle
@@ -42,6 +44,77 @@ for tunes in (False, True):  # in a forked child, whose parent's threads are gon
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
 print("done")
 """
+
+
+def test_parallel_calls_within_an_item(use_threads):
+    """They do not wait for the threads of the outer call, and use one thread."""
+    use_threads(3)
+
+    def outer(i):
+        assert device.num_threads() == 1
+        return device.parallel_map(lambda j: (i, j), range(3))
+
+    expected = [[(i, j) for j in range(3)] for i in range(8)]
+    assert device.parallel_map(outer, range(8)) == expected
+    assert list(device.parallel_imap(outer, range(8), 8)) == expected[:8]
+    assert device.num_threads() == 3
+
+
+def test_an_error_of_an_item_ends_the_call(use_threads):
+    """No other item starts, and the threads are free afterwards."""
+    use_threads(3)
+    started = []
+
+    def fail(i):
+        started.append(i)
+        if i == 1:
+            raise KeyError(i)
+        time.sleep(0.02)
+
+    for call in (device.parallel_map, lambda f, x: list(device.parallel_imap(f, x, 100))):
+        started.clear()
+        with pytest.raises(KeyError):
+            call(fail, range(100))
+        count = len(started)
+        assert count < 20 and device.num_threads() == 3
+        time.sleep(0.05)
+        assert len(started) == count
+        assert device.parallel_map(abs, [-1, -2]) == [1, 2]
+
+
+@pytest.mark.parametrize(
+    "threads, count, limit, alone",
+    [
+        (2, 5, None, 1),
+        (2, 4, None, 0),
+        (4, 6, None, 2),
+        (4, 7, None, 0),
+        (3, 4, 1, 4),
+        (1, 3, 8, 3),
+    ],
+)
+def test_large_items(threads, count, limit, alone, use_threads):
+    """In their order, with at most ``limit`` at a time; the last ones with all threads each."""
+    use_threads(threads)
+    now, most, lock = 0, 0, threading.Lock()
+    together = threading.Barrier(max(1, min(threads, limit or count, count - alone)))
+
+    def run(i):
+        nonlocal now, most
+        with lock:
+            now += 1
+            most = max(most, now)
+        if i < together.parties:
+            together.wait(timeout=10)
+        with lock:
+            now -= 1
+        return i, device.num_threads()
+
+    results = list(device.parallel_imap(run, iter(range(count)), count, limit))
+    used = [1] * (count - alone) + [threads] * alone
+    assert results == list(enumerate(used))
+    assert most == together.parties
+
 
 # Importing Paddle sets OMP_NUM_THREADS to 1.
 THREADS_BY_PADDLE = """

@@ -20,7 +20,7 @@ from paddleseg.cvlibs import Config
 from ..config import build, settings
 from ..data import class_names, palette
 from ..data.validate import read_sample
-from ..device import num_threads
+from ..device import parallel_imap
 from ..errors import InputError, RunError, one_line
 from ..fs import StrPath, as_list, atomic_write, check_file_writable, output_dir
 from ..inference import Segmenter, TestConfig, load_model
@@ -28,8 +28,6 @@ from ..log import logger, progress
 from . import distributed
 from .metrics import Scores, confusion_matrix
 from .report import WorstBestImages, write_report
-
-MAX_PARALLEL_INPUTS = 8  # augmented inputs, of one or several images
 
 
 def validate(
@@ -150,13 +148,17 @@ def evaluate(
     indices = range(distributed.rank(), len(dataset), distributed.world_size())
     segmenter = Segmenter(model, dataset.transforms.transforms, test_config)
     was_training = model.training
+
+    def segment(sample):
+        index, labels, inputs = sample
+        return index, labels, segmenter([inputs])[0].numpy()
+
     model.eval()
     try:
         samples = _prefetch(_without_transforms(dataset), indices, segmenter, num_workers or 1)
-        for chunk in _chunks(progress(samples, len(indices), "evaluate")):
-            predictions = segmenter([inputs for _, _, inputs in chunk])
-            for (index, labels, _), prediction in zip(chunk, predictions):
-                prediction = prediction.numpy()
+        results = parallel_imap(segment, samples, len(indices), segmenter.max_images)
+        with contextlib.closing(results):  # after an error, no image is still being segmented
+            for index, labels, prediction in progress(results, len(indices), "evaluate"):
                 try:
                     matrix = confusion_matrix(labels, prediction, classes, ignore_index)
                 except ValueError as error:
@@ -205,18 +207,6 @@ def _read(dataset, index, segmenter):
         path = dataset.file_list[index][0]
         raise InputError(f"{path}: cannot be transformed ({one_line(error)}).") from error
     return index, np.asarray(sample["label"])[0], inputs
-
-
-def _chunks(samples):
-    """Lists of samples with together one augmented input per thread, within a limit."""
-    chunk = []
-    for sample in samples:
-        chunk.append(sample)
-        if len(chunk) * len(chunk[0][2]) >= min(num_threads(), MAX_PARALLEL_INPUTS):
-            yield chunk
-            chunk = []
-    if chunk:
-        yield chunk
 
 
 def log_scores(scores, images, of=""):

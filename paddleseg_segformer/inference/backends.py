@@ -14,7 +14,7 @@ import paddle.nn.functional as F
 from ..data.transforms import Compose
 from ..device import num_threads
 from ..errors import InputError, one_line
-from .segmenter import Segmenter
+from .segmenter import MAX_PARALLEL_INPUTS, Segmenter
 from .test_config import TestConfig
 
 # The graph as Paddle 3 and as Paddle 2 writes it. Paddle 3 reads both, Paddle 2 only its own.
@@ -37,7 +37,8 @@ class PaddleInference:
         options = inference.Config(*map(str, files))
         options.disable_glog_info()
         options.disable_mkldnn()  # Paddle 3.3.1's oneDNN lacks some operators of the graph
-        options.set_cpu_math_library_num_threads(num_threads())
+        self._threads = num_threads()
+        options.set_cpu_math_library_num_threads(self._threads)
         self._predictor = inference.create_predictor(options)
         self._input = self._predictor.get_input_handle(*self._predictor.get_input_names())
         self._output = self._predictor.get_output_handle(*self._predictor.get_output_names())
@@ -46,7 +47,7 @@ class PaddleInference:
         self._input.reshape(images.shape)
         self._input.copy_from_cpu(images)
         self._predictor.run()
-        paddle.base.core.set_num_threads(num_threads())  # the run sets it to 1 for all of Paddle
+        paddle.base.core.set_num_threads(self._threads)  # the run sets it to 1 for all of Paddle
         return self._output.copy_to_cpu()
 
 
@@ -179,6 +180,8 @@ class GraphSegmenter:
     Outputs are resized to the original image size: probabilities bilinearly, label maps to the
     nearest pixel.
     """
+
+    max_images = MAX_PARALLEL_INPUTS
 
     def __init__(self, backend, size, transforms):
         self._backend, self._size, self._transforms = backend, size, Compose(transforms)

@@ -14,7 +14,7 @@ import numpy as np
 from tqdm import tqdm
 
 from ..data.image_io import read_image
-from ..device import num_threads
+from ..device import parallel_imap
 from ..errors import InputError, RunError
 from ..fs import StrPath, cleanup_on_error, output_dir
 from ..log import progress
@@ -27,6 +27,7 @@ VIDEO_ENDINGS = {".mp4", ".avi", ".mov", ".mkv", ".webm"}
 # The first two are PaddleSeg's folder names.
 OVERLAYS, COLOR_MAPS = "added_prediction", "pseudo_color_prediction"
 LABEL_MAPS, PROBABILITIES = "label_map", "probabilities"
+LATER = object()  # result of a file that is to be segmented with all threads
 OUTPUT_DIRS = (OVERLAYS, COLOR_MAPS, LABEL_MAPS, PROBABILITIES)
 
 
@@ -126,58 +127,76 @@ def predict(
         predictor, problems = Predictor(model_path, **options), []
         if probabilities:
             predictor.check_probabilities()
-    step = 1 if probabilities else num_threads()  # probabilities of several images need much memory
-    chunks = [files[start : start + step] for start in range(0, len(files), step)]
-    for chunk in progress(chunks, len(files), "predict", "image", len):
-        problems += _predict_chunk(predictor, root, chunk, save_dir, probabilities)
+    # Probabilities of several images need much memory.
+    limit = 1 if probabilities else predictor.segmenter.max_images
+
+    def run(file):
+        return _predict_image(predictor, root, *file, save_dir, probabilities)
+
+    results = parallel_imap(run, files, len(files), limit)
+    with contextlib.closing(results):
+        pairs = progress(zip(files, results), len(files), "predict", "image")
+        for (output, name), problem in pairs:
+            if problem is LATER:
+                problem = _predict_alone(predictor, root / name, output, save_dir, probabilities)
+            problems += [problem] if problem else []
     return len(files) - len(problems), problems
 
 
-def _predict_chunk(predictor, root, chunk, save_dir, probabilities):
-    """Segment files, pairs of an output path and a name, in parallel; return their errors."""
-    images, rasters, problems = {}, {}, []
-    for output, name in chunk:
-        path = root / name
-        try:
-            if name.suffix.lower() in VIDEO_ENDINGS:
-                _predict_video(predictor, path, output, save_dir)
-            elif (raster := open_raster(path, predictor.channels)) is None:
-                images[output, name] = read_image(path, predictor.channels)
-            elif raster.is_large:
-                with contextlib.closing(raster):
-                    _predict_large(predictor, raster, output, save_dir, probabilities)
-            else:
-                with contextlib.closing(raster):
-                    images[output, name], valid = raster.read()
-                rasters[name] = raster, valid
-        except InputError as error:
-            problems.append(str(error))
-    results = _segment(predictor, list(images.values()), probabilities)
-    for (output, name), result in zip(images, results):
-        if isinstance(result, InputError):
-            problems.append(f"{root / name}: {result}")
-            continue
-        if name in rasters:
-            raster, valid = rasters[name]
-            result.label_map[~valid] = NO_DATA
-            path = save_dir / LABEL_MAPS / output.with_name(output.name + ".tif")
-            with new_label_map(path, raster, predictor) as write:
-                write(result.label_map)
+def _predict_image(predictor, root, output, name, save_dir, probabilities):
+    """Segment an image file, one of several at a time.
+
+    Returns:
+        None, or its error; or ``LATER`` for a video or a large raster.
+    """
+    path, raster = root / name, None
+    try:
+        if name.suffix.lower() in VIDEO_ENDINGS:
+            return LATER
+        if (raster := open_raster(path, predictor.channels)) is None:
+            image = read_image(path, predictor.channels)
         else:
-            path = save_dir / LABEL_MAPS / output.with_name(output.name + ".png")
-            _save(path, result.label_image())
-        _save_pictures(result, output, save_dir)
-        if probabilities:
-            path = save_dir / PROBABILITIES / output.with_name(output.name + ".npz")
-            with cleanup_on_error(path):
-                np.savez_compressed(path, probabilities=result.probabilities)
-    return problems
+            with contextlib.closing(raster):
+                if raster.is_large:
+                    return LATER
+                image, valid = raster.read()
+    except InputError as error:
+        return str(error)
+    try:
+        (result,) = predictor.segment_decoded([image], probabilities)
+    except InputError as error:
+        return f"{path}: {error}"
+    if raster is not None:
+        result.label_map[~valid] = NO_DATA
+        with new_label_map(_path(save_dir, LABEL_MAPS, output, ".tif"), raster, predictor) as write:
+            write(result.label_map)
+    else:
+        _save(_path(save_dir, LABEL_MAPS, output, ".png"), result.label_image())
+    _save_pictures(result, output, save_dir)
+    if probabilities:
+        path = _path(save_dir, PROBABILITIES, output, ".npz")
+        with cleanup_on_error(path):
+            np.savez_compressed(path, probabilities=result.probabilities)
+    return None
+
+
+def _predict_alone(predictor, path, output, save_dir, probabilities):
+    """Segment a video or a large raster with all threads; return its error, or None."""
+    try:
+        if path.suffix.lower() in VIDEO_ENDINGS:
+            _predict_video(predictor, path, output, save_dir)
+        else:
+            with contextlib.closing(open_raster(path, predictor.channels)) as raster:
+                _predict_large(predictor, raster, output, save_dir, probabilities)
+    except InputError as error:
+        return str(error)
+    return None
 
 
 def _predict_large(predictor, raster, output, save_dir, probabilities):
     if probabilities:
         raise InputError(f"{raster.path}: is too large for --probabilities; cut it into pieces.")
-    path = save_dir / LABEL_MAPS / output.with_name(output.name + ".tif")
+    path = _path(save_dir, LABEL_MAPS, output, ".tif")
     try:
         preview = segment_large(predictor, raster, path)
     except InputError as error:
@@ -187,19 +206,12 @@ def _predict_large(predictor, raster, output, save_dir, probabilities):
 
 
 def _save_pictures(prediction, output, save_dir):
-    output = output.with_name(output.name + ".png")
-    _save(save_dir / OVERLAYS / output, prediction.overlay())
-    _save(save_dir / COLOR_MAPS / output, prediction.color_map())
+    _save(_path(save_dir, OVERLAYS, output, ".png"), prediction.overlay())
+    _save(_path(save_dir, COLOR_MAPS, output, ".png"), prediction.color_map())
 
 
-def _segment(predictor, images, probabilities):
-    """The ``Prediction`` of each image, or the ``InputError`` if the model does not support it."""
-    try:
-        return predictor.segment_decoded(images, probabilities)
-    except InputError as error:
-        if len(images) == 1:
-            return [error]
-        return [_segment(predictor, [image], probabilities)[0] for image in images]
+def _path(save_dir, kind, output, ending):
+    return save_dir / kind / output.with_name(output.name + ending)
 
 
 def _predict_video(predictor, path, output, save_dir):
@@ -209,7 +221,7 @@ def _predict_video(predictor, path, output, save_dir):
     if not capture.isOpened() or 0 in size:
         raise InputError(f"{path}: cannot be read as a video.")
     rate, frames = capture.get(cv2.CAP_PROP_FPS) or 25, capture.get(cv2.CAP_PROP_FRAME_COUNT)
-    finals = [save_dir / x / output.with_name(output.name + ".mp4") for x in (OVERLAYS, COLOR_MAPS)]
+    finals = [_path(save_dir, x, output, ".mp4") for x in (OVERLAYS, COLOR_MAPS)]
     partials, writers = [final.with_suffix(".mp4.partial.mp4") for final in finals], []
     with contextlib.ExitStack() as stack:
         stack.callback(capture.release)

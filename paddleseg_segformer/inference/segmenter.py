@@ -13,7 +13,7 @@ import paddle
 from paddleseg.cvlibs import Config
 
 from ..config import build
-from ..device import num_threads, parallel_map
+from ..device import parallel_imap
 from ..errors import InputError, one_line
 from ..models import SegFormer
 from ..ops import label_map, probability_map
@@ -22,6 +22,7 @@ from .sliding_window import SlidingWindows
 from .test_config import TestConfig
 from .tta import AugmentedInput, TestTimeAugmentation
 
+MAX_PARALLEL_INPUTS = 8  # augmented inputs, of several images at a time
 BAND_HEIGHT = 512  # rows of the original image labeled at a time in sliding-window inference
 
 
@@ -59,7 +60,17 @@ class Segmenter:
         self.augmented_inputs = TestTimeAugmentation(transforms, test_config)
         self.model, self.test_config = model, test_config
 
-    @paddle.no_grad()
+    @property
+    def max_images(self) -> int:
+        """The most images to segment at a time; more would need much memory.
+
+        The windows and augmented inputs of a single image are segmented in parallel, too.
+        """
+        if self.test_config.crop_size is not None:
+            return 1
+        inputs = len(self.test_config.scales) * len(self.test_config.flips)
+        return max(1, MAX_PARALLEL_INPUTS // inputs)
+
     def __call__(self, images: list[list[AugmentedInput]]) -> list[paddle.Tensor]:
         """Segment images.
 
@@ -73,7 +84,6 @@ class Segmenter:
         """
         return [labels for (labels,) in self._compute(images, label_map)]
 
-    @paddle.no_grad()
     def with_probabilities(self, images: list[list[AugmentedInput]]) -> list[list[paddle.Tensor]]:
         """The label map and the mean softmax, float32 ``[H, W, classes]``, of each image."""
         return self._compute(images, label_map, probability_map)
@@ -153,12 +163,9 @@ class Segmenter:
             del by_input, logits, part  # releases the windows that the next band drops
             yield band, result
 
-    @paddle.no_grad()
     def _window_logits(self, windows):
         """The logits of each (``SlidingWindows``, row, column): tensors ``[w, h, C]``."""
-        # A thread per window, unless most threads would be idle: then all share each operator.
-        apply = parallel_map if 2 * len(windows) > num_threads() else map
-        return list(apply(self._run_window, windows))
+        return list(parallel_imap(self._run_window, windows, len(windows)))
 
     def _run_window(self, window):
         item, row, column = window

@@ -25,6 +25,7 @@ from ..ops import (
     Linear,
     LinearToMap,
     drop_path_factors,
+    map_rows,
     scaled_dot_product_attention,
 )
 from ..weights import BAND_RULES, Source, load_pretrained
@@ -240,7 +241,9 @@ class Block(nn.Layer):
 
     def forward(self, x, h, w, attn_factors=None, mlp_factors=None):
         x = self.drop_path(x, self.attn(self.norm1(x), h, w), attn_factors)
-        return self.drop_path(x, self.mlp(self.norm2(x), h, w), mlp_factors)
+        # The 3x3 convolution of the Mix-FFN sees a row above and below.
+        y = map_rows(lambda x, h: self.mlp(self.norm2(x), h, w), x, h, halo=1)
+        return self.drop_path(x, y, mlp_factors)
 
 
 class EfficientAttention(nn.Layer):
@@ -267,12 +270,16 @@ class EfficientAttention(nn.Layer):
 
     def forward(self, x, h, w):
         reduced = self.norm(to_tokens(self.sr(to_map(x, h, w)))) if self.sr_ratio > 1 else x
-        q, (k, v) = self.q(x), self.kv(reduced).chunk(2, axis=-1)
-        q, k, v = (self._split_heads(x) for x in (q, k, v))
+        k, v = (self._split_heads(x) for x in self.kv(reduced).chunk(2, axis=-1))
+        return self.proj_drop(map_rows(lambda x, _: self._attend(x, k, v), x, h))
+
+    def _attend(self, x, k, v):
+        """The queries' tokens ``[N, L, C]`` to tokens of the same shape."""
+        q = self._split_heads(self.q(x))
         x = scaled_dot_product_attention(
             q, k, v, self.scale, dropout_p=self.attn_drop_rate, training=self.training
         )
-        return self.proj_drop(self.proj(x.flatten(2)))
+        return self.proj(x.flatten(2))
 
     def _split_heads(self, x):
         """``[N, L, C]`` to ``[N, L, heads, C / heads]``."""

@@ -18,6 +18,7 @@ from .layers import (
 )
 from .parallel_samples import parallel_samples
 from .resize import linear_weights, resize_and_sum, resize_bilinear, resize_rows
+from .rows import map_rows
 
 __all__ = [
     "ChannelTables",
@@ -31,6 +32,7 @@ __all__ = [
     "drop_path_factors",
     "label_map",
     "linear_weights",
+    "map_rows",
     "parallel_samples",
     "probability_map",
     "resize_and_sum",

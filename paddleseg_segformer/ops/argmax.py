@@ -59,7 +59,6 @@ def probability_map(inputs):
     return _map_tiles(inputs, _probabilities)
 
 
-@paddle.no_grad()
 def _map_tiles(inputs, function):
     """Apply a function to the logits ``[columns, rows, C]`` of each input, tile by tile."""
     inputs = [

@@ -21,7 +21,7 @@ import paddleseg_segformer as ps
 from paddleseg_segformer.config import build, load_config
 from paddleseg_segformer.data.image_io import read_image
 from paddleseg_segformer.data.scenes import write_scenes
-from paddleseg_segformer.engine import distributed, evaluate, evaluator, validate
+from paddleseg_segformer.engine import distributed, evaluate, validate
 from paddleseg_segformer.errors import RunError
 from paddleseg_segformer.fs import check_file_writable
 from paddleseg_segformer.inference import Segmenter, TestConfig
@@ -304,13 +304,16 @@ def test_images_of_more_than_8_bits_are_kept(tmp_path):
 
 
 @pytest.mark.parametrize("threads", [2, 3, 4])
-def test_images_that_are_evaluated_together(threads, scenes, monkeypatch):
-    """Three images, one, two or all of them at a time, have the results of each alone."""
+def test_images_that_are_evaluated_together(threads, scenes, use_threads):
+    """Three images, some of them at a time, have the results of each alone, in their order."""
     model, dataset = random_model(scenes, 150), copy.copy(scenes)
     dataset.file_list = [scenes.file_list[i] for i in (0, 1, 0)]
     alone = evaluate(model, dataset, TestConfig()).confusion
-    monkeypatch.setattr(evaluator, "num_threads", lambda: threads)
-    together = evaluate(model, dataset, TestConfig()).confusion
+    use_threads(threads)
+    order = []
+    observe = lambda index, *_: order.append(index)  # noqa: E731
+    together = evaluate(model, dataset, TestConfig(), observe=observe).confusion
+    assert order == [0, 1, 2]
     assert together.sum() == alone.sum() and np.abs(together - alone).sum() < 1e-3 * alone.sum()
 
 

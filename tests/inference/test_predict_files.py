@@ -1,6 +1,7 @@
 """Prediction of files: folders, patterns, lists, videos; errors do not stop the others."""
 
 import resource
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -42,6 +43,7 @@ class ByColor:
         return Prediction(labels, image, self.classes, self.palette)
 
     channels = 3
+    segmenter = SimpleNamespace(max_images=8)
 
     def segment_decoded(self, images, probabilities=False):
         return [self(image) for image in images]
@@ -120,8 +122,12 @@ def test_a_broken_file_does_not_stop_the_others(folder, tmp_path):
     assert len(written(out)) == 3
 
 
-def test_an_unsupported_size_does_not_stop_the_others(by_color, tmp_path, monkeypatch):
+@pytest.mark.parametrize("threads", [1, 2, 3])
+def test_an_unsupported_size_does_not_stop_the_others(
+    threads, by_color, tmp_path, monkeypatch, use_threads
+):
     """Nor the others of those that are segmented together."""
+    use_threads(threads)
 
     def segment_decoded(self, images, probabilities):
         if any(image.shape == (3, 3, 3) for image in images):
@@ -129,7 +135,6 @@ def test_an_unsupported_size_does_not_stop_the_others(by_color, tmp_path, monkey
         return [self(image) for image in images]
 
     monkeypatch.setattr(ByColor, "segment_decoded", segment_decoded)
-    monkeypatch.setattr(predict_files, "num_threads", lambda: 3)
     for name, image in (("a", COLORS), ("b", COLORS[:3, :3]), ("c", COLORS[:, ::-1])):
         Image.fromarray(image).save(tmp_path / f"{name}.png")
     count, problems = predict("model", tmp_path, tmp_path / "out")
@@ -138,6 +143,27 @@ def test_an_unsupported_size_does_not_stop_the_others(by_color, tmp_path, monkey
     for name, labels in (("a", LABELS), ("c", LABELS[:, ::-1])):
         found = np.asarray(Image.open(tmp_path / f"out/label_map/{name}.png"))
         np.testing.assert_array_equal(found, labels)
+
+
+def test_a_folder_on_several_threads(folder, tmp_path, use_threads):
+    """Its outputs, and the order of its errors, are those of one image at a time."""
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    for i in range(7):
+        image = np.asarray(Image.open(folder / "photos/b.png"))
+        Image.fromarray(np.roll(image, 11 * i, axis=1)[: 64 - 3 * i]).save(photos / f"{i}.png")
+    for i in (1, 2, 5):
+        (photos / f"{i}.jpg").write_bytes(b"\xff\xd8 cut short")
+    outputs, errors = [], []
+    for threads in (1, 3):
+        use_threads(threads)
+        out = tmp_path / f"out{threads}"
+        count, problems = predict(folder / "model.pdparams", photos, out, device="cpu")
+        assert count == 7
+        outputs.append({name: (out / name).read_bytes() for name in written(out)})
+        errors.append([problem.partition(": ")[0] for problem in problems])
+    assert len(outputs[0]) == 21 and outputs[0] == outputs[1]
+    assert errors == [[str(photos / f"{i}.jpg") for i in (1, 2, 5)]] * 2
 
 
 @pytest.mark.parametrize("save_dir", ["result", "."])

@@ -7,7 +7,7 @@ import paddle
 import paddle.nn.functional as F
 import pytest
 from reference import assert_close, bilinear, random_state, segformer, upsample
-from small_models import randomize, tiny_model, without_initialization
+from small_models import randomize, smallest_model, tiny_model, without_initialization
 
 import paddleseg_segformer as ps
 
@@ -213,3 +213,17 @@ def test_unknown_backbones_and_projections_raise():
         ps.SegFormer(2, "B6")
     with pytest.raises(ValueError, match="'conv'"):
         ps.SegFormer(2, Features([(4, 4)] * 4), 4, stage_projection="conv")
+
+
+@pytest.mark.parametrize("threads, strips", [(1, 1), (2, 2), (4, 3)])
+def test_an_image_on_several_threads(threads, strips, use_threads):
+    """Computed by strips of rows, it has the logits that it has on one thread."""
+    model, image, calls = smallest_model(), paddle.randn([1, 3, 403, 61]), []
+    with paddle.no_grad():
+        (expected,) = model(image)
+        use_threads(threads)
+        model.backbone.block1[0].mlp.register_forward_post_hook(lambda *_: calls.append(1))
+        (actual,) = model(image)
+    assert len(calls) == strips
+    np.testing.assert_allclose(actual.numpy(), expected.numpy(), rtol=0, atol=1e-5)
+    np.testing.assert_array_equal(actual.argmax(1).numpy(), expected.argmax(1).numpy())
