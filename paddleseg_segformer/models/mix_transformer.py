@@ -203,7 +203,11 @@ class MixVisionTransformer(nn.Layer):
         return [next(drawn) if rate else None for rate in rates]
 
     def has_independent_samples(self):
-        """Whether ``parallel_samples`` applies: no layers, hooks or dropout but those below."""
+        """Whether ``parallel_samples`` applies.
+
+        Layers of others, hooks and dropout may depend on the batch or on the order of samples, and
+        recomputing restores a random state that all threads share.
+        """
         layers = self.sublayers(include_self=True)
         return (
             not self.recompute
@@ -306,6 +310,7 @@ class MixFFN(nn.Layer):
         return self.drop(self.fc2(x))  # fc2 begins with the GELU
 
 
+# Those of which has_independent_samples knows that they treat samples independently.
 LAYER_TYPES = {
     MixVisionTransformer,
     PatchEmbedding,

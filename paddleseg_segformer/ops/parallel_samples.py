@@ -1,12 +1,17 @@
 """The samples of a batch in parallel on a CPU, with gradients."""
 
 import copy
+from typing import NamedTuple
 
 import paddle
 from paddle.autograd import PyLayer
 from paddle.base import core, framework
 
 from ..device import num_threads, parallel_map
+
+# Threads per sample above which matrix products that use all threads would be faster: computed from
+# the times of whole and split steps with one and two threads.
+MAX_THREADS_PER_SAMPLE = 4
 
 
 def parallel_samples(function, layer, x, factors):
@@ -16,7 +21,8 @@ def parallel_samples(function, layer, x, factors):
     samples side by side. Each thread records the graph of its samples on a copy of the layer that
     shares the parameters' values; the backward passes run in parallel too, and their gradients are
     added. Results differ only by the order of summation. Not split are batches on GPUs, without
-    gradients, in mixed precision, or with a gradient of ``x``.
+    gradients, in mixed precision, with a gradient of ``x``, or much smaller than the number of
+    threads.
 
     Args:
         function: Takes ``layer`` and parts of ``x`` and ``factors``; returns a list of float
@@ -42,7 +48,8 @@ def _can_split(x):
     return (
         paddle.in_dynamic_mode()
         and x.place.is_cpu_place()
-        and min(len(x), num_threads()) > 1
+        and len(x) > 1
+        and 1 < num_threads() <= MAX_THREADS_PER_SAMPLE * len(x)
         and paddle.is_grad_enabled()
         and x.stop_gradient
         and framework._dygraph_tracer()._amp_level == core.AmpLevel.O0
@@ -54,25 +61,54 @@ class _ParallelSamples(PyLayer):
     def forward(ctx, run, layer, samples, *parameters):
         count = min(samples, num_threads())
         bounds = [samples * i // count for i in range(count + 1)]
-        ctx.parts = [slice(*pair) for pair in zip(bounds, bounds[1:])]
-        ctx.aliases = [[_alias(p) for p in parameters] for _ in ctx.parts]
 
-        def record(args):
-            part, aliases = args
+        def record(part):
+            aliases = [_alias(parameter) for parameter in parameters]
+            replica = _replicate(layer, dict(zip(map(id, parameters), aliases)))
             with paddle.enable_grad():
-                return run(_replicate(layer, dict(zip(map(id, parameters), aliases))), part)
+                outputs, gradients = run(replica, part), []
+                root = _Root.apply(gradients, *outputs)
+            graph = _Graph(part, aliases, gradients, root)
+            return graph, [output.detach() for output in outputs]
 
-        ctx.outputs = parallel_map(record, zip(ctx.parts, ctx.aliases))
-        return tuple(paddle.concat(parts) for parts in zip(*ctx.outputs))
+        parts = [slice(*pair) for pair in zip(bounds, bounds[1:])]
+        ctx.graphs, outputs = zip(*parallel_map(record, parts))
+        return tuple(map(paddle.concat, zip(*outputs)))
 
     @staticmethod
     def backward(ctx, *upstream):
-        def run(args):
-            outputs, part = args
-            paddle.autograd.backward(outputs, [gradient[part] for gradient in upstream])
+        def run(graph):
+            graph.gradients.extend(gradient[graph.part] for gradient in upstream)
+            graph.root.backward()
 
-        parallel_map(run, zip(ctx.outputs, ctx.parts))
-        return tuple(parallel_map(_add_gradients, zip(*ctx.aliases)))
+        parallel_map(run, ctx.graphs)
+        aliases = zip(*(graph.aliases for graph in ctx.graphs))
+        return tuple(parallel_map(_add_gradients, aliases))
+
+
+class _Graph(NamedTuple):
+    """The graph of a part of the batch."""
+
+    part: slice
+    aliases: list  # of the parameters
+    gradients: list  # of the outputs, empty before the backward pass
+    root: paddle.Tensor
+
+
+class _Root(PyLayer):
+    """A scalar whose backward pass goes on with a list of gradients that is filled just before.
+
+    As the root of a graph it replaces outputs, so that only the whole batch's are kept.
+    """
+
+    @staticmethod
+    def forward(ctx, gradients, *outputs):
+        ctx.gradients = gradients
+        return paddle.zeros([])
+
+    @staticmethod
+    def backward(ctx, _):
+        return tuple(ctx.gradients)
 
 
 def _alias(parameter):
