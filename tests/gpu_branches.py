@@ -27,6 +27,7 @@ DECISIONS |= {"is_compiled_with_cuda", "device_count", "num_threads", "has_gpu",
 
 # Where the forced tests do not select a GPU or use the CPU on purpose, the tests that do.
 ON_CPU = "deploy/test_export.py::test_paddle_inference_keeps_paddles_number_of_threads"
+SAMPLES = "ops/test_parallel_samples.py::test_results_are_those_of_the_whole_batch"
 ELSEWHERE = {
     "cli/doctor:main": "doctor/test_command.py::test_a_gpu_that_paddle_cannot_use_is_an_error",
     "deploy/export:_on_cpu": (
@@ -38,8 +39,10 @@ ELSEWHERE = {
     "doctor/operators:check_attention_kernel": "doctor/test_gpu_checks.py::test_attention_kernel",
     "inference/backends:OnnxRuntime.__init__": ON_CPU,
     "inference/backends:OpenVino.__init__": ON_CPU,
-    "inference/backends:PaddleInference.__call__": ON_CPU,
     "inference/backends:PaddleInference.__init__": ON_CPU,
+    "ops/parallel_samples:_ParallelSamples.forward": SAMPLES,
+    "ops/parallel_samples:_can_split": SAMPLES,
+    "ops/rows:map_rows": "ops/test_rows.py::test_strips",
 }
 
 _selected = "gpu:0"  # the device that the package has selected
