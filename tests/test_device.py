@@ -89,6 +89,7 @@ def test_an_error_of_an_item_ends_the_call(use_threads):
         (2, 4, None, 0),
         (4, 6, None, 2),
         (4, 7, None, 0),
+        (4, 9, 2, 1),
         (3, 4, 1, 4),
         (1, 3, 8, 3),
     ],
@@ -106,6 +107,7 @@ def test_large_items(threads, count, limit, alone, use_threads):
             most = max(most, now)
         if i < together.parties:
             together.wait(timeout=10)
+        time.sleep(0.01)
         with lock:
             now -= 1
         return i, device.num_threads()

@@ -247,6 +247,19 @@ def test_a_video(by_color, tmp_path):
     assert count == 0 and "text.mp4: cannot be read as a video" in problems[0]
 
 
+@pytest.mark.parametrize("threads", [1, 2])
+def test_a_video_among_images(threads, by_color, tmp_path, use_threads):
+    use_threads(threads)
+    (tmp_path / "in").mkdir()
+    for name in "acd":
+        Image.fromarray(COLORS).save(tmp_path / f"in/{name}.png")
+    write_video(tmp_path / "in/b.mp4", [COLORS[:, :, ::-1]])
+    assert predict("model", tmp_path / "in", tmp_path / "out") == (4, [])
+    kinds = ("added_prediction", "pseudo_color_prediction")
+    expected = {f"{kind}/{x}.png" for kind in (*kinds, "label_map") for x in "acd"}
+    assert written(tmp_path / "out") == expected | {f"{kind}/b.mp4" for kind in kinds}
+
+
 @pytest.fixture
 def repeated(by_color, tmp_path):
     """A function that segments a video again, and the two output files of an earlier call."""
