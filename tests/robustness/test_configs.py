@@ -157,13 +157,13 @@ FILES = [
         "a number in base 60",
         "train",
         base_60,
-        "{}/config.yaml: batch_size: must be a whole number above 0, not '1:30'",
+        "{}/config.yaml: batch_size must be a whole number above 0, not '1:30'",
     ),
     Case(
         "a number in base 60 as an option",
         "train",
         opts("batch_size=1:30"),
-        "{}/config.yaml: batch_size: must be a whole number above 0, not '1:30'",
+        "{}/config.yaml: batch_size must be a whole number above 0, not '1:30'",
     ),
     Case(
         "a suffix that is not YAML",

@@ -133,13 +133,13 @@ INVALID = [
         "a decompression bomb",
         "predict",
         predict(declared(60000, 60000)),
-        "{}/photo.png: cannot be read as an image (Image size (3600000000 pixels) exceeds",
+        "{}/photo.png: cannot be read as an image (60000x60000 pixels of 3 bands exceed",
     ),
     Case(
         "an enormous width",
         "predict",
         predict(declared(1 << 30, 1)),
-        "{}/photo.png: cannot be read as an image (Image size (1073741824 pixels) exceeds",
+        "{}/photo.png: cannot be read as an image (1073741824x1 pixels of 3 bands exceed",
     ),
     Case(
         "a width of 0",
