@@ -79,8 +79,9 @@ def from_pillow(image):
     """``Bands`` of a Pillow image, with its EXIF orientation applied, except of WebP.
 
     Raises:
-        ValueError: The values are 32-bit integers.
+        ValueError: The values are 32-bit integers, or too many.
     """
+    check_size(image.height, image.width, bands=3)
     has_alpha, is_gray_file = image.mode in ("RGBA", "LA"), image.format in ("PNG", "PPM")
     if image.format == "TIFF":  # a fourth band need not be transparency
         has_alpha = has_alpha and image.tag_v2.get(EXTRA_SAMPLES, (0,))[-1] in ALPHA

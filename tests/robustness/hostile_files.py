@@ -250,6 +250,10 @@ def postscript():
     return b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 64 64\n%%EndComments\n{} loop\n"
 
 
+GIF_FRAME = (
+    b"\x80\0\0" + bytes(6) + b"," + struct.pack("<HHHH", 0, 0, 21_000, 21_000) + b"\0\2\1\4\0;"
+)
+
 CHECKPOINTS = {
     "tuples of one list": lambda: repeated_call("builtins", "tuple", b"K\1", 2000),
     "mappings of one list": lambda: repeated_call("collections", "OrderedDict", b"K\1N\x86", 2000),
@@ -299,6 +303,7 @@ IMAGES = {
     "PNG of 2 ** 31 pixels": lambda: png(1 << 16, 1 << 15),
     "PNG of 16 bits": lambda: png(1 << 15, 1 << 15, 16),
     "PNG with a text bomb": lambda: png(8, 8, extra=zlib.compress(bytes(100 << 20))),
+    "GIF of 2 ** 28.7 pixels": lambda: b"GIF89a" + struct.pack("<HH", 21_000, 21_000) + GIF_FRAME,
     "TIFF of 2 ** 62 pixels": lambda: tiff((1 << 31) - 1, (1 << 31) - 1),
     "TIFF of many bands": lambda: tiff(1 << 15, 1 << 15, _277=65535),
     "TIFF in deflate": lambda: tiff(1 << 15, 1 << 15, _259=8),
