@@ -4,11 +4,13 @@ import os
 from pathlib import Path
 
 import numpy as np
+import paddle
 from small_models import save, smallest_model
 
 from paddleseg_segformer.config import load_config
 from paddleseg_segformer.data.scenes import write_scenes
 from paddleseg_segformer.engine import checkpoint, train
+from paddleseg_segformer.engine.trainer import TrainerState
 from paddleseg_segformer.inference.model_source import IMAGENET
 from paddleseg_segformer.weights import read_saved_dict
 
@@ -75,3 +77,23 @@ def state(folder, name):
         own = next((own for own in sorted(names, reverse=True) if key.startswith(own + "_")), None)
         found[key if own is None else names[own] + key[len(own) :]] = value
     return found
+
+
+def write_checkpoint(save_dir, iteration, run="a", size=1000):
+    """Write a checkpoint of one weight, and return its manifest."""
+    names = ("model.pdparams", "model.pdopt")
+    states = {name: {"w": paddle.full([size], float(iteration))} for name in names}
+    metadata = {
+        "run": run,
+        "seed": 0,
+        "optimizer": "AdamW",
+        "parameters": {"w": "w_0"},
+        "config": {"a.0": None, "b": [1, 2.5]},
+        "arrangement": {},
+        "versions": {},
+        "classes": ["a"],
+        "palette": [[0, 0, 0]],
+        "scaler": {},
+        **TrainerState(iteration).to_manifest(),
+    }
+    return checkpoint.save(save_dir / f"iter_{iteration}", states, metadata)

@@ -51,9 +51,9 @@ def read_image(path, channels=3):
             values, or another number of bands.
     """
     path = Path(path)
-    if not path.is_file():  # reading a pipe would wait for a writer
-        raise InputError(f"{path}: cannot be read as an image (not a file).")
     try:
+        if not path.is_file():  # reading a pipe would wait for a writer
+            raise InputError(f"{path}: cannot be read as an image (not a file).")
         return decode_image(path.read_bytes(), path, channels)
     except OSError as error:
         raise InputError(f"{path}: cannot be read as an image ({error.strerror}).") from error

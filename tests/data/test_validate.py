@@ -12,13 +12,14 @@ import pytest
 import yaml
 from paddleseg import datasets
 from PIL import Image
+from training_runs import write_checkpoint
 
 from paddleseg_segformer import Dataset, ResizeToFit
 from paddleseg_segformer.config import load_config
 from paddleseg_segformer.data.dataset_report import check_dataset_splits
 from paddleseg_segformer.data.scenes import write_scenes
 from paddleseg_segformer.data.validate import check_before_training
-from paddleseg_segformer.engine import checkpoint, run_dir, train
+from paddleseg_segformer.engine import run_dir, train
 from paddleseg_segformer.engine.options import TrainOptions
 from paddleseg_segformer.errors import InputError
 
@@ -193,10 +194,10 @@ def test_too_little_disk_space_for_the_checkpoints(tmp_path, monkeypatch):
     free = namedtuple("Usage", "free")
     monkeypatch.setattr(shutil, "disk_usage", lambda _: free(70e6))
     options = {"save_dir": str(tmp_path), "save_interval": 1}
-    with pytest.raises(InputError, match=r"0\.07 GB .* 6 checkpoints of 0\.01 GB need 0\.08"):
+    with pytest.raises(InputError, match=r"70 MB .* 6 checkpoints of 12 MB .* 76 MB"):
         run_dir.check_disk_space(TrainOptions(**options), 50, model)  # 6 * 12 + 4
     run_dir.check_disk_space(TrainOptions(keep_checkpoint_max=0, **options), 5, model)
-    checkpoint.save(tmp_path / "iter_1", {}, {"run": "a"})
+    write_checkpoint(tmp_path, 1)
     run_dir.check_disk_space(TrainOptions(resume=True, **options), 50, model)
 
 
@@ -205,7 +206,7 @@ def test_checkpoints_of_another_run_are_not_counted_as_saved(data, monkeypatch):
     (data / "out/iter_900").mkdir(parents=True)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: namedtuple("Usage", "free")(75e6))
     config = configuration(data, "model.backbone={type: MixVisionTransformer_B0}")
-    refused(config, "2 checkpoints of .* GB need 0.09", save_interval=1)
+    refused(config, "2 checkpoints of 39.9 MB .* need 93.2 MB", save_interval=1)
 
 
 def test_an_unknown_key_of_a_parameter_group(data):

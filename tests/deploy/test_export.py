@@ -569,5 +569,5 @@ def test_other_numbers_of_bands(bands, shape, tmp_path):
     image = np.random.default_rng(0).random([64, 96, bands])
     assert graph.channels == predictor.channels == bands
     assert (graph(image).label_map == predictor(image).label_map).mean() > 0.999
-    with pytest.raises(InputError, match=f"^--input_shape 1 3 -1 -1: must be 1 {bands} H W, at"):
+    with pytest.raises(InputError, match=f"^--input_shape 1 3 -1 -1: must be 1 {bands} H W, 32"):
         export(file, tmp_path / "out", input_shape=(1, 3, -1, -1))

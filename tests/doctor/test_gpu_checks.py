@@ -167,7 +167,9 @@ def test_overflow(loss_scaling, monkeypatch):
 
 def write(folder, lines):
     folder.mkdir(parents=True, exist_ok=True)
-    text = "".join(json.dumps({"kind": "train", "iteration": 1, **line}) + "\n" for line in lines)
+    text = "".join(
+        json.dumps({"kind": "train", "iteration": 1, "lr": {}, **line}) + "\n" for line in lines
+    )
     (folder / "train.jsonl").write_text(text)
 
 

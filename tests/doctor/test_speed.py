@@ -17,7 +17,7 @@ FOLDER = "speed_B0_16_bf16"
 @pytest.fixture
 def context(tmp_path, monkeypatch):
     """After a run of B0 with 16 images in bf16, at 40 images per second."""
-    line = {"kind": "train", "iteration": 60, "batch_cost": 0.4, "ips": 40.0}
+    line = {"kind": "train", "iteration": 60, "lr": {}, "batch_cost": 0.4, "ips": 40.0}
     (tmp_path / FOLDER).mkdir()
     (tmp_path / FOLDER / "train.jsonl").write_text(json.dumps(line) + "\n")
     monkeypatch.setattr(paddle.device, "synchronize", lambda: None)
@@ -40,7 +40,7 @@ def test_host_share(skipped, context, monkeypatch):
     result = speed.check_host_share(context, "B0", "bf16")
     assert built == [("B0", "bf16")] and calls == [[1, 3, 64, 64]] * (speed.WARM_UP + speed.STEPS)
     seconds, shares = (result.details[name] for name in ("seconds", "shares"))
-    assert 0.01 <= seconds < 0.02 and shares == {16: seconds / 0.4}
+    assert 0.01 <= seconds < 0.05 and shares == {16: seconds / 0.4}
     assert result.measured == f"{1000 * seconds:.1f} ms, {seconds / 0.4:.0%} of a step of 16"
     assert result.passed == (skipped is None)
 

@@ -5,35 +5,16 @@ import resource
 import shutil
 
 import numpy as np
-import paddle
 import pytest
+from training_runs import write_checkpoint
 
 from paddleseg_segformer.engine import checkpoint
 from paddleseg_segformer.engine.resume import newest_checkpoint, open_checkpoint
 from paddleseg_segformer.engine.run_dir import count_checkpoints, prune_checkpoints, start_run
-from paddleseg_segformer.engine.trainer import TrainerState
 from paddleseg_segformer.errors import InputError, RunError
 from paddleseg_segformer.weights import read_saved_dict
 
 FILES = ("model.pdparams", "model.pdopt")
-
-
-def write(save_dir, iteration, run="a", size=1000):
-    states = {name: {"w": paddle.full([size], float(iteration))} for name in FILES}
-    metadata = {
-        "run": run,
-        "seed": 0,
-        "optimizer": "AdamW",
-        "parameters": {"w": "w_0"},
-        "config": {"a.0": None, "b": [1, 2.5]},
-        "arrangement": {},
-        "versions": {},
-        "classes": ["a"],
-        "palette": [[0, 0, 0]],
-        "scaler": {},
-        **TrainerState(iteration).to_manifest(),
-    }
-    return checkpoint.save(save_dir / f"iter_{iteration}", states, metadata)
 
 
 def contents(save_dir):
@@ -41,7 +22,7 @@ def contents(save_dir):
 
 
 def test_a_checkpoint_is_what_was_saved(tmp_path):
-    written = write(tmp_path, 7)
+    written = write_checkpoint(tmp_path, 7)
     found = checkpoint.verify(tmp_path / "iter_7")
     assert found == written
     assert found["iteration"] == 7 and found["config"] == {"a.0": None, "b": [1, 2.5]}
@@ -73,7 +54,7 @@ def remove(path):
 @pytest.mark.parametrize("damage", [truncate, flip_a_bit, empty, remove])
 def test_a_damaged_checkpoint_is_skipped_for_the_previous_one(damage, name, tmp_path, caplog):
     for iteration in (1, 2, 10):
-        write(tmp_path, iteration)
+        write_checkpoint(tmp_path, iteration)
     damage(tmp_path / "iter_10" / name)
     caplog.set_level("WARNING", "paddleseg_segformer")
     folder, manifest = newest_checkpoint(tmp_path)
@@ -87,7 +68,7 @@ def test_a_damaged_checkpoint_is_skipped_for_the_previous_one(damage, name, tmp_
 def test_if_all_are_damaged_nothing_starts_from_scratch(tmp_path):
     assert newest_checkpoint(tmp_path / "absent") is None
     assert newest_checkpoint(tmp_path) is None
-    write(tmp_path, 1)
+    write_checkpoint(tmp_path, 1)
     empty(tmp_path / "iter_1/model.pdopt")
     with pytest.raises(InputError, match="no intact checkpoint"):
         newest_checkpoint(tmp_path)
@@ -95,8 +76,8 @@ def test_if_all_are_damaged_nothing_starts_from_scratch(tmp_path):
 
 def test_only_intact_checkpoints_of_the_run_count_as_kept(tmp_path):
     for iteration in range(1, 6):
-        newest = write(tmp_path, iteration)
-    write(tmp_path, 9, run="another")
+        newest = write_checkpoint(tmp_path, iteration)
+    write_checkpoint(tmp_path, 9, run="another")
     truncate(tmp_path / "iter_4/model.pdopt")
     prune_checkpoints(tmp_path, 2, newest)
     assert {path.name for path in tmp_path.iterdir()} == {"iter_3", "iter_4", "iter_5", "iter_9"}
@@ -105,11 +86,11 @@ def test_only_intact_checkpoints_of_the_run_count_as_kept(tmp_path):
 
 
 def test_another_runs_checkpoints_are_not_resumed(tmp_path):
-    write(tmp_path, 900, run="before")
+    write_checkpoint(tmp_path, 900, run="before")
     name = start_run(tmp_path)
     assert newest_checkpoint(tmp_path) is None
     assert count_checkpoints(tmp_path) == 0
-    write(tmp_path, 5, run=name)
+    write_checkpoint(tmp_path, 5, run=name)
     assert newest_checkpoint(tmp_path)[0].name == "iter_5"
     assert count_checkpoints(tmp_path) == 1
 
@@ -123,26 +104,26 @@ def test_a_bit_that_flips_in_the_registration_of_a_run(flip, tmp_path):
     (tmp_path / "run.json").write_bytes(content)
     with pytest.raises(InputError, match=r"--resume: .*run\.json is damaged"):
         newest_checkpoint(tmp_path)
-    write(tmp_path, 5, run=run)
+    write_checkpoint(tmp_path, 5, run=run)
     assert newest_checkpoint(tmp_path)[0].name == "iter_5"
 
 
 def test_a_run_that_has_not_saved_resumes_from_its_origin(tmp_path):
-    write(tmp_path, 900, run="before")
+    write_checkpoint(tmp_path, 900, run="before")
     name = start_run(tmp_path, origin=tmp_path / "iter_900")
     assert newest_checkpoint(tmp_path)[1]["iteration"] == 900
-    write(tmp_path, 901, run=name)
+    write_checkpoint(tmp_path, 901, run=name)
     assert newest_checkpoint(tmp_path)[1]["iteration"] == 901
 
 
 def test_a_half_removed_checkpoint_is_not_loaded(tmp_path):
-    newest = write(tmp_path, 2)
-    write(tmp_path, 1).clear()
+    newest = write_checkpoint(tmp_path, 2)
+    write_checkpoint(tmp_path, 1).clear()
     (tmp_path / "iter_1").rename(tmp_path / "iter_1.removed")
     assert newest_checkpoint(tmp_path)[0].name == "iter_2"
     assert not (tmp_path / "iter_1.removed").exists()
     (tmp_path / "elsewhere").mkdir()
-    write(tmp_path / "elsewhere", 1)
+    write_checkpoint(tmp_path / "elsewhere", 1)
     (tmp_path / "iter_1").symlink_to(tmp_path / "elsewhere/iter_1")
     prune_checkpoints(tmp_path, 1, newest)
     assert not (tmp_path / "iter_1").exists()
@@ -159,19 +140,19 @@ def no_large_files():
 
 
 def test_a_full_disk_leaves_existing_checkpoints_unchanged(tmp_path, no_large_files):
-    write(tmp_path, 1)
-    write(tmp_path, 2)
+    write_checkpoint(tmp_path, 1)
+    write_checkpoint(tmp_path, 2)
     before = contents(tmp_path)
     for iteration in (2, 3):  # in place of an old one, and a new one
         with pytest.raises(RunError, match=rf"iter_{iteration}: cannot be saved"):
-            write(tmp_path, iteration, size=1_000_000)
+            write_checkpoint(tmp_path, iteration, size=1_000_000)
         assert contents(tmp_path) == before
 
 
 @pytest.mark.parametrize("instant", ["writing", "replacing", "replaced"])
 def test_a_process_killed_while_saving_leaves_an_intact_checkpoint(instant, tmp_path):
     """The three states in which a kill can leave a folder that is being replaced."""
-    write(tmp_path, 3)
+    write_checkpoint(tmp_path, 3)
     old, new = tmp_path / "iter_3", tmp_path / "new"
     shutil.copytree(old, new)
     if instant == "writing":
@@ -202,7 +183,7 @@ def test_paddleseg_s_checkpoints_cannot_be_resumed_but_started_from(tmp_path):
 
 
 def test_the_manifest_is_json_that_others_can_read(tmp_path):
-    write(tmp_path, 1)
+    write_checkpoint(tmp_path, 1)
     manifest = json.loads((tmp_path / "iter_1" / checkpoint.MANIFEST).read_text())
     described = manifest["files"]["model.pdparams"]
     assert described["bytes"] == (tmp_path / "iter_1/model.pdparams").stat().st_size

@@ -113,6 +113,7 @@ def test_other_numbers_of_bands(bands, gpu, tmp_path):
 
 def test_images_of_16_bits_and_of_floats_are_normalized_before(gpu, tmp_path):
     """Also where a batch has 8-bit ones, too."""
+    pytest.importorskip("rasterio", reason="rasterio is not installed")
     images = draw()
     images[1], images[4] = draw("uint16", 65535)[1], draw("float32", 255)[4]
     transforms = paper(saturation=None, hue=None)

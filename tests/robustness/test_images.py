@@ -200,7 +200,7 @@ INVALID = [
         "a long name in a file list",
         "predict",
         predict(b"a" * 5000 + b"\n", "list.txt"),
-        "{}/aaa…: cannot be read as an image",
+        "{}/aaa…: cannot be read as an image (File name too long)",
     ),
     Case(
         "a pattern without matches",
