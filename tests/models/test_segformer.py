@@ -215,6 +215,7 @@ def test_unknown_backbones_and_projections_raise():
         ps.SegFormer(2, Features([(4, 4)] * 4), 4, stage_projection="conv")
 
 
+@pytest.mark.cpu_branch("a GPU uses no threads")
 @pytest.mark.parametrize("threads, strips", [(1, 1), (2, 2), (4, 3)])
 def test_an_image_on_several_threads(threads, strips, use_threads):
     """Computed by strips of rows, it has the logits that it has on one thread."""

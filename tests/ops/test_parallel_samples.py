@@ -65,6 +65,7 @@ def train(model, images):
     return {**state, "logits": logits.detach().numpy(), "random": paddle.rand([4]).numpy()}
 
 
+@pytest.mark.cpu_branch("a GPU processes the whole batch at once")
 @pytest.mark.parametrize(
     "threads, batch, sizes",
     [(2, 2, [1, 1]), (2, 3, [1, 2]), (3, 4, [1, 1, 2]), (3, 2, [1, 1])],
@@ -84,6 +85,7 @@ def test_results_are_those_of_the_whole_batch(threads, batch, sizes, projection,
         np.testing.assert_allclose(actual[name], value, **close, err_msg=name)
 
 
+@pytest.mark.cpu_branch("a GPU processes the whole batch at once")
 def test_gradients_accumulate_and_frozen_parameters_have_none(parts, float64):
     images = paddle.randn([2, 3, 64, 64])
     results = []

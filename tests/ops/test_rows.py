@@ -31,6 +31,7 @@ class Function:
         return paddle.to_tensor(sums_of_three_rows(x.numpy()))
 
 
+@pytest.mark.cpu_branch("a GPU processes the whole map at once")
 @pytest.mark.parametrize("halo", [0, 1])
 @pytest.mark.parametrize(
     "threads, height, strips",
