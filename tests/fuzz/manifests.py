@@ -2,6 +2,7 @@
 
 import copy
 import json
+import sys
 import tempfile
 from pathlib import Path
 
@@ -17,29 +18,18 @@ from fuzzing import check_error, fuzz
 
 from configs import TREES, VALUES, positions
 
+sys.path.insert(0, str(Path(__file__).parents[1]))
+import valid_manifest
+
 ROOT = Path(tempfile.mkdtemp())
 FOLDER = ROOT / "iter_4"
 FOLDER.mkdir()
 (FOLDER / "model.pdparams").write_bytes(b"weights")
 VALID = {
+    **valid_manifest.VALID,
     "config": TREES[0],
-    "arrangement": {"accumulate": 1},
-    "versions": {"python": "3.9"},
     "classes": [str(i) for i in range(150)],
     "palette": [[i, i, i] for i in range(150)],
-    "optimizer": "AdamW",
-    "parameters": {"a": "linear_0.w_0", "b": "linear_0.b_0"},
-    "run": "6f",
-    "seed": 3,
-    "iteration": 4,
-    "samples": 16,
-    "evaluated": 4,
-    "evaluations_since_best": 1,
-    "skipped_in_a_row": 0,
-    "skipped": {"steps": 0, "samples": 2},
-    "best": {"miou": 0.5, "iteration": 4, "ema_miou": 0.2, "ema_iteration": 2},
-    "seconds": 12.5,
-    "scaler": {},
     "files": {},
 }
 VALUES = [v for v in VALUES if not isinstance(v, bytes)] + [10**30, -(10**30), 1 << 63, {"a": {}}]

@@ -3,32 +3,12 @@
 import json
 
 import pytest
+from valid_manifest import VALID
 
 from paddleseg_segformer.errors import InputError
 from paddleseg_segformer.inference import manifest
 from paddleseg_segformer.inference.manifest import ManifestError
 
-VALID = {
-    "config": {"model": {"type": "SegFormer"}, "a": [1, None, "b"]},
-    "classes": ["a", "b"],
-    "palette": [[0, 128, 255], [1, 2, 3], [4, 5, 6]],
-    "arrangement": {"accumulate": 1},
-    "versions": {"python": "3.9"},
-    "optimizer": "AdamW",
-    "parameters": {"a.weight": "linear_0.w_0", "a.bias": "linear_0.b_0"},
-    "run": "6f",
-    "seed": 3,
-    "iteration": 4,
-    "samples": 16,
-    "evaluated": 4,
-    "evaluations_since_best": 1,
-    "skipped_in_a_row": 0,
-    "skipped": {"steps": 0, "samples": 2},
-    "best": {"miou": 0.5, "iteration": 4, "ema_miou": 0.25, "ema_iteration": 2},
-    "seconds": 12.5,
-    "scaler": {},
-    "files": {"model.pdparams": {"bytes": 3, "sha256": "ab"}},
-}
 NAN, DEEP = float("nan"), []
 for _ in range(60):
     DEEP = [DEEP]
