@@ -1,22 +1,21 @@
 """Training with the samples of a batch in parallel: the results of the whole batch."""
 
 import sys
-from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import paddle
 import pytest
 from reference import TINY
 
-from paddleseg_segformer import MixVisionTransformer, SegFormer, device
+from paddleseg_segformer import MixVisionTransformer, SegFormer
 
 module = sys.modules["paddleseg_segformer.ops.parallel_samples"]
 
 
 @pytest.fixture
-def parts(monkeypatch):
+def parts(use_threads, monkeypatch):
     """Takes a number of threads and returns a list, to which the sizes of the parts are added."""
-    pools, apply = [], module._ParallelSamples.apply
+    apply = module._ParallelSamples.apply
 
     def set_threads(count):
         sizes = []
@@ -28,15 +27,11 @@ def parts(monkeypatch):
 
             return apply(run, *rest)
 
-        pools.append(ThreadPoolExecutor(count, "operators", device._start_thread))
-        monkeypatch.setattr(device, "_threads", count)
-        monkeypatch.setattr(device, "_pool", pools[-1])
+        use_threads(count)
         monkeypatch.setattr(module._ParallelSamples, "apply", record)
         return sizes
 
-    yield set_threads
-    for pool in pools:
-        pool.shutdown()
+    return set_threads
 
 
 @pytest.fixture
