@@ -79,16 +79,13 @@ def main():
         processes, _ = measure(names, spec, args.rounds, threads)
         return [float(np.median(process.seconds)) for process in processes]
 
-    def show(title, values, rows):
-        """A table of seconds, with what ``rows`` gives for each implementation's times."""
-        print(f"\n{title:24}", *(f"{value:>10}" for value in values), flush=True)
-        for name, *times, text in rows:
-            print(f"{name:24}", *(f"{second:8.3f} s" for second in times), f"  {text}", flush=True)
-
     def sweep(title, values, fit, run):
+        """Print the seconds of ``run(value)``, and what ``fit`` gives for an implementation's."""
         columns = [run(value) for value in values]
-        rows = [(name, *times, fit(values, times)) for name, times in zip(names, zip(*columns))]
-        show(title, values, rows)
+        print(f"\n{title:24}", *(f"{value:>10}" for value in values))
+        for name, times in zip(names, zip(*columns)):
+            cells = (f"{second:8.3f} s" for second in times)
+            print(f"{name:24}", *cells, f"  {fit(values, times)}", flush=True)
 
     def power(values, times):
         return f"exponent {exponent(values, times):.2f}"
