@@ -246,7 +246,8 @@ class Block(nn.Layer):
     def forward(self, x, h, w, attn_factors=None, mlp_factors=None):
         x = self.drop_path(x, self.attn(self.norm1(x), h, w), attn_factors)
         # The 3x3 convolution of the Mix-FFN sees a row above and below.
-        y = map_rows(lambda x, h: self.mlp(self.norm2(x), h, w), x, h, halo=1)
+        channels = self.mlp.fc1.weight.shape[1]
+        y = map_rows(lambda x, h: self.mlp(self.norm2(x), h, w), x, h, channels, halo=1)
         return self.drop_path(x, y, mlp_factors)
 
 
@@ -275,7 +276,7 @@ class EfficientAttention(nn.Layer):
     def forward(self, x, h, w):
         reduced = self.norm(to_tokens(self.sr(to_map(x, h, w)))) if self.sr_ratio > 1 else x
         k, v = (self._split_heads(x) for x in self.kv(reduced).chunk(2, axis=-1))
-        return self.proj_drop(map_rows(lambda x, _: self._attend(x, k, v), x, h))
+        return self.proj_drop(map_rows(lambda x, _: self._attend(x, k, v), x, h, x.shape[2]))
 
     def _attend(self, x, k, v):
         """The queries' tokens ``[N, L, C]`` to tokens of the same shape."""

@@ -5,7 +5,7 @@ import paddle
 import pytest
 
 from paddleseg_segformer import device
-from paddleseg_segformer.ops import map_rows
+from paddleseg_segformer.ops import map_rows, rows
 
 CHANNELS, WIDTH = 3, 5
 
@@ -42,7 +42,7 @@ def test_strips(threads, height, strips, halo, use_threads):
     x = np.random.default_rng(0).normal(size=[2, height * WIDTH, CHANNELS]).astype("float32")
     function = Function(halo)
     with paddle.no_grad():
-        y = map_rows(function, paddle.to_tensor(x), height, halo).numpy()
+        y = map_rows(function, paddle.to_tensor(x), height, CHANNELS, halo).numpy()
     np.testing.assert_array_equal(y, sums_of_three_rows(x) if halo else x * 2)
     assert len(function.heights) == strips
     borders = 2 * halo * (strips - 1)
@@ -56,8 +56,20 @@ def test_small_maps_are_whole(use_threads):
     for halo, height in ((0, 31), (1, 63)):
         function = Function(halo)
         with paddle.no_grad():
-            map_rows(function, paddle.ones([2, height * WIDTH, CHANNELS]), height, halo)
+            map_rows(function, paddle.ones([2, height * WIDTH, CHANNELS]), height, CHANNELS, halo)
         assert function.heights == [height]
+
+
+@pytest.mark.cpu_branch("a GPU processes the whole map at once")
+@pytest.mark.parametrize("threads, strips", [(1, 3), (2, 4), (4, 4)])
+def test_strips_of_a_large_map_fit_into_the_cache(threads, strips, use_threads, monkeypatch):
+    use_threads(threads)
+    monkeypatch.setattr(rows, "MAX_ELEMENTS", 2 * 40 * WIDTH * 7)
+    function, x = Function(0), paddle.rand([2, 100 * WIDTH, CHANNELS])
+    with paddle.no_grad():
+        y = map_rows(function, x, 100, 7)
+    assert len(function.heights) == strips and sum(function.heights) == 100
+    assert (y == 2 * x).all()
 
 
 def test_with_gradients_maps_are_whole(use_threads):
@@ -65,7 +77,7 @@ def test_with_gradients_maps_are_whole(use_threads):
     x = paddle.ones([2, 64 * WIDTH, CHANNELS])
     x.stop_gradient = False
     function = Function(0)
-    map_rows(function, x, 64).sum().backward()
+    map_rows(function, x, 64, CHANNELS).sum().backward()
     assert function.heights == [64] and (x.grad == 2).all()
 
 
@@ -73,5 +85,5 @@ def test_maps_of_parallel_images_are_whole(use_threads):
     """The threads are busy with the other images."""
     use_threads(2)
     functions, x = [Function(0) for _ in range(4)], paddle.ones([2, 64 * WIDTH, CHANNELS])
-    results = device.parallel_map(lambda function: map_rows(function, x, 64), functions)
+    results = device.parallel_map(lambda function: map_rows(function, x, 64, CHANNELS), functions)
     assert len(results) == 4 and all(function.heights == [64] for function in functions)
