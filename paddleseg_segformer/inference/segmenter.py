@@ -16,7 +16,7 @@ from ..config import build
 from ..device import parallel_imap
 from ..errors import InputError, one_line
 from ..models import SegFormer
-from ..ops import label_map, probability_map
+from ..ops import channels_last, label_map, probability_map
 from ..weights import Source, load_weights
 from .sliding_window import SlidingWindows
 from .test_config import TestConfig
@@ -164,7 +164,7 @@ class Segmenter:
             yield band, result
 
     def _window_logits(self, windows):
-        """The logits of each (``SlidingWindows``, row, column): tensors ``[w, h, C]``."""
+        """The logits of each (``SlidingWindows``, row, column): tensors ``[h, w, C]``."""
         return list(parallel_imap(self._run_window, windows, len(windows)))
 
     def _run_window(self, window):
@@ -177,7 +177,7 @@ class Segmenter:
         else:
             with misfit_errors(self.model):
                 logits = self.model(image)[0][0]
-        return logits.transpose([2, 1, 0]).contiguous().astype("float32")
+        return channels_last(logits)
 
 
 @contextlib.contextmanager

@@ -66,11 +66,10 @@ class SlidingWindows:
 
         Args:
             row, column: The window.
-            logits: Tensor ``[w, h, C]``.
+            logits: Tensor ``[h, w, C]``.
             part: The slices of the rows and of the columns; the window overlaps them.
         """
-        sizes = (logits.shape[1], logits.shape[0])
-        weights = [self._weights(*x) for x in zip(sizes, (row, column), (0, 1), part)]
+        weights = [self._weights(*x) for x in zip(logits.shape[:2], (row, column), (0, 1), part)]
         return WindowLogits(logits, *weights)
 
     def _weights(self, source_size, window, axis, part):

@@ -3,7 +3,7 @@
 In Paddle 3.3, a second backward pass through the same graph (``retain_graph``) crashes the process.
 """
 
-from .argmax import WindowLogits, label_map, probability_map
+from .argmax import WindowLogits, channels_last, label_map, probability_map
 from .attention import scaled_dot_product_attention
 from .channel_tables import ChannelTables
 from .cross_entropy import upsampled_cross_entropy
@@ -29,6 +29,7 @@ __all__ = [
     "Linear",
     "LinearToMap",
     "WindowLogits",
+    "channels_last",
     "drop_path_factors",
     "label_map",
     "linear_weights",

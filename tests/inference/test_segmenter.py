@@ -129,7 +129,7 @@ def test_sliding_window_is_paddlesegs(crop, stride, monkeypatch):
     whole = slice(0, 75), slice(0, 90)
     logits = [grid.window_logits(*key, x, whole) for key, x in zip(keys, logits)]
     actual = sum(
-        np.einsum("Hh,whc,Ww->cHW", window.row_weights, window.logits.numpy(), window.col_weights)
+        np.einsum("Hh,hwc,Ww->cHW", window.row_weights, window.logits.numpy(), window.col_weights)
         for window in logits
     )
     with paddle.no_grad():

@@ -6,6 +6,7 @@ import pytest
 from reference import bilinear
 
 from paddleseg_segformer.ops import WindowLogits, label_map, linear_weights, probability_map
+from paddleseg_segformer.ops.argmax import MIN_NUMPY_CLASSES
 
 
 def window(logits, size):
@@ -13,6 +14,15 @@ def window(logits, size):
     h, w = logits.shape[1:]
     weights = linear_weights(h, size[0]), linear_weights(w, size[1])
     return WindowLogits.from_logits(paddle.to_tensor(logits, dtype="float32"), *weights)
+
+
+def test_the_first_of_equal_logits_wins():
+    """As in NumPy's argmax, whatever computes it."""
+    for classes in (7, MIN_NUMPY_CLASSES):
+        logits = np.zeros([classes, 2, 2])
+        logits[3:] = 1
+        actual = label_map([[window(logits, (4, 4))]])
+        assert actual.dtype == paddle.int32 and (actual == 3).all()
 
 
 def mean_softmax(inputs, size):
@@ -27,8 +37,9 @@ def mean_softmax(inputs, size):
     "source, size",
     [((20, 35), (80, 140)), ((5, 4), (5, 4)), ((9, 9), (65, 3)), ((30, 3), (1100, 7))],
 )
-def test_one_input(source, size):
-    logits = np.random.default_rng(0).normal(size=[7, *source])
+@pytest.mark.parametrize("classes", [7, MIN_NUMPY_CLASSES])
+def test_one_input(source, size, classes):
+    logits = np.random.default_rng(0).normal(size=[classes, *source])
     actual = label_map([[window(logits, size)]]).numpy()
     assert (actual == bilinear(logits[None], size)[0].argmax(axis=0)).mean() > 0.999  # ties
 
