@@ -14,7 +14,8 @@ import numpy as np
 from ..errors import InputError
 from ..log import logger
 from .image_io import OPENCV_SIGNATURES, RANGES, read_pair
-from .raster_io import PNG_SIGNATURE, is_deep_png, read_bands
+from .raster_io import is_deep_png, read_bands
+from .size_limit import PNG_SIGNATURE
 
 # What a network can be trained on. Normalized photos have a mean near 0 and a standard deviation
 # near 1; 12-bit values in 16 bits, with ImageNet's mean and deviation, one of 0.07 or less.

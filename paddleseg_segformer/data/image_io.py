@@ -10,21 +10,16 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from PIL import Image
 
 from ..errors import InputError
-from .raster_io import PNG_SIGNATURE, check_size, is_deep_png, open_image, png_size, read_bands
+from .raster_io import is_deep_png, open_image, read_bands
+from .size_limit import BMP_SIGNATURE, JPEG_SIGNATURE, PNG_SIGNATURE, check_header
 
 # What OpenCV reads: JPEG, PNG and BMP, as PaddleSeg's data sets do. Other formats are Pillow's,
 # because the OpenCV that PaddleSeg requires decodes them with libraries of 2022.
-OPENCV_SIGNATURES = (b"\xff\xd8", b"\x89PNG\r\n\x1a\n", b"BM")
+OPENCV_SIGNATURES = (JPEG_SIGNATURE, PNG_SIGNATURE, BMP_SIGNATURE)
 # What 255 stands for; in all other types it stands for 1.
 RANGES = {"uint16": 65535, "int16": 32767}
-
-# Pillow warns above MAX_IMAGE_PIXELS, 89 million, and fails above twice as many; satellite images
-# have more. OpenCV reads up to 2**30.
-if Image.MAX_IMAGE_PIXELS:
-    Image.MAX_IMAGE_PIXELS = max(Image.MAX_IMAGE_PIXELS, 1 << 28)
 
 
 class ColorMaskError(InputError):
@@ -47,8 +42,8 @@ def read_image(path, channels=3):
         scale; see ``to_8bit_scale``.
 
     Raises:
-        InputError: The file is missing, not an image, truncated, too large, has NaN or infinite
-            values, or another number of bands.
+        InputError: The file is missing, not an image, truncated, too large (see
+            ``size_limit.check_size``), has NaN or infinite values, or another number of bands.
     """
     path = Path(path)
     try:
@@ -71,10 +66,8 @@ def decode_image(data, name="image", channels=3):
 def _decode(data, name, channels):
     try:
         if channels in (1, 3) and data.startswith(OPENCV_SIGNATURES) and not is_deep_png(data):
-            if data.startswith(PNG_SIGNATURE):
-                check_size(*png_size(data), bands=3)
-            # OpenCV raises on oversized images; Pillow's error says so more clearly.
-            with suppress(cv2.error):
+            check_header(data)
+            with suppress(cv2.error):  # above 2**30 pixels; Pillow's error says more
                 mode = cv2.IMREAD_GRAYSCALE if channels == 1 else cv2.IMREAD_COLOR
                 image = cv2.imdecode(np.frombuffer(data, "uint8"), mode)
                 if image is not None:
@@ -153,7 +146,7 @@ def is_cut_off(data):
     An end-of-image marker must follow the last start-of-scan marker; an earlier one may belong to
     an embedded thumbnail.
     """
-    return data.startswith(b"\xff\xd8") and data.rfind(b"\xff\xd9") < data.rfind(b"\xff\xda")
+    return data.startswith(JPEG_SIGNATURE) and data.rfind(b"\xff\xd9") < data.rfind(b"\xff\xda")
 
 
 def read_pair(image_path, label_path, channels=3):
@@ -187,7 +180,7 @@ def read_label(path):
         ColorMaskError: The file has several channels.
         InputError: It is missing or unreadable, or has values outside 0 to 255.
     """
-    label = _read(path, lambda: np.asarray(open_image(path)))
+    label = _read(path, lambda: np.asarray(open_image(Path(path).read_bytes(), bands=1)))
     if label.ndim != 2:
         raise ColorMaskError(
             f"{path}: must be a single-channel 8-bit image; convert color masks with "

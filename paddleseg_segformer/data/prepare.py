@@ -238,13 +238,17 @@ def _class_colors(path):
 
 
 def _color_codes(rgb):
-    """One number for each color, 24 bits, of int ``[..., 3]``."""
-    return rgb @ np.array([1 << 16, 1 << 8, 1])
+    """One number for each color, 24 bits, of integers ``[..., 3]`` of 0 to 255."""
+    codes = rgb[..., 0].astype("int64")
+    for band in (1, 2):
+        codes <<= 8
+        codes |= rgb[..., band]
+    return codes
 
 
 def _read_rgb(path):
     try:
-        with open_image(path) as picture:
-            return np.asarray(picture.convert("RGB")).astype("int64")
+        with open_image(path.read_bytes()) as picture:
+            return np.asarray(picture.convert("RGB"))
     except Exception as error:  # Pillow raises many types for damaged files
         raise InputError(f"{path}: cannot be read as an image ({error}).") from error

@@ -13,29 +13,42 @@ import cv2
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-PNG_SIGNATURE, NPY_SIGNATURE = b"\x89PNG\r\n\x1a\n", b"\x93NUMPY"
+from .size_limit import PNG_SIGNATURE, check_header, check_size, png_size
+
+NPY_SIGNATURE = b"\x93NUMPY"
 # Of TIFF and BigTIFF in both byte orders.
 TIFF_SIGNATURES = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 # Tags of TIFF. Reduced pages and masks belong to another page.
 SUBFILE_TYPE, BITS_PER_SAMPLE, SAMPLES_PER_PIXEL, EXTRA_SAMPLES = 254, 258, 277, 338
 SAMPLE_FORMAT, GDAL_NODATA = 339, 42113
+MAX_PAGES = 512  # each is found by following the ones before; OpenCV handles as many bands
 REDUCED_OR_MASK, ALPHA, SIGNED = 1 | 4, (1, 2), 2
-# Values in all bands, 4 GiB as float32: a header of a few bytes may claim any number.
-MAX_VALUES = 1 << 30
-
-
 # What Pillow may read. Other formats run programs (EPS, by Ghostscript) or have no use here.
 PILLOW_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "PPM", "JPEG2000", "TGA")
 PILLOW_FORMATS += ("DIB", "PCX", "SGI")
+WIDE_MODES = ("I", "F")  # and I;16, I;16B, …: values of more than 8 bits
+
+# Pillow warns above MAX_IMAGE_PIXELS, 89 million, and fails above twice as many, of any file.
+# Satellite images have more; check_size bounds them.
+if Image.MAX_IMAGE_PIXELS:
+    Image.MAX_IMAGE_PIXELS = max(Image.MAX_IMAGE_PIXELS, 1 << 32)
 
 
-def open_image(file):
-    """Pillow's image of a path or of a file object, of which only the header is read.
+def open_image(data, bands=3):
+    """Pillow's image of the bytes of a file, of which only the header is read.
+
+    Args:
+        data: The bytes.
+        bands: Least number of bands that the pixels will be read as; see ``check_size``.
 
     Raises:
-        Exception: It is not of ``PILLOW_FORMATS``, damaged, or has over 536 million pixels.
+        Exception: They are not of ``PILLOW_FORMATS``, damaged, or the image is too large.
     """
-    return Image.open(file, formats=PILLOW_FORMATS)
+    check_header(data, bands)
+    image = Image.open(BytesIO(data), formats=PILLOW_FORMATS)
+    bands = max(bands, len(image.getbands()))
+    check_size(len(data), image.height, image.width, bands, image.mode[0] not in WIDE_MODES)
+    return image
 
 
 class Bands(NamedTuple):
@@ -71,7 +84,7 @@ def read_bands(data):
         return _read_tiff(data)
     if is_deep_png(data):  # Pillow would read 8 bits of a color image
         return _read_deep_png(data)
-    with open_image(BytesIO(data)) as image:
+    with open_image(data) as image:
         return from_pillow(image)
 
 
@@ -79,9 +92,8 @@ def from_pillow(image):
     """``Bands`` of a Pillow image, with its EXIF orientation applied, except of WebP.
 
     Raises:
-        ValueError: The values are 32-bit integers, or too many.
+        ValueError: The values are 32-bit integers.
     """
-    check_size(image.height, image.width, bands=3)
     has_alpha, is_gray_file = image.mode in ("RGBA", "LA"), image.format in ("PNG", "PPM")
     if image.format == "TIFF":  # a fourth band need not be transparency
         has_alpha = has_alpha and image.tag_v2.get(EXTRA_SAMPLES, (0,))[-1] in ALPHA
@@ -105,7 +117,7 @@ def read_size(data):
     if data.startswith(NPY_SIGNATURE):
         height, width, *bands = _npy_header(BytesIO(data))[0]
         return width, height, math.prod(bands)
-    with suppress(UnidentifiedImageError), open_image(BytesIO(data)) as image:
+    with suppress(UnidentifiedImageError), open_image(data) as image:
         return (*image.size, image.tag_v2.get(SAMPLES_PER_PIXEL, 1) * image.n_frames)
     with _open_tiff(data) as first:
         return first.width, first.height, first.count * max(len(first.subdatasets), 1)
@@ -127,7 +139,7 @@ def _npy_header(file):
 def _read_npy(data):
     file = BytesIO(data)
     shape, is_fortran, dtype = _npy_header(file)
-    check_size(*shape)
+    check_size(len(data), *shape[:2], math.prod(shape[2:]), dtype == np.uint8)
     # Not np.load, which allocates what the header claims.
     values = np.frombuffer(data, dtype, math.prod(shape), file.tell())
     values = values.reshape(shape, order="F" if is_fortran else "C")
@@ -135,8 +147,8 @@ def _read_npy(data):
 
 
 def _read_deep_png(data):
-    is_gray_with_alpha, maximum_bands = data[25:26] == b"\4", 4
-    check_size(*png_size(data), maximum_bands)
+    is_gray_with_alpha, has_alpha = data[25:26] == b"\4", data[25:26] in (b"\4", b"\6")
+    check_size(len(data), *png_size(data), 4 if has_alpha else 3, is_8bit=False)
     values = cv2.imdecode(np.frombuffer(data, "uint8"), cv2.IMREAD_UNCHANGED)
     if values is None:
         raise ValueError("the file is damaged or truncated")
@@ -151,19 +163,22 @@ def _read_deep_png(data):
 
 def _read_tiff(data):
     """Read one page of 8 bits, or of one 16-bit or float band, by Pillow; others by rasterio."""
-    with suppress(UnidentifiedImageError), open_image(BytesIO(data)) as image:
+    with suppress(UnidentifiedImageError), open_image(data) as image:
         if _has_one_page(image) and _is_complete(image):
             return from_pillow(image)._replace(nodata=_nodata(image))
     with _open_tiff(data) as first:
-        return _read_pages(first)
+        return _read_pages(first, len(data))
 
 
 @contextmanager
 def quiet_rasterio():
-    """No warning of TIFFs without coordinates, and no log of GDAL's errors, which are raised."""
+    """No warning of TIFFs without coordinates, and no log of GDAL's errors, which are raised.
+
+    Nor of its warnings, of which a damaged file can cause one for each pair of pages.
+    """
     from rasterio.errors import NotGeoreferencedWarning
 
-    logging.getLogger("rasterio").setLevel(logging.WARNING)  # it logs them as INFO
+    logging.getLogger("rasterio").setLevel(logging.ERROR)  # it logs GDAL's errors as INFO
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", NotGeoreferencedWarning)
         yield
@@ -193,8 +208,11 @@ def _nodata(image):
 
 def _has_one_page(image):
     pages = 0
-    for index in range(image.n_frames):
-        image.seek(index)
+    for index in range(MAX_PAGES):
+        try:
+            image.seek(index)
+        except EOFError:
+            break
         pages += not image.tag_v2.get(SUBFILE_TYPE, 0) & REDUCED_OR_MASK
     image.seek(0)
     return pages <= 1
@@ -208,11 +226,13 @@ def _is_complete(image):
     return samples <= bands and (has_8_bits or bands == 1) and not is_signed and image.mode != "I"
 
 
-def _read_pages(first):
+def _read_pages(first, file_size):
     import rasterio
 
-    names = first.subdatasets
-    check_size(first.height, first.width, first.count * max(len(names), 1))
+    names, is_8bit = first.subdatasets, {*first.dtypes} == {"uint8"}
+    if len(names) > MAX_PAGES:
+        raise ValueError(f"it has more than {MAX_PAGES} pages; write fewer, of several bands each")
+    check_size(file_size, *first.shape, first.count * max(len(names), 1), is_8bit)
     has_alpha = first.colorinterp[-1] == rasterio.enums.ColorInterp.alpha and not names
     pages = [] if names else [first.read()]
     for name in names:
@@ -224,15 +244,3 @@ def _read_pages(first):
     if len(values) == 1:
         return Bands(values[0], nodata=first.nodata)
     return Bands(np.ascontiguousarray(values.transpose(1, 2, 0)), has_alpha, first.nodata)
-
-
-def png_size(data):
-    """Height and width in the header of a PNG."""
-    return tuple(int.from_bytes(data[start : start + 4], "big") for start in (20, 16))
-
-
-def check_size(height, width, bands=1):
-    """Raise ``ValueError`` if an image has too many values to decode it."""
-    if height * width * bands > MAX_VALUES:
-        size = f"{width}x{height} pixels of {bands} bands"
-        raise ValueError(f"{size} exceed the limit of {MAX_VALUES:,} values")

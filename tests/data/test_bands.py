@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from paddleseg_segformer.data.image_io import decode_image, read_image, read_pair, to_8bit_scale
-from paddleseg_segformer.data.raster_io import MAX_VALUES, read_size
+from paddleseg_segformer.data.raster_io import read_size
 from paddleseg_segformer.errors import InputError
 
 RNG = np.random.default_rng(0)
@@ -177,7 +177,7 @@ def npy_header(shape, dtype="<u2"):
 @pytest.mark.parametrize(
     "data, problem",
     [
-        (npy_header((1 << 20, 1 << 20)), f"exceed the limit of {MAX_VALUES:,} values"),
+        (npy_header((1 << 20, 1 << 20)), "1048576x1048576 pixels of 1 band take "),
         (npy_header((10, 10)), "buffer is smaller than requested size"),
         (npy_header((10, 10, 3, 2)), "is not an array"),
         (npy_header((0, 10)), "is not an array"),
@@ -204,7 +204,7 @@ def test_a_small_tiff_that_claims_a_huge_size_is_an_error(tmp_path):
         at = data.index(tag.to_bytes(2, "little"), 8)
         data[at + 2 : at + 12] = b"\4\0\1\0\0\0" + value.to_bytes(4, "little")
     assert read_size(bytes(data)) == (100_000, 100_000, 4)
-    with pytest.raises(InputError, match="100000x100000 pixels of 4 bands exceed the limit"):
+    with pytest.raises(InputError, match="100000x100000 pixels of 4 bands take "):
         decode_image(bytes(data), channels=4)
 
 

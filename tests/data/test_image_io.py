@@ -144,7 +144,7 @@ def test_errors_name_the_file(content, tmp_path):
 
 def test_oversized_images_are_rejected(tmp_path):
     (tmp_path / "image.ppm").write_bytes(b"P6 60000 60000 255\n")
-    with pytest.raises(InputError, match=r"image\.ppm: cannot be read as an image \(Image size"):
+    with pytest.raises(InputError, match=r"image\.ppm: cannot be read as an image \(60000x60000"):
         read_image(tmp_path / "image.ppm")
-    with pytest.raises(InputError, match="Image size"):
+    with pytest.raises(InputError, match="60000x60000 pixels of 3 bands take"):
         decode_image((tmp_path / "image.ppm").read_bytes())

@@ -24,7 +24,10 @@ MODES_BY_FORMAT = {
     "BMP": ("RGB", "P"),
     "PPM": ("RGB",),
     "JPEG2000": ("RGB",),
+    "TGA": ("RGB",),
 }
+OPTIONS_BY_FORMAT = {"JPEG": {"progressive": True}, "WEBP": {"lossless": True}}
+ANIMATED = ("GIF", "PNG", "WEBP")
 
 
 def one_input(data):
@@ -39,19 +42,25 @@ def one_input(data):
     assert image.size and np.isfinite(image).all()
 
 
+def saved(picture, file_format, **options):
+    file = io.BytesIO()
+    picture.save(file, file_format, **options)
+    return file.getvalue()
+
+
 def seeds():
     picture = Image.fromarray(np.random.default_rng(0).integers(0, 255, [9, 7, 3]).astype("uint8"))
     exif = Image.Exif()
     exif[274] = 6
     for file_format, modes in MODES_BY_FORMAT.items():
         for mode in modes:
-            file = io.BytesIO()
-            picture.convert("L" if mode == "I;16" else "RGB").convert(mode).save(
-                file,
-                file_format,
-                **({"exif": exif} if file_format in ("PNG", "JPEG", "WEBP", "TIFF") else {}),
-            )
-            yield file.getvalue()
+            options = {"exif": exif} if file_format in ("PNG", "JPEG", "WEBP", "TIFF") else {}
+            converted = picture.convert("L" if mode == "I;16" else "RGB").convert(mode)
+            yield saved(converted, file_format, **options)
+    for file_format, options in OPTIONS_BY_FORMAT.items():
+        yield saved(picture, file_format, **options)
+    for file_format in ANIMATED:
+        yield saved(picture, file_format, save_all=True, append_images=[picture.rotate(180)])
 
 
 if __name__ == "__main__":

@@ -8,6 +8,8 @@ import tarfile
 import zipfile
 import zlib
 
+from PIL import Image
+
 
 def text(value):
     """A string, of which the memo holds nothing."""
@@ -250,9 +252,29 @@ def postscript():
     return b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 64 64\n%%EndComments\n{} loop\n"
 
 
-GIF_FRAME = (
-    b"\x80\0\0" + bytes(6) + b"," + struct.pack("<HHHH", 0, 0, 21_000, 21_000) + b"\0\2\1\4\0;"
-)
+def gif(side):
+    size = struct.pack("<HH", side, side)
+    return b"GIF89a" + size + b"\x80\0\0" + bytes(6) + b"," + bytes(4) + size + b"\0\2\1\4\0;"
+
+
+def scans():
+    """A progressive JPEG of which the last scan is repeated."""
+    file = io.BytesIO()
+    Image.new("RGB", (4000, 4000)).save(file, "JPEG", progressive=True)
+    data = file.getvalue()
+    start, end = data.rindex(b"\xff\xda"), data.rindex(b"\xff\xd9")
+    return data[:end] + 3000 * data[start:end] + data[end:]
+
+
+def pages():
+    """A TIFF of 3000 pages, all of the same pixels."""
+    header, page = tiff(4, 4)[:8], tiff(4, 4)[8:-16]
+    start = len(header) + 16
+    header = header[:4] + struct.pack("<I", start)
+    steps = range(start, start + 3000 * (len(page) + 4), len(page) + 4)
+    links = [*steps[1:], 0]
+    return header + bytes(16) + b"".join(page + struct.pack("<I", link) for link in links)
+
 
 CHECKPOINTS = {
     "tuples of one list": lambda: repeated_call("builtins", "tuple", b"K\1", 2000),
@@ -303,7 +325,10 @@ IMAGES = {
     "PNG of 2 ** 31 pixels": lambda: png(1 << 16, 1 << 15),
     "PNG of 16 bits": lambda: png(1 << 15, 1 << 15, 16),
     "PNG with a text bomb": lambda: png(8, 8, extra=zlib.compress(bytes(100 << 20))),
-    "GIF of 2 ** 28.7 pixels": lambda: b"GIF89a" + struct.pack("<HH", 21_000, 21_000) + GIF_FRAME,
+    "GIF of 2 ** 27.5 pixels": lambda: gif(13_820),
+    "GIF of 2 ** 28.7 pixels": lambda: gif(21_000),
+    "JPEG of many scans": scans,
+    "TIFF of many pages": pages,
     "TIFF of 2 ** 62 pixels": lambda: tiff((1 << 31) - 1, (1 << 31) - 1),
     "TIFF of many bands": lambda: tiff(1 << 15, 1 << 15, _277=65535),
     "TIFF in deflate": lambda: tiff(1 << 15, 1 << 15, _259=8),

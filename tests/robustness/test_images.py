@@ -133,13 +133,13 @@ INVALID = [
         "a decompression bomb",
         "predict",
         predict(declared(60000, 60000)),
-        "{}/photo.png: cannot be read as an image (60000x60000 pixels of 3 bands exceed",
+        "{}/photo.png: cannot be read as an image (60000x60000 pixels of 3 bands take",
     ),
     Case(
         "an enormous width",
         "predict",
         predict(declared(1 << 30, 1)),
-        "{}/photo.png: cannot be read as an image (1073741824x1 pixels of 3 bands exceed",
+        "{}/photo.png: cannot be read as an image (1073741824x1 pixels of 3 bands take",
     ),
     Case(
         "a width of 0",
