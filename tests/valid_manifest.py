@@ -4,6 +4,7 @@ VALID = {
     "config": {"model": {"type": "SegFormer"}, "a": [1, None, "b"]},
     "classes": ["a", "b"],
     "palette": [[0, 128, 255], [1, 2, 3], [4, 5, 6]],
+    "image_types": ["uint8"],
     "arrangement": {"accumulate": 1},
     "versions": {"python": "3.9"},
     "optimizer": "AdamW",

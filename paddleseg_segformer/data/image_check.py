@@ -13,7 +13,7 @@ import numpy as np
 
 from ..errors import InputError
 from ..log import logger
-from .image_io import OPENCV_SIGNATURES, RANGES, read_pair
+from .image_io import OPENCV_SIGNATURES, RANGES, TYPE_NAMES, read_pair, type_name
 from .raster_io import is_deep_png, read_bands
 from .size_limit import PNG_SIGNATURE
 
@@ -21,7 +21,6 @@ from .size_limit import PNG_SIGNATURE
 # near 1; 12-bit values in 16 bits, with ImageNet's mean and deviation, one of 0.07 or less.
 MIN_STD, MAX_STD, MAX_MEAN = 0.1, 10, 10
 HEADER_BYTES = 26
-TYPE_NAMES = {"uint8": "8-bit", "uint16": "16-bit", "int16": "signed 16-bit"}
 
 
 def has_plain_type(path):
@@ -56,8 +55,7 @@ def examine(path, image, channels):
     values, has_alpha, nodata = read_bands(Path(path).read_bytes())
     if not nodata or not (values == nodata).any():
         nodata = None
-    dtype = values.dtype.newbyteorder("=").name
-    return dtype, has_alpha and channels in (1, 3), nodata, statistics
+    return type_name(values.dtype), has_alpha and channels in (1, 3), nodata, statistics
 
 
 def summarize(dataset, indices):
@@ -161,10 +159,12 @@ class ImageSummary:
 
     def describe(self):
         """The type, maximum and number of bands, in words."""
-        names = [TYPE_NAMES.get(dtype, dtype) for dtype, _ in self.types.most_common()]
         bands = len(self.statistics.mean)
         maximum = (self.statistics.maximum.max() * self._unit()).item()
-        return f"{' and '.join(names)}, maximum {maximum:.6g}, {bands} band{'s' * (bands > 1)}"
+        return f"{self._type_names()}, maximum {maximum:.6g}, {bands} band{'s' * (bands > 1)}"
+
+    def _type_names(self):
+        return " and ".join(TYPE_NAMES.get(dtype, dtype) for dtype, _ in self.types.most_common())
 
     def table(self):
         """The statistics of each band in the unit of the files, in lines of text."""
@@ -181,7 +181,13 @@ class ImageSummary:
         return f"{{type: Normalize, mean: {mean}, std: {yaml_list(std)}}}"
 
     def warnings(self, section):
-        """Sentences on what is not read, or has no content."""
+        """Sentences on what is not read or has no content, and on several scales."""
+        if len({RANGES.get(dtype, 1) for dtype in self.types}) > 1:
+            yield (
+                f"{section}: has images with values of several types ({self._type_names()}), each "
+                "read as fractions of its own range; unless these mean the same, convert the "
+                "images to one type and scale"
+            )
         if self.with_alpha:
             yield (
                 f"{section}: the alpha channel of images such as {self.with_alpha} is not used; if "
@@ -208,7 +214,7 @@ class ImageSummary:
 
     def _range(self):
         (dtype,) = self.types
-        return 255 if dtype == "uint8" else RANGES.get(dtype, 1)
+        return RANGES.get(dtype, 1)
 
     def _unit_name(self):
         if len(self.types) > 1:

@@ -5,6 +5,7 @@ the range of the type is 0 to 255; see ``to_8bit_scale``. Color images are RGB.
 """
 
 import os
+import threading
 from contextlib import suppress
 from pathlib import Path
 
@@ -12,21 +13,51 @@ import cv2
 import numpy as np
 
 from ..errors import InputError
+from ..log import logger
 from .raster_io import is_deep_png, open_image, read_bands
 from .size_limit import BMP_SIGNATURE, JPEG_SIGNATURE, PNG_SIGNATURE, check_header
 
 # What OpenCV reads: JPEG, PNG and BMP, as PaddleSeg's data sets do. Other formats are Pillow's,
 # because the OpenCV that PaddleSeg requires decodes them with libraries of 2022.
 OPENCV_SIGNATURES = (JPEG_SIGNATURE, PNG_SIGNATURE, BMP_SIGNATURE)
-# What 255 stands for; in all other types it stands for 1.
-RANGES = {"uint16": 65535, "int16": 32767}
+# What the 255 of the 8-bit scale stands for; in all other types it stands for 1.
+RANGES = {"uint8": 255, "uint16": 65535, "int16": 32767}
+TYPE_NAMES = {"uint8": "8-bit", "uint16": "16-bit", "int16": "signed 16-bit"}
 
 
 class ColorMaskError(InputError):
     """A label file has several channels."""
 
 
-def read_image(path, channels=3):
+class TypeCheck:
+    """Warns once of an image whose values are on another scale than those of the training images.
+
+    Args:
+        types: Types of the values in the files of the training images, such as ``"uint16"``; none
+            if they are unknown, and then there is no warning.
+    """
+
+    def __init__(self, types=()):
+        self._types, self._once = list(types), threading.Lock()
+
+    def __call__(self, name, dtype):
+        """Check an image, with the type of the values in its file."""
+        expected = [RANGES.get(x, 1) for x in self._types]
+        actual = RANGES.get(dtype, 1)
+        if not expected or actual in expected or not self._once.acquire(blocking=False):
+            return
+        names = " and ".join(TYPE_NAMES.get(x, x) for x in self._types)
+        logger.warning(
+            f"{name}: has {TYPE_NAMES.get(dtype, dtype)} values, but the training images have "
+            f"{names} values; its {actual} is read like their {expected[0]}: unless these mean the "
+            "same, convert such images to the type and scale of the training images"
+        )
+
+
+ANY_TYPE = TypeCheck()
+
+
+def read_image(path, channels=3, check_type=ANY_TYPE):
     """Read an image file of any type: gray, with alpha, CMYK, 16-bit, float, multi-band, animated.
 
     OpenCV reads JPEG, PNG and BMP files. Pillow reads other formats, of an animation the first
@@ -36,6 +67,7 @@ def read_image(path, channels=3):
     Args:
         path: The file.
         channels: Number of bands that is wanted; see ``fit_channels``.
+        check_type: Function that gets the file's name and the type of its values.
 
     Returns:
         Array ``[H, W, channels]``, or ``[H, W]`` for one channel: uint8, or float32 on the 8-bit
@@ -49,21 +81,21 @@ def read_image(path, channels=3):
     try:
         if not path.is_file():  # reading a pipe would wait for a writer
             raise InputError(f"{path}: cannot be read as an image (not a file).")
-        return decode_image(path.read_bytes(), path, channels)
+        return decode_image(path.read_bytes(), path, channels, check_type)
     except OSError as error:
         raise InputError(f"{path}: cannot be read as an image ({error.strerror}).") from error
 
 
-def decode_image(data, name="image", channels=3):
+def decode_image(data, name="image", channels=3, check_type=ANY_TYPE):
     """Decode the bytes of an image file as ``read_image`` does; errors call the image ``name``."""
     if not data:
         raise InputError(f"{name}: cannot be read as an image (it is empty).")
     if is_cut_off(data):
         raise InputError(f"{name}: cannot be read as an image (the file is truncated).")
-    return _decode(data, name, channels)
+    return _decode(data, name, channels, check_type)
 
 
-def _decode(data, name, channels):
+def _decode(data, name, channels, check_type=ANY_TYPE):
     try:
         if channels in (1, 3) and data.startswith(OPENCV_SIGNATURES) and not is_deep_png(data):
             check_header(data)
@@ -71,12 +103,19 @@ def _decode(data, name, channels):
                 mode = cv2.IMREAD_GRAYSCALE if channels == 1 else cv2.IMREAD_COLOR
                 image = cv2.imdecode(np.frombuffer(data, "uint8"), mode)
                 if image is not None:
+                    check_type(name, "uint8")
                     return image if channels == 1 else cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
         values, has_alpha, _ = read_bands(data)
     except Exception as error:  # decoders raise many types on damaged files
         reason = str(error).partition(" <_io")[0] or type(error).__name__
         raise InputError(f"{name}: cannot be read as an image ({reason}).") from error
+    check_type(name, type_name(values.dtype))
     return fit_channels(to_8bit_scale(values, name), channels, name, has_alpha)
+
+
+def type_name(dtype):
+    """The name of a NumPy type, without its byte order."""
+    return np.dtype(dtype).newbyteorder("=").name
 
 
 def to_8bit_scale(values, name="image"):
@@ -104,7 +143,7 @@ def to_8bit_scale(values, name="image"):
     with np.errstate(over="ignore"):
         scaled = values.astype("float32")
         scaled *= 255  # exact for 16 bits, so that the quotient is the nearest float32
-        scaled /= RANGES.get(values.dtype.newbyteorder("=").name, 1)
+        scaled /= RANGES.get(type_name(values.dtype), 1)
     if not np.isfinite(scaled).all():
         raise InputError(f"{name}: has NaN or infinite values; fill them.")
     return scaled

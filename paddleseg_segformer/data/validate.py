@@ -2,6 +2,7 @@
 
 import copy
 import os
+from contextlib import suppress
 
 import numpy as np
 
@@ -10,7 +11,7 @@ from ..log import logger
 from .classes import out_of_range_label
 from .dataset import Dataset
 from .image_check import find_spoiled_bands, has_plain_type, summarize
-from .image_io import ColorMaskError
+from .image_io import ColorMaskError, TypeCheck, read_image
 from .label_check import (
     color_mask_error,
     find_error,
@@ -93,6 +94,25 @@ def check_before_training(
         )
     if isinstance(train_dataset, Dataset) and isinstance(val_dataset, Dataset):
         _check_normalize(train_dataset, val_dataset)
+    check_types(val_dataset, TypeCheck(image_types(train_dataset)))
+
+
+def image_types(dataset):
+    """The types of the values in the sampled image files of a ``Dataset``; none of others."""
+    types = set()
+    check_types(dataset, lambda _, dtype: types.add(dtype))
+    return sorted(types)
+
+
+def check_types(dataset, check):
+    """Call a function as ``TypeCheck`` for each sampled, readable image of a ``Dataset``."""
+    for index in sampled_indices(dataset) if isinstance(dataset, Dataset) else ():
+        path = str(dataset.file_list[index][0])
+        if has_plain_type(path):
+            check(path, "uint8")
+        else:
+            with suppress(InputError):
+                read_image(path, dataset.img_channels, check)
 
 
 def first_sample(dataset):

@@ -202,6 +202,8 @@ def _describe(source, transforms, shape, output_op):
         "output_dtype": "int32" if output_op == "argmax" else "float32",
     }
     tree = {"Deploy": deploy, "classes": source.classes, "palette": source.palette.tolist()}
+    if source.image_types:
+        tree["image_types"] = source.image_types
     return yaml.safe_dump(tree, allow_unicode=True, default_flow_style=None, sort_keys=False)
 
 

@@ -260,7 +260,7 @@ class SharedModel:
         if is_disconnected():
             raise self._unavailable("The client has disconnected.")
         start = time.monotonic()
-        image = _decode(data, self._predictor.channels)
+        image = _decode(data, self._predictor)
         (prediction,) = self._predictor.segment_decoded([image])
         self._seconds = time.monotonic() - start
         return prediction, self._seconds
@@ -270,7 +270,7 @@ class SharedModel:
         return ServiceUnavailable(text, retry_after=math.ceil(self._seconds))
 
 
-def _decode(data, channels):
+def _decode(data, predictor):
     """Decode an image as in training; Pillow checks first, as OpenCV accepts truncated files."""
     try:
         if not data.startswith(HIDDEN):
@@ -280,7 +280,7 @@ def _decode(data, channels):
         raise
     except Exception as error:  # Pillow raises many types on damaged files
         raise InputError(f"The image is damaged: {error}.") from error
-    return decode_image(data, "The file", channels)
+    return decode_image(data, "The file", predictor.channels, predictor.check_type)
 
 
 def _uploaded_image(limits):

@@ -19,11 +19,13 @@ from paddleseg.cvlibs import Config
 
 from ..config import build, settings
 from ..data import class_names, palette
-from ..data.validate import read_sample
+from ..data.image_io import TypeCheck
+from ..data.validate import check_types, read_sample
 from ..device import parallel_imap
 from ..errors import InputError, RunError, one_line
 from ..fs import StrPath, as_list, atomic_write, check_file_writable, output_dir
 from ..inference import Segmenter, TestConfig, load_model
+from ..inference.model_source import trained_types
 from ..log import logger, progress
 from . import distributed
 from .metrics import Scores, confusion_matrix
@@ -70,6 +72,7 @@ def validate(
             raise InputError("val_dataset: has no images; check its dataset_root and file list.")
         worst_best = WorstBestImages(dataset) if report_dir is not None else None
         model = load_model(config, model_path)
+        check_types(dataset, TypeCheck(trained_types(model_path)))
         scores = evaluate(model, dataset, test_config, num_workers, worst_best)
         if not scores.confusion.any():
             raise InputError(

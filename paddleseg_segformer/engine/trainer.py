@@ -17,7 +17,7 @@ from paddleseg.utils import init_ema_params
 
 from ..config import build, settings
 from ..data import class_names, palette
-from ..data.validate import check_before_training, first_sample
+from ..data.validate import check_before_training, first_sample, image_types
 from ..device import set_gpu_precision, versions
 from ..errors import RunError
 from ..fs import lock_dir, output_dir
@@ -322,6 +322,7 @@ def build_components(config, options, test_config):
         "arrangement": arrangement,
         "classes": class_names(dataset),
         "palette": palette(dataset).tolist(),
+        "image_types": image_types(dataset),
         "versions": versions(),
     }
     return dataset, val_dataset, step, metadata

@@ -122,11 +122,13 @@ def _are_files(value):
 
 _COUNT = _is_count, "a whole number from 0"
 _SECTION = _is_section, f"an object of at most {MAX_LEVELS} levels"
-# Of each entry: whether a value is valid, and what it must be.
+# Of each entry: whether a value is valid, and what it must be. None stands for a missing one.
 ENTRIES = {
     "config": _SECTION,
     "classes": (_list_of(_is_text), "a list of names"),
     "palette": (_list_of(_is_color), "a list of colors"),
+    # Missing in the first manifests.
+    "image_types": (lambda x: x is None or _list_of(_is_text)(x), "a list of types"),
     "arrangement": _SECTION,
     "versions": _SECTION,
     "optimizer": (_is_text, "a name"),

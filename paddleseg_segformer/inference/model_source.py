@@ -9,7 +9,8 @@ from __future__ import annotations
 import json
 import logging
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -48,6 +49,8 @@ class ModelSource:
     output_op: str | None = None
     input_shape: list | None = None
     assumes_normalize: bool = False  # whether nothing says how images are normalized
+    # Types of the values in the training images' files; none if unknown.
+    image_types: list[str] = field(default_factory=list)
 
     @property
     def channels(self) -> int:
@@ -75,7 +78,8 @@ def resolve_model(source: StrPath, config: Config | StrPath | None = None) -> Mo
     if config is not None:
         if not isinstance(config, Config):
             config = load_config(config)
-        return ModelSource(config, os.fspath(source), *_names_and_colors(config))
+        names_and_colors, types = _names_and_colors(config), trained_types(source)
+        return ModelSource(config, os.fspath(source), *names_and_colors, image_types=types)
     path = local_path(os.fspath(source))
     if path.suffix in EXPORT_SUFFIXES and (path.parent / DESCRIPTION).is_file():
         path = path.parent
@@ -89,6 +93,18 @@ def resolve_model(source: StrPath, config: Config | StrPath | None = None) -> Mo
     if (folder / MANIFEST).is_file():
         return _from_manifest(str(path), folder)
     return _from_weights(source, path)
+
+
+def trained_types(weights: StrPath) -> list[str]:
+    """``image_types`` in the manifest beside weights or in their folder; none without it."""
+    path = Path(weights)
+    path = (path if path.is_dir() else path.parent) / MANIFEST
+    try:
+        content = manifest.parse(path)
+        manifest.check(content, ["image_types"], path)
+    except (ManifestError, InputError):  # the weights may be used without it
+        return []
+    return content.get("image_types") or []
 
 
 def inference_config(model, transforms, test_config=None):
@@ -121,7 +137,7 @@ def _from_manifest(weights, folder):
     path = folder / MANIFEST
     try:
         content = manifest.parse(path)
-        manifest.check(content, ("config", "classes", "palette"), path)
+        manifest.check(content, ("config", "classes", "palette", "image_types"), path)
         settings, classes = content["config"], content["classes"]
         colors = np.array(content["palette"], dtype="uint8")
         transforms = settings.get("val_dataset", {}).get("transforms", [{"type": "Normalize"}])
@@ -134,7 +150,8 @@ def _from_manifest(weights, folder):
     config = inference_config(model, transforms, settings.get("test_config"))
     if "type" in settings.get("val_dataset", {}):
         config.dic["val_dataset"] = {**settings["val_dataset"], "transforms": transforms}
-    return ModelSource(config, weights, classes, colors)
+    types = content.get("image_types") or []
+    return ModelSource(config, weights, classes, colors, image_types=types)
 
 
 def _from_deploy_yaml(path, text):
@@ -144,7 +161,8 @@ def _from_deploy_yaml(path, text):
         colors = np.array(description["palette"], dtype="uint8")
         config = inference_config({"num_classes": len(classes)}, deploy["transforms"])
         exported = deploy["output_op"], deploy["input_shape"]
-        return ModelSource(config, str(path), classes, colors, *exported)
+        types = [str(x) for x in description.get("image_types", ())]
+        return ModelSource(config, str(path), classes, colors, *exported, image_types=types)
     except (InputError, KeyError, TypeError, ValueError) as error:
         reason = "was not exported by tools/export.py; export the model again"
         raise InputError(f"{path}: {reason}.") from error

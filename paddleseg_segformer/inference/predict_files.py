@@ -154,9 +154,10 @@ def _predict_image(predictor, root, output, name, save_dir, probabilities):
         if name.suffix.lower() in VIDEO_ENDINGS:
             return LATER
         if (raster := open_raster(path, predictor.channels)) is None:
-            image = read_image(path, predictor.channels)
+            image = read_image(path, predictor.channels, predictor.check_type)
         else:
             with contextlib.closing(raster):
+                predictor.check_type(path, raster.dtype)
                 if raster.is_large:
                     return LATER
                 image, valid = raster.read()

@@ -10,7 +10,7 @@ import zlib
 
 import numpy as np
 
-from ..data.image_io import fit_channels, to_8bit_scale
+from ..data.image_io import fit_channels, to_8bit_scale, type_name
 from ..data.raster_io import quiet_rasterio
 from ..errors import InputError, RunError
 from ..fs import atomic_path, cleanup_on_error
@@ -68,6 +68,7 @@ class Raster:
         shape: ``(channels, height, width)`` of the model's input.
         coordinates: rasterio's options that give another file the same coordinates.
         is_large: Whether it is to be segmented window by window.
+        dtype: The type of its values, such as ``"uint16"``.
     """
 
     def __init__(self, path, file, channels):
@@ -92,6 +93,7 @@ class Raster:
             self._colors = np.array([table[i][:3] for i in range(len(table))], "uint8")
         bits = int(file.tags(1, ns="IMAGE_STRUCTURE").get("NBITS", 8))
         self._factor = 255 // (2**bits - 1) if bits < 8 else 1  # as Pillow reads 1, 2 and 4 bits
+        self.dtype = type_name(file.dtypes[0])
         self._lock = threading.Lock()  # rasterio's datasets are not for several threads
 
     def close(self):

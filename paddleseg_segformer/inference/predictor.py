@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Union
 
@@ -12,7 +12,7 @@ from paddleseg.cvlibs import Config
 from PIL import Image
 
 from ..config import build
-from ..data.image_io import fit_channels, read_image, to_8bit_scale
+from ..data.image_io import ANY_TYPE, TypeCheck, fit_channels, read_image, to_8bit_scale, type_name
 from ..data.raster_io import from_pillow
 from ..device import set_device, tune_cpu
 from ..errors import InputError
@@ -92,6 +92,7 @@ class Predictor:
         classes: Class names.
         palette: uint8 array ``[classes, 3]``, RGB.
         channels: Number of bands of the images.
+        check_type: ``TypeCheck`` with the types of the training images.
         segmenter: ``Segmenter``, or ``GraphSegmenter`` of graphs without logits.
 
     Raises:
@@ -109,6 +110,7 @@ class Predictor:
         model_source = resolve_model(source, config)
         self.classes, self.palette = model_source.classes, model_source.palette
         self.channels = model_source.channels
+        self.check_type = TypeCheck(model_source.image_types)
         (transforms,) = build(model_source.config, "val_transforms")
         test_config = TestConfig.from_config(model_source.config, **options)
         tune_cpu()
@@ -146,7 +148,7 @@ class Predictor:
 
     def batch(self, images: Iterable[ImageLike], probabilities: bool = False) -> list[Prediction]:
         """Segment several images in parallel, one per CPU thread at a time."""
-        images = [as_array(image, self.channels) for image in images]
+        images = [as_array(image, self.channels, self.check_type) for image in images]
         return self.segment_decoded(images, probabilities)
 
     def segment_decoded(
@@ -181,7 +183,9 @@ class Predictor:
             raise InputError("--probabilities: needs a graph exported with --output_op none.")
 
 
-def as_array(image: ImageLike, channels: int = 3) -> np.ndarray:
+def as_array(
+    image: ImageLike, channels: int = 3, check_type: Callable[[str, str], None] = ANY_TYPE
+) -> np.ndarray:
     """Convert any image that ``Predictor`` accepts to an array as ``read_image`` returns it."""
     name, has_alpha = "The image", False
     if isinstance(image, Image.Image):
@@ -190,7 +194,7 @@ def as_array(image: ImageLike, channels: int = 3) -> np.ndarray:
         except ValueError as error:
             raise InputError(f"The image cannot be segmented: {error}.") from error
     elif not isinstance(image, np.ndarray):
-        return read_image(image, channels)
+        return read_image(image, channels, check_type)
     elif image.ndim not in (2, 3) or image.size == 0 or image.dtype.kind not in "buif":
         array = f"an array of shape {image.shape}, {image.dtype}"
         raise InputError(f"{array}: is not an image; pass [H, W] or [H, W, N] of numbers.")
@@ -203,4 +207,5 @@ def as_array(image: ImageLike, channels: int = 3) -> np.ndarray:
             )
         # A copy: a ``Prediction`` keeps it, and callers may reuse the buffer.
         image = image[:, :, 0].copy() if image.shape[2:] == (1,) else image.copy()
+    check_type(name, type_name(image.dtype))
     return fit_channels(to_8bit_scale(image, name), channels, name, has_alpha)

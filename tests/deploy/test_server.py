@@ -24,6 +24,7 @@ from PIL import Image
 from served_model import CLASSES, PALETTE, write_model
 
 from paddleseg_segformer.cli import serve
+from paddleseg_segformer.data.image_io import ANY_TYPE
 from paddleseg_segformer.errors import InputError
 from paddleseg_segformer.inference import Prediction, Predictor
 
@@ -97,6 +98,7 @@ class FakePredictor:
     """A ``Predictor`` that calls ``hook`` and returns ``segment(image)``."""
 
     classes, palette, channels = CLASSES, np.array(PALETTE, dtype="uint8"), 3
+    check_type = ANY_TYPE
 
     def __init__(self, hook=lambda: None, segment=lambda image: 0 * image[:, :, 0]):
         self.hook, self.segment, self.calls = hook, segment, 0
@@ -534,7 +536,8 @@ server._response = lambda *_: {"label_map": 12_000_000 * "x"}
 def predict(images):
     print("started", flush=True)
     return [None]
-server.serve(SimpleNamespace(segment_decoded=predict, classes=[], channels=3), port=0)
+options = {"check_type": lambda *_: None, "classes": [], "channels": 3}
+server.serve(SimpleNamespace(segment_decoded=predict, **options), port=0)
 """
 
 

@@ -18,6 +18,7 @@ INVALID = {
     "config": ([], "a", DEEP, {"a": DEEP}),
     "classes": ("ab", [1], [["a"]], {}),
     "palette": ([0], [[0, 0]], [[0, 0, 256]], [[0, 0, -1]], [[0, 0, 0.5]], []),
+    "image_types": ("uint8", [8], {}),
     "arrangement": ([],),
     "versions": ("3.9",),
     "optimizer": (3, []),
@@ -46,6 +47,8 @@ INVALID = {
     ),
 }
 CASES = [(key, value) for key, values in INVALID.items() for value in (*values, None)]
+OPTIONAL = ("image_types",)  # of runs of before it was introduced
+CASES = [(key, value) for key, value in CASES if key not in OPTIONAL or value is not None]
 
 
 def read(tmp_path, content, keys=manifest.ENTRIES):
@@ -60,12 +63,15 @@ def test_a_valid_manifest(tmp_path):
     assert read(tmp_path, VALID) == VALID
     scaler = {"scale": 65536.0, "incr_ratio": 2.0, "decr_ratio": 0.5, "incr_count": 0}
     read(tmp_path, {**VALID, "best": {}, "scaler": {**scaler, "decr_count": 0, "dynamic": True}})
+    for key in OPTIONAL:
+        read(tmp_path, {k: v for k, v in VALID.items() if k != key})
     assert {*VALID} == {*manifest.ENTRIES} == {*INVALID}
 
 
 @pytest.mark.parametrize("key, value", CASES, ids=str)
 def test_an_invalid_entry(key, value, tmp_path):
-    for content in ({**VALID, key: value}, {k: v for k, v in VALID.items() if k != key}):
+    without = {k: v for k, v in VALID.items() if k != key}
+    for content in [{**VALID, key: value}, without][: 2 - (key in OPTIONAL)]:
         with pytest.raises(ManifestError, match=r"manifest\.json has .*(" + key + "|iteration)"):
             read(tmp_path, content)
 
