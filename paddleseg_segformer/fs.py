@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -20,6 +21,16 @@ def as_list(paths: StrPath | Sequence[StrPath] | None) -> list[StrPath]:
     if paths is None or isinstance(paths, (str, os.PathLike)):
         return [] if paths is None else [paths]
     return list(paths)
+
+
+def check_not_special(path: StrPath) -> None:
+    """Refuse a device or a pipe, of which reading may never end.
+
+    Raises:
+        OSError: The path is one.
+    """
+    if os.path.exists(path) and not (os.path.isfile(path) or os.path.isdir(path)):
+        raise OSError(errno.EINVAL, "not a file", os.fspath(path))
 
 
 def check_dir_writable(folder: StrPath, flag: str = "--save_dir") -> None:

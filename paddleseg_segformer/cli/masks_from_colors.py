@@ -3,6 +3,8 @@
 labels.txt in the dataset folder gives the name and the color of each class.
 """
 
+from pathlib import Path
+
 from ..data.prepare import convert_color_masks
 from . import common
 
@@ -30,4 +32,4 @@ def main():
     count = convert_color_masks(
         args.dataset_root, args.colored, args.target, args.ignore_others, args.force
     )
-    print(f"{count} masks are in {args.dataset_root}/{args.target}")
+    print(f"{count} masks are in {Path(args.dataset_root, args.target)}")

@@ -14,7 +14,7 @@ from paddleseg import datasets
 
 from ..config_check import is_whole
 from ..errors import InputError
-from ..fs import StrPath, as_list
+from ..fs import StrPath, as_list, check_not_special
 from .image_io import read_pair
 from .transforms import Compose
 
@@ -192,6 +192,7 @@ def read_list(path, separator=" ", columns=(2,)):
         InputError: The file cannot be read, or a line has a different number of columns.
     """
     try:
+        check_not_special(path)
         with open(path, encoding="utf-8-sig") as file:
             lines = file.read().splitlines()
     except OSError as error:

@@ -180,6 +180,8 @@ def convert_color_masks(root, colored, target, ignore_others=False, force=False)
     root = Path(root)
     folder, target = root / colored, root / target
     colors = _class_colors(root / "labels.txt")
+    if not folder.is_dir():
+        raise InputError(f"{folder}: no such folder; name a folder inside {root}.")
     if os.path.realpath(target) == os.path.realpath(folder):
         raise InputError(f"{target}: is the folder of the color masks; name another folder.")
     masks = [path for path in _find_files(folder, MASK_SUFFIXES) if target not in path.parents]

@@ -108,7 +108,7 @@ def check_types(dataset, check):
     """Call a function as ``TypeCheck`` for each sampled, readable image of a ``Dataset``."""
     for index in sampled_indices(dataset) if isinstance(dataset, Dataset) else ():
         path = str(dataset.file_list[index][0])
-        if has_plain_type(path):
+        if os.path.isfile(path) and has_plain_type(path):
             check(path, "uint8")
         else:
             with suppress(InputError):

@@ -88,7 +88,9 @@ def resolve_model(source: StrPath, config: Config | StrPath | None = None) -> Mo
     if path.suffix == ".onnx":
         return _from_deploy_yaml(path, _read_metadata(path))
     if (path / DESCRIPTION).is_file():
-        return _from_deploy_yaml(path, (path / DESCRIPTION).read_text(encoding="utf-8"))
+        # YAML has no surrogates, so that other encodings are errors of parsing.
+        text = (path / DESCRIPTION).read_text(encoding="utf-8", errors="surrogateescape")
+        return _from_deploy_yaml(path, text)
     folder = path if path.is_dir() else path.parent
     if (folder / MANIFEST).is_file():
         return _from_manifest(str(path), folder)
@@ -217,7 +219,9 @@ def _from_weights(source, path):
     )
     config = inference_config(model, [normalize])
     names, colors = class_names(dataset), palette(dataset)
-    return ModelSource(config, str(path), names, colors, assumes_normalize=True)
+    types = ["uint8"] if "mean" in normalize else []  # ImageNet's statistics are of photos
+    options = {"assumes_normalize": True, "image_types": types}
+    return ModelSource(config, str(path), names, colors, **options)
 
 
 def _hugging_face_names(folder):

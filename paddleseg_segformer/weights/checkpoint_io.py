@@ -11,6 +11,7 @@ import numpy as np
 from safetensors import SafetensorError, deserialize
 
 from ..errors import InputError, one_line
+from ..fs import check_not_special
 from .budget import UNPACKED_FACTOR, Budget
 from .download import HUGGINGFACE_FILES
 from .unpickle import MAX_NAME, bfloat16_to_float32, unpickle, unpickle_torch
@@ -138,6 +139,7 @@ def _read(path):
 
 
 def _reader(path):
+    check_not_special(path)
     with open(path, "rb") as file:
         start = file.read(64)
     if not start:

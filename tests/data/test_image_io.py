@@ -7,9 +7,9 @@ from io import BytesIO
 import cv2
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import EpsImagePlugin, Image
 
-from paddleseg_segformer.data.image_io import decode_image, read_image, read_pair
+from paddleseg_segformer.data.image_io import decode_image, read_image, read_label, read_pair
 from paddleseg_segformer.errors import InputError
 
 
@@ -47,6 +47,18 @@ def test_opencv_does_not_read_other_formats(ending, colors, tmp_path, monkeypatc
         np.testing.assert_array_equal(actual, np.asarray(expected))
     gray = np.asarray(expected.convert("L")).astype(int)
     np.testing.assert_allclose(read_pair(path, None, channels=1)[0], gray, atol=1)
+
+
+POSTSCRIPT = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\nshowpage\n"
+
+
+@pytest.mark.parametrize("read", [read_image, read_label, lambda x: read_pair(x, None)])
+def test_postscript_is_not_run(read, tmp_path, monkeypatch):
+    """Pillow would call Ghostscript, whatever the file's name."""
+    monkeypatch.setattr(EpsImagePlugin, "Ghostscript", lambda *_: pytest.fail("was run"))
+    (tmp_path / "a.png").write_bytes(POSTSCRIPT)
+    with pytest.raises(InputError, match=r"a\.png: cannot be read as an image"):
+        read(str(tmp_path / "a.png"))
 
 
 def test_an_unknown_format_is_an_error_in_training(tmp_path):

@@ -4,7 +4,7 @@ import re
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import EpsImagePlugin, Image
 
 from paddleseg_segformer import InputError
 from paddleseg_segformer.data.dataset import read_list
@@ -217,12 +217,17 @@ def test_color_mask_errors(labels, target, message, colored_root):
     assert (colored_root / "full/a.png").stat().st_size == 0
 
 
-def test_missing_and_unreadable_masks_are_errors(colored_root):
+def test_missing_and_unreadable_masks_are_errors(colored_root, monkeypatch):
     with pytest.raises(InputError, match="colored: has no mask"):
         convert_color_masks(colored_root, "colored", "masks")
-    (colored_root / "colored/a.png").touch()
-    with pytest.raises(InputError, match=r"a\.png: cannot be read"):
-        convert_color_masks(colored_root, "colored", "masks")
+    with pytest.raises(InputError, match="absent: no such folder; name a folder inside"):
+        convert_color_masks(colored_root, "absent", "masks")
+    monkeypatch.setattr(EpsImagePlugin, "Ghostscript", lambda *_: pytest.fail("was run"))
+    postscript = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\nshowpage\n"
+    for content in (b"", postscript):
+        (colored_root / "colored/a.png").write_bytes(content)
+        with pytest.raises(InputError, match=r"a\.png: cannot be read"):
+            convert_color_masks(colored_root, "colored", "masks")
 
 
 @pytest.mark.parametrize("name", ["a\nb", "a\rb", "a\x85b", "a\u2028b", "a ", "\udcff"])

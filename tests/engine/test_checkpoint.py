@@ -50,8 +50,13 @@ def remove(path):
     path.unlink()
 
 
+def change_a_digit(path):
+    """In a manifest, to another valid value."""
+    path.write_bytes(path.read_bytes().replace(b"1", b"2", 1))
+
+
 @pytest.mark.parametrize("name", [*FILES, checkpoint.MANIFEST])
-@pytest.mark.parametrize("damage", [truncate, flip_a_bit, empty, remove])
+@pytest.mark.parametrize("damage", [truncate, flip_a_bit, empty, remove, change_a_digit])
 def test_a_damaged_checkpoint_is_skipped_for_the_previous_one(damage, name, tmp_path, caplog):
     for iteration in (1, 2, 10):
         write_checkpoint(tmp_path, iteration)

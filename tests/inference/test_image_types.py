@@ -95,14 +95,16 @@ def test_files(name, tmp_path, caplog):
 
 
 def test_models_of_unknown_images(tmp_path, caplog):
-    """Of runs without the entry, and of plain weights."""
+    """Of runs without the entry. Of plain weights, ImageNet's normalization is assumed."""
     write_png(tmp_path / "a.png")
     folder = model(tmp_path / "model")
     for source in (folder, folder / "model.pdparams"):
         Predictor(source)(tmp_path / "a.png")
+    assert not warnings(caplog)
     (folder / "manifest.json").unlink()
     Predictor(folder / "model.pdparams")(tmp_path / "a.png")
-    assert not warnings(caplog)
+    (warning,) = warnings(caplog)
+    assert "16-bit values, but the training images have 8-bit values" in warning
 
 
 def test_a_raster(tmp_path, caplog):

@@ -135,7 +135,7 @@ def storages_of_many_types():
 
 def overlapping_storages():
     """Each entry of the archive contains the ones after it."""
-    count, size, file = 200, 1_000_000, b""
+    count, size, file = 400, 1_000_000, b""
     names = [f"a/data/{i}" for i in range(count)]
     headers, end = [], bytes(size)
     for name in reversed(names):
@@ -291,6 +291,7 @@ CHECKPOINTS = {
     "dictionaries that share": shared_trees,
     "two equal long keys": long_keys,
     "a memo of far indices": memo,
+    "an index beyond the memo": lambda: document(text("x"), b"N" + put(60_000_000)),
     "a name of 5 MB": lambda: document(text("n" * 5_000_000), array(bytes(4))),
     "200,000 names": lambda: document(
         array(bytes(4)) + put(1) + b"0", *(text(str(i)) + get(1) for i in range(200_000))
@@ -305,7 +306,7 @@ CHECKPOINTS = {
     "a gzip bomb": bomb,
     "many members of a tar": many_members,
     "a folder in a tar": lambda: tar_member(tarfile.DIRTYPE, name="model.pdparams") + END,
-    "a negative size in a tar": lambda: tar_member(tarfile.REGTYPE, -512) + END,
+    "a negative size in a tar": lambda: tar_member(tarfile.REGTYPE, -512) + zeros(300) + END,
     "many empty tensors": lambda: safetensors({str(i): scalar([0], 0) for i in range(60_000)}),
     "many dimensions": lambda: safetensors({"a": scalar([1] * 1_000_000)}, bytes(4)),
     "a safetensors name of 5 MB": lambda: safetensors({"n" * 5_000_000: scalar()}, bytes(4)),

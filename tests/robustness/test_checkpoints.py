@@ -469,6 +469,12 @@ INVALID = [
         "{}/graph: was not exported by tools/export.py",
     ),
     Case(
+        "a deploy.yaml in UTF-16",
+        "predict",
+        exported("deploy.yaml", DESCRIPTION.decode().encode("utf-16")),
+        "{}/graph: was not exported by tools/export.py",
+    ),
+    Case(
         "a deploy.yaml without model",
         "predict",
         exported(

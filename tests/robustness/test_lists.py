@@ -1,5 +1,6 @@
 """File lists: variants of other editors and systems are valid, malformed lines are named."""
 
+import os
 import shutil
 
 import pytest
@@ -38,6 +39,12 @@ def directory(workspace):
     return workspace.train()
 
 
+def pipe(workspace):
+    (workspace.root / "train.txt").unlink()
+    os.mkfifo(workspace.root / "train.txt")
+    return workspace.train()
+
+
 def nothing_to_evaluate(workspace):
     workspace.write_list([], "val")
     report = ["--report", workspace.root / "report"]
@@ -57,6 +64,7 @@ INVALID = [
         directory,
         "{}/train.txt: cannot be read as a list (Is a directory).",
     ),
+    Case("a pipe", "train", pipe, "{}/train.txt: cannot be read as a list (not a file)."),
     Case(
         "empty",
         "train",

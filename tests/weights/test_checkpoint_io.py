@@ -19,7 +19,12 @@ from safetensors.numpy import save_file
 
 import paddleseg_segformer as ps
 from paddleseg_segformer.weights import download as download_module
-from paddleseg_segformer.weights.checkpoint_io import read_checkpoint, read_saved_dict
+from paddleseg_segformer.weights import unpickle as unpickle_module
+from paddleseg_segformer.weights.checkpoint_io import (
+    extract_tensors,
+    read_checkpoint,
+    read_saved_dict,
+)
 
 RNG = np.random.default_rng(0)
 TENSORS = {
@@ -400,6 +405,48 @@ def test_an_unreachable_url_names_the_key_to_set(tmp_path, monkeypatch):
     with pytest.raises(ps.InputError, match=r"--opts model\.backbone\.pretrained=FILE"):
         ps.MixVisionTransformer_B0(pretrained="http://127.0.0.1:9/weights.tar.gz")
     assert pauses == [0, 1, 2]
+
+
+@pytest.mark.parametrize("kind, multiple", [("torch", 5), ("paddle", 2)])
+def test_what_bfloat16_is_charged(kind, multiple, tmp_path, monkeypatch):
+    """PyTorch's: the file, a float32 copy of twice the size, and the tensor. Paddle's: a copy."""
+    sizes, charge = [], unpickle_module.Budget.charge
+
+    def record(self, operations=0, size=0):
+        sizes.append(size)
+        charge(self, operations, size)
+
+    monkeypatch.setattr(unpickle_module.Budget, "charge", record)
+    path, bits = tmp_path / "a", np.arange(50_000, dtype="uint16")
+    if kind == "torch":
+        FakeTorch(path, {"x": bits})
+    else:
+        path.write_bytes(pickle.dumps({"x": bits}, protocol=4))
+    read_checkpoint(path)
+    assert sum(sizes) == pytest.approx(multiple * bits.nbytes, rel=0.01)
+
+
+def test_names_and_numbers_of_tensors_are_limited(tmp_path):
+    path, array = tmp_path / "a.pdparams", TENSORS["b"]
+    for length, expected in ((1001, "a name has 1001 characters"), (1000, None)):
+        path.write_bytes(pickle.dumps({"n" * length: array}, protocol=4))
+        if expected is None:
+            assert list(read_checkpoint(path)) == ["n" * length]
+        else:
+            with pytest.raises(ps.InputError, match=expected):
+                read_checkpoint(path)
+    with pytest.raises(ps.InputError, match=r"a: holds n+…, a name of 1,001 characters"):
+        extract_tensors({"n" * 1001: array}, "a")
+    with pytest.raises(ps.InputError, match=r"a: holds more than 100,000 tensors"):
+        extract_tensors(dict.fromkeys(map(str, range(100_001)), array), "a")
+
+
+def test_a_pipe_is_no_checkpoint(tmp_path):
+    """Reading one would wait for a writer; a device such as /dev/zero never ends."""
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path / "pipe", "/dev/full"):
+        with pytest.raises(ps.InputError, match=rf"{path}: cannot be read \(not a file\)"):
+            read_checkpoint(path)
 
 
 def test_a_small_file_takes_little_memory(tmp_path):
