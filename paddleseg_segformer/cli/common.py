@@ -54,11 +54,15 @@ def _not_empty(text):
 
 
 def _int_from(minimum, text):
-    if int(text) < minimum:
+    try:
+        value = int(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text[:40]!r} is not a whole number") from error
+    if value < minimum:
         raise argparse.ArgumentTypeError(f"{text} is below {minimum}")
-    if int(text) >= 1 << 63:
+    if value >= 1 << 63:
         raise argparse.ArgumentTypeError(f"{text} is not below 2^63")
-    return int(text)
+    return value
 
 
 def plain_parser(description, example):

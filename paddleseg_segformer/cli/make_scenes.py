@@ -6,6 +6,7 @@ from ..fs import output_dir
 from . import common
 
 MIN_SIZE, MAX_SIZE = 96, 8192
+MAX_IMAGES = 1_000_000
 
 
 def parse_args():
@@ -35,8 +36,8 @@ def main():
     args = parse_args()
     if min(args.size) < MIN_SIZE or max(args.size) > MAX_SIZE:
         raise InputError(f"--size: width and height must be from {MIN_SIZE} to {MAX_SIZE}.")
-    if min(args.train, args.val) < 1:
-        raise InputError("--train and --val: must both be at least 1.")
+    if not all(1 <= count <= MAX_IMAGES for count in (args.train, args.val)):
+        raise InputError(f"--train and --val: must both be from 1 to {MAX_IMAGES}.")
     if args.seed < 0:
         raise InputError(f"--seed {args.seed}: must be at least 0.")
     size = tuple(args.size)

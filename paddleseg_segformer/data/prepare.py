@@ -118,6 +118,12 @@ def _find_pairs(root, images, masks, postfix):
     pairs = [(image_files[name], mask_files[name]) for name in names]
     if not pairs:
         image, mask = (min(f.values(), default="nothing") for f in (image_files, mask_files))
+        if any(postfix):
+            end = " and ".join(map(repr, postfix))
+            raise InputError(
+                f"--postfix: {root} has no image and mask of the same name before {end} ({image} "
+                f"and {mask}, for example; masks are {', '.join(MASK_SUFFIXES)})."
+            )
         raise InputError(
             f"{root}: no image has a mask of the same name ({image} and {mask}, for example; masks "
             f"are {', '.join(MASK_SUFFIXES)}); if the names end differently, set --postfix."

@@ -107,6 +107,11 @@ def test_a_name_with_a_space_needs_another_separator(tmp_path):
     [
         (["images/a.jpg", "masks/b.png"], {}, "images/a.jpg and masks/b.png, for example.*postfix"),
         (["images/a.jpg", "masks/a.jpg"], {}, "images/a.jpg and nothing.*masks are .png"),
+        (
+            ["images/a.jpg", "masks/a_m.png"],
+            {"postfix": ("", "_x")},
+            "^--postfix: .* before '' and '_x' .images/a.jpg and nothing, for example",
+        ),
         (["images/a.jpg"], {}, "masks: no such folder; name folders inside"),
         (
             ["images/a.jpg", "images/a.png", "masks/a.png"],

@@ -38,7 +38,7 @@ INVALID = [
         "not a number",
         "train",
         train("--iters", "few"),
-        "argument --iters: invalid positive_int value: 'few'",
+        "argument --iters: 'few' is not a whole number",
     ),
     Case(
         "no config",
@@ -280,13 +280,19 @@ INVALID = [
         "a negative number of scenes",
         "make_scenes",
         scenes("--train", -1),
-        "--train and --val: must both be at least 1.",
+        "--train and --val: must both be from 1 to 1000000.",
+    ),
+    Case(
+        "a huge number of scenes",
+        "make_scenes",
+        scenes("--train", 10**30),
+        "--train and --val: must both be from 1 to 1000000.",
     ),
     Case(
         "no scenes",
         "make_scenes",
         scenes("--train", 0, "--val", 0),
-        "--train and --val: must both be at least 1.",
+        "--train and --val: must both be from 1 to 1000000.",
     ),
     Case(
         "a negative seed of scenes",

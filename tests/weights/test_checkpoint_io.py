@@ -66,6 +66,24 @@ def test_nested_state_of_an_optimizer(tmp_path):
     assert any(np.array_equal(part, [0, 0, 0]) for part in read["master_weights"]["w"])
 
 
+def test_an_archive_with_a_folder_named_like_weights(tmp_path):
+    save_paddle(tmp_path / "model.pdparams")
+    with tarfile.open(tmp_path / "a.tar.gz", "w:gz") as archive:
+        folder = tarfile.TarInfo("weights.pdparams")
+        folder.type = tarfile.DIRTYPE
+        archive.addfile(folder)
+        archive.add(tmp_path / "model.pdparams", "weights.pdparams/model.pdparams")
+    same(read_checkpoint(tmp_path / "a.tar.gz"))
+
+
+def test_a_training_log_holds_no_tensors(tmp_path):
+    """And is not called by the name of what replaces it."""
+    log = b"\x80\x04cmmengine.logging.history_buffer\nHistoryBuffer\n."
+    (tmp_path / "a.pdparams").write_bytes(log)
+    with pytest.raises(ps.InputError, match=r"holds no tensors, not a dictionary of tensors\.$"):
+        read_checkpoint(tmp_path / "a.pdparams")
+
+
 def test_archive(tmp_path):
     save_paddle(tmp_path / "model.pdparams")
     with tarfile.open(tmp_path / "backbone.tar.gz", "w:gz") as archive:
