@@ -20,7 +20,7 @@ from paddleseg.cvlibs import Config
 from paddleseg.transforms import Normalize
 
 from ..config import build
-from ..data.image_io import read_image
+from ..data.image_io import TypeCheck, read_image
 from ..data.scenes import draw_scene
 from ..data.transforms import Compose
 from ..device import set_device, tune_cpu
@@ -138,12 +138,12 @@ def export(
     transforms, normalize = _split_transforms(source.config, with_normalize)
     description = _describe(source, transforms, shape, output_op)
     model = load_model(source.config, source.weights)
-    graph = ExportModel(model, output_op, normalize)
+    graph, check_type = ExportModel(model, output_op, normalize), TypeCheck(source.image_types)
     if image_path is None:
         image_path, pixels = _find_image(source.config, channels)
         logger.info("Comparing the export with the original model on %s", image_path)
     else:
-        pixels = read_image(image_path, channels)
+        pixels = read_image(image_path, channels, check_type)
     images = [_network_input(pixels, transforms, shape)]
     if any_size:  # compare at another size than the traced one, too
         height = images[0].shape[2]
@@ -152,7 +152,7 @@ def export(
     expected = [_label_map(model, graph, image) for image in images]
 
     def network_input(path):
-        return _network_input(read_image(path, channels), transforms, shape)
+        return _network_input(read_image(path, channels, check_type), transforms, shape)
 
     with output_dir(save_dir), tempfile.TemporaryDirectory(dir=save_dir) as folder:
         folder = Path(folder)

@@ -137,7 +137,9 @@ def test_an_upload(tmp_path, caplog):
 def test_an_exported_graph_knows_the_types(tmp_path, caplog):
     write_png(tmp_path / "a.png")
     source = model(tmp_path / "model", "uint8", "float32")
-    export(source, tmp_path / "graph")
+    export(source, tmp_path / "graph", image_path=tmp_path / "a.png")
+    assert len(warnings(caplog)) == 1  # of the image on which the two are compared
+    caplog.clear()
     path = tmp_path / "graph/deploy.yaml"
     description = yaml.safe_load(path.read_text())
     assert description["image_types"] == ["uint8", "float32"]
