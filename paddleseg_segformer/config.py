@@ -166,6 +166,8 @@ def _set_option(tree, option):
     key, equals, text = option.partition("=")
     if not (key and equals):
         raise InputError(f"--opts {option}: must have the form key=value.")
+    if not text.strip():  # as an unset variable of a shell gives
+        raise InputError(f"--opts {option}: has no value; write null for none.")
     *parents, last = key.split(".")
     for parent in parents:
         tree = tree.get(parent)

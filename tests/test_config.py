@@ -54,6 +54,8 @@ def test_opts(path, text, value):
         ("iters.x=1", "the config has no section 'iters'."),
         ("model.a.b=1", "the config has no section 'a'."),
         ("=1", "must have the form key=value."),
+        ("model.pretrained=", "has no value; write null for none."),
+        ("iters= ", "has no value; write null for none."),
     ],
 )
 def test_malformed_opts_are_errors(path, option, reason):

@@ -1,8 +1,11 @@
 """Image files of any format, against Pillow."""
 
+import errno
 import re
 import struct
 from io import BytesIO
+from pathlib import Path
+from unittest import mock
 
 import cv2
 import numpy as np
@@ -59,6 +62,16 @@ def test_postscript_is_not_run(read, tmp_path, monkeypatch):
     (tmp_path / "a.png").write_bytes(POSTSCRIPT)
     with pytest.raises(InputError, match=r"a\.png: cannot be read as an image"):
         read(str(tmp_path / "a.png"))
+
+
+def test_the_reason_of_an_unreadable_file(colors, tmp_path, monkeypatch):
+    """Not that it is damaged."""
+    Image.fromarray(colors).save(tmp_path / "a.png")
+    error = PermissionError(errno.EACCES, "Permission denied", "a.png")
+    monkeypatch.setattr(Path, "read_bytes", mock.Mock(side_effect=error))
+    for read in (read_image, lambda x: read_pair(x, None)):
+        with pytest.raises(InputError, match=r"a\.png: cannot be read as an image .*Permission"):
+            read(str(tmp_path / "a.png"))
 
 
 def test_an_unknown_format_is_an_error_in_training(tmp_path):
