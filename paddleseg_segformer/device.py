@@ -53,7 +53,7 @@ _threads, _pool = 1, None
 
 
 class _ThreadState(threading.local):
-    is_busy = False  # processes an item of parallel_map or parallel_imap
+    count = None  # threads of the item of parallel_map or parallel_imap that it processes, if any
 
 
 _this_thread = _ThreadState()
@@ -116,11 +116,11 @@ def _cpu_info():
 def num_threads() -> int:
     """The number of items that ``parallel_map`` processes at the same time.
 
-    1 within an item: the threads are busy with the others.
+    Within an item, its share of the threads.
     """
     import paddle
 
-    return _threads if paddle.get_device() == "cpu" and not _this_thread.is_busy else 1
+    return (_this_thread.count or _threads) if paddle.get_device() == "cpu" else 1
 
 
 def parallel_map(function: Callable[[Any], Any], items: Iterable[Any]) -> list[Any]:
@@ -128,26 +128,28 @@ def parallel_map(function: Callable[[Any], Any], items: Iterable[Any]) -> list[A
 
     Most of Paddle's CPU operators use one thread, whatever their number is set to, so that
     independent items are faster in parallel. The calling thread is one of the threads. No gradients
-    are recorded. Within an item, calls process their items one after another.
+    are recorded. If there are fewer items than threads, each item has an equal share of them, for
+    matrix products and calls within it.
     """
     import paddle
 
     items = list(items)
     results, queue = [None] * len(items), iter(range(len(items)))
+    threads = num_threads()
+    workers = max(1, min(threads, len(items)))
 
     def work():
         try:
-            with paddle.no_grad():  # it applies per thread
+            with _use_threads(threads // workers), paddle.no_grad():  # both apply per thread
                 for i in queue:
                     results[i] = function(items[i])
         finally:
             for _ in queue:  # after an error, no other item starts
                 pass
 
-    helpers = [_pool.submit(work) for _ in range(min(num_threads(), len(items)) - 1)]
+    helpers = [_pool.submit(work) for _ in range(workers - 1)]
     try:
-        with _busy_thread() if helpers else contextlib.nullcontext():
-            work()
+        work()
     finally:
         for helper in helpers:
             if not helper.cancel():
@@ -197,7 +199,7 @@ def parallel_imap(
 def _after_fork():
     """Use one thread until the child calls ``tune_cpu``: threads do not survive a fork."""
     global _threads, _pool
-    _threads, _pool = 1, None
+    _threads, _pool, _this_thread.count = 1, None, None
 
 
 if hasattr(os, "register_at_fork"):
@@ -206,19 +208,22 @@ if hasattr(os, "register_at_fork"):
 
 def _start_thread():
     """Initialize a thread of the pool, which only processes items."""
-    _this_thread.is_busy = True
+    _this_thread.count = 1
     _set_local_threads(1, 1)
 
 
 @contextlib.contextmanager
-def _busy_thread():
-    """While the calling thread processes an item: its operators and inner calls use one thread."""
-    _this_thread.is_busy = True
+def _use_threads(count):
+    """While the calling thread processes an item: its operators and inner calls use so many."""
+    if count == num_threads():
+        yield
+        return
+    before, _this_thread.count = _this_thread.count, count
+    previous = _set_local_threads(count, count)
     try:
-        previous = _set_local_threads(1, 1)
         yield
     finally:
-        _this_thread.is_busy = False
+        _this_thread.count = before
         _set_local_threads(*previous)
 
 

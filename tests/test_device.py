@@ -60,6 +60,31 @@ def test_parallel_calls_within_an_item(use_threads):
     assert device.num_threads() == 3
 
 
+@pytest.mark.parametrize("threads, items, share", [(7, 2, 3), (8, 3, 2), (3, 2, 1)])
+def test_few_items_share_the_threads(threads, items, share, use_threads):
+    """For matrix products, and for calls within an item, whose items run at the same time."""
+    use_threads(threads)
+    together = threading.Barrier(items * share)
+
+    def local_threads():
+        previous = device._set_local_threads(1, 1)
+        device._set_local_threads(*previous)
+        return previous
+
+    def inner(j):
+        together.wait(timeout=10)
+        return device.num_threads(), local_threads()
+
+    def outer(i):
+        return local_threads(), device.parallel_map(inner, range(share)), device.num_threads()
+
+    before = local_threads()
+    results = device.parallel_map(outer, range(items))
+    if device._library("libmklml_intel.so") and device._library("libiomp5.so"):
+        assert results == [((share, share), [(1, (1, 1))] * share, share)] * items
+    assert local_threads() == before and device.num_threads() == threads
+
+
 def test_an_error_of_an_item_ends_the_call(use_threads):
     """No other item starts, and the threads are free afterwards."""
     use_threads(3)

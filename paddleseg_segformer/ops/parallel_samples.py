@@ -9,10 +9,6 @@ from paddle.base import core, framework
 
 from ..device import num_threads, parallel_map
 
-# Threads per sample above which matrix products that use all threads would be faster: computed from
-# the times of whole and split steps with one and two threads.
-MAX_THREADS_PER_SAMPLE = 4
-
 
 def parallel_samples(function, layer, x, factors):
     """``function(layer, x, factors)``, where possible with parts of the batch in parallel.
@@ -21,8 +17,7 @@ def parallel_samples(function, layer, x, factors):
     samples side by side. Each thread records the graph of its samples on a copy of the layer that
     shares the parameters' values; the backward passes run in parallel too, and their gradients are
     added. Results differ only by the order of summation. Not split are batches on GPUs, without
-    gradients, in mixed precision, with a gradient of ``x``, or much smaller than the number of
-    threads.
+    gradients, in mixed precision, or with a gradient of ``x``.
 
     Args:
         function: Takes ``layer`` and parts of ``x`` and ``factors``; returns a list of float
@@ -49,7 +44,7 @@ def _can_split(x):
         paddle.in_dynamic_mode()
         and x.place.is_cpu_place()
         and len(x) > 1
-        and 1 < num_threads() <= MAX_THREADS_PER_SAMPLE * len(x)
+        and num_threads() > 1
         and paddle.is_grad_enabled()
         and x.stop_gradient
         and framework._dygraph_tracer()._amp_level == core.AmpLevel.O0
