@@ -89,13 +89,9 @@ def _by_operators(logits, labels, weights):
 
 
 def _on_cpu(logits, labels, weights):
-    """Loss and gradient, by bands of rows in parallel.
-
-    In the layout ``[N, w, h, C]``, a pixel's classes and a tile's columns are contiguous in memory.
-    """
+    """Loss and gradient, by bands of rows in parallel."""
     n, c, h, w = logits.shape
     height, width = labels.shape[1:]
-    logits = logits.transpose([0, 3, 2, 1]).contiguous()
     labels, weights = labels.transpose([0, 2, 1]), weights.transpose([0, 2, 1])
     rows, columns = _cached_bands(h, height, logits.dtype), _cached_bands(w, width, logits.dtype)
     jobs = [
@@ -109,11 +105,13 @@ def _on_cpu(logits, labels, weights):
         for i in range(n)
         for row in rows
     ]
-    losses, gradient = [], paddle.zeros([n, h, w, c], logits.dtype)
+    losses, sums = [], paddle.zeros([n, h, w, c], logits.dtype)
     for job, (loss, band_gradient) in enumerate(parallel_map(_band, jobs)):
         losses.append(loss)
-        gradient[job // len(rows), rows[job % len(rows)].source].add_(band_gradient)
-    return paddle.add_n(losses), gradient.transpose([0, 3, 1, 2])
+        sums[job // len(rows), rows[job % len(rows)].source].add_(band_gradient)
+    gradient = paddle.empty_like(logits)
+    parallel_map(lambda i: paddle.assign(sums[i].transpose([2, 0, 1]), gradient[i]), range(n))
+    return paddle.add_n(losses), gradient
 
 
 @lru_cache(maxsize=16)
@@ -122,38 +120,43 @@ def _cached_bands(source, target, dtype):
 
 
 def _band(job):
-    """Loss of one band of rows, and its gradient with respect to its source rows."""
+    """Loss of one band of rows, and its gradient ``[rows, w, C]`` for its source rows.
+
+    After the matrix products over the rows, the layout is ``[columns, C, rows]``: a tile's columns
+    are contiguous in memory.
+    """
     logits, labels, weights, row, columns = job
-    ones = paddle.ones([logits.shape[-1], 1], logits.dtype)
+    c, h, w = logits.shape
+    ones = paddle.ones([1, c], logits.dtype)
+    logits = logits.transpose([1, 2, 0]).contiguous()
     # Softmax is invariant to subtracting a constant from all logits of a pixel. Subtracting the
     # maximum before the resize keeps nearly all exponentials below in range, and is cheaper than
     # after it. A matrix product with ones is faster than broadcasting.
-    logits = logits.contiguous()
-    largest = logits.max(axis=-1, keepdim=True)
-    strip = paddle.matmul(row.weights, logits - paddle.matmul(largest, ones, transpose_y=True))
-    height, c = strip.shape[1:]
+    logits = logits - paddle.matmul(logits.max(axis=-1, keepdim=True), ones)
+    logits = logits.reshape([h, w * c])
+    strip = paddle.matmul(logits, row.weights, transpose_x=True, transpose_y=True)
+    strip = strip.reshape([w, -1])
     losses, gradient = [], paddle.zeros_like(strip)
     for column in columns:
-        tile = paddle.matmul(column.weights, strip[column.source].reshape([-1, height * c]))
-        tile = tile.reshape([-1, c])
-        label = labels[column.target].reshape([-1, 1])
-        weight = weights[column.target].reshape([-1, 1])
+        label = labels[column.target].unsqueeze(1)
+        weight = weights[column.target].unsqueeze(1)
+        width, _, height = label.shape
+        tile = paddle.matmul(column.weights, strip[column.source]).reshape([width, c, height])
         picked = paddle.take_along_axis(tile, label, 1)
         exponentials = paddle.exp(tile)
-        total = paddle.matmul(exponentials, ones)
+        total = paddle.matmul(ones, exponentials)
         # Neighboring pixels are confident of different classes.
         if float(total.min()) < MIN_EXP_SUM:
             largest = tile.max(axis=1, keepdim=True)
             picked -= largest
             exponentials = paddle.exp(tile - largest)
-            total = paddle.matmul(exponentials, ones)
+            total = paddle.matmul(ones, exponentials)
         losses.append(paddle.dot((paddle.log(total) - picked).flatten(), weight.flatten()))
         # weight * (softmax - one-hot)
-        exponentials.multiply_(paddle.matmul(weight / total, ones, transpose_y=True))
+        exponentials.multiply_(paddle.matmul(ones, weight / total, transpose_x=True))
         exponentials.put_along_axis_(label, -weight, 1, reduce="add")
-        tile = paddle.matmul(
-            column.weights, exponentials.reshape([-1, height * c]), transpose_x=True
-        )
-        gradient[column.source].add_(tile.reshape([-1, height, c]))
-    gradient = paddle.matmul(row.weights, gradient, transpose_x=True)
-    return paddle.add_n(losses), gradient.transpose([1, 0, 2]).contiguous()
+        tile = paddle.matmul(column.weights, exponentials.reshape([width, -1]), transpose_x=True)
+        gradient[column.source].add_(tile)
+    gradient = gradient.reshape([w * c, -1])
+    gradient = paddle.matmul(row.weights, gradient, transpose_x=True, transpose_y=True)
+    return paddle.add_n(losses), gradient.reshape([h, w, c])
