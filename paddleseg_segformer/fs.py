@@ -158,7 +158,10 @@ def cleanup_on_error(path: Path, flag: str = "--save_dir") -> Iterator[None]:
 
 @contextlib.contextmanager
 def named_write_error(path: StrPath) -> Iterator[None]:
-    """Raise a RunError that names the path for an OSError within, such as for a full disk."""
+    """Raise a RunError that names the path for an OSError within, such as for a full disk.
+
+    ``path`` may be preceded by the flag that names it.
+    """
     try:
         yield
     except OSError as error:

@@ -207,6 +207,10 @@ def run(main):
         except OSError:
             _flush_output("\n")  # if the error was that of a print, this one fails, too
             raise
+        except SystemExit as end:  # of --help, whose errors argparse ignores
+            if not end.code:
+                _flush_output()
+            raise
         _flush_output()
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)

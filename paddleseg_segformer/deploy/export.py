@@ -25,7 +25,7 @@ from ..data.scenes import draw_scene
 from ..data.transforms import Compose
 from ..device import set_device, tune_cpu
 from ..errors import InputError, RunError
-from ..fs import StrPath, as_list, cleanup_on_error, output_dir
+from ..fs import StrPath, as_list, named_write_error, output_dir
 from ..inference.backends import GRAPH_FILE, GRAPH_FILES, OnnxRuntime, PaddleInference
 from ..inference.model_source import DESCRIPTION, ONNX_METADATA_KEY, inference_config, resolve_model
 from ..inference.segmenter import load_model
@@ -154,15 +154,16 @@ def export(
     def network_input(path):
         return _network_input(read_image(path, channels, check_type), transforms, shape)
 
-    with output_dir(save_dir), tempfile.TemporaryDirectory(dir=save_dir) as folder:
-        folder = Path(folder)
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(output_dir(save_dir))
+        stack.enter_context(named_write_error(f"--save_dir {save_dir}"))
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(dir=save_dir)))
         write_paddle(graph, shape, folder)
         if format == "onnx":
             convert_to_onnx(folder, description, half)
             backend = OnnxRuntime(folder / "model.onnx")
         else:
-            with cleanup_on_error(folder / DESCRIPTION):
-                (folder / DESCRIPTION).write_text(description, encoding="utf-8")
+            (folder / DESCRIPTION).write_text(description, encoding="utf-8")
             try:
                 backend = PaddleInference(folder)
             except RuntimeError as error:  # Paddle ignores write errors on a full disk
@@ -269,8 +270,7 @@ def write_paddle(graph, shape, folder):
     ``graph`` is a layer with one input; in its ``shape``, -1 means any size.
     """
     spec = InputSpec([None if side == -1 else side for side in shape], "float32", "x")
-    with cleanup_on_error(folder / GRAPH_FILE):  # Paddle 3 raises nothing on a full disk
-        paddle.jit.save(graph, str(folder / "model"), input_spec=[spec])
+    paddle.jit.save(graph, str(folder / "model"), input_spec=[spec])
 
 
 def convert_to_onnx(folder, description="", half=False):
@@ -306,5 +306,4 @@ def convert_to_onnx(folder, description="", half=False):
                 node.input[2] = ""
         model = convert_float_to_float16(model, keep_io_types=True)
     model.metadata_props.add(key=ONNX_METADATA_KEY, value=description)
-    with cleanup_on_error(folder / "model.onnx"):
-        onnx.save(model, files[-1])
+    onnx.save(model, files[-1])

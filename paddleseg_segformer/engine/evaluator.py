@@ -22,8 +22,15 @@ from ..data import class_names, palette
 from ..data.image_io import TypeCheck
 from ..data.validate import check_types, read_sample
 from ..device import parallel_imap
-from ..errors import InputError, RunError, one_line
-from ..fs import StrPath, as_list, atomic_write, check_file_writable, output_dir
+from ..errors import InputError, one_line
+from ..fs import (
+    StrPath,
+    as_list,
+    atomic_write,
+    check_file_writable,
+    named_write_error,
+    output_dir,
+)
 from ..inference import Segmenter, TestConfig, load_model
 from ..inference.model_source import trained_types
 from ..log import logger, progress
@@ -114,13 +121,11 @@ def write_figures(path, figures):
         RunError: Writing fails.
     """
     content = (json.dumps(figures, indent=1, allow_nan=False) + "\n").encode()
-    try:
+    with named_write_error(f"--json {path}"):
         if path.exists() and not path.is_file():  # a device or a pipe
             path.write_bytes(content)
         else:
             atomic_write(Path(os.path.realpath(path)), content)
-    except OSError as error:
-        raise RunError(f"--json {path}: cannot be written ({error.strerror}).") from error
 
 
 def evaluate(

@@ -16,8 +16,7 @@ from PIL import Image
 
 from .. import device
 from ..data.image_io import read_image
-from ..errors import RunError
-from ..fs import as_list, atomic_write
+from ..fs import as_list, atomic_write, named_write_error
 from ..inference import TestConfig
 from ..inference.visualize import color_table, to_picture
 from . import distributed
@@ -85,14 +84,13 @@ def write_report(folder, figures, worst, best, palette, about):
         versions=device.versions(),
         date=datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z"),
     )
-    try:
+    with named_write_error(f"--report {folder}"):
         for old in Path(folder).iterdir():
-            if IMAGE_FILE.fullmatch(old.name):  # an earlier report may have had more images
+            # An earlier report may have had more images, and its page must not show the new ones.
+            if old.name == PAGE or IMAGE_FILE.fullmatch(old.name):
                 old.unlink()
         for name, content in contents.items():
             atomic_write(Path(folder) / name, content)
-    except OSError as error:
-        raise RunError(f"--report {folder}: cannot be written ({error.strerror}).") from error
     return Path(folder) / PAGE
 
 

@@ -9,8 +9,8 @@ import paddle
 from safetensors import SafetensorError
 from safetensors.numpy import save_file
 
-from ..errors import InputError
-from ..fs import StrPath, atomic_path
+from ..errors import InputError, RunError
+from ..fs import StrPath, atomic_path, check_dir_writable, named_write_error
 from .architecture import missing_layers
 from .load import Checkpoint, Source, read_weights
 
@@ -36,7 +36,8 @@ def convert_checkpoint(
         The ``Checkpoint``, its number of tensors, and its number of parameters.
 
     Raises:
-        InputError: The source cannot be read, or the target cannot be written.
+        InputError: The source cannot be read, or the target's folder cannot be written to.
+        RunError: Writing fails, such as for a full disk.
     """
     target = Path(target)
     if target.suffix not in WRITERS:
@@ -53,10 +54,10 @@ def convert_checkpoint(
         )
     state = {name: value.copy(order="C") for name, value in checkpoint.state.items()}
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with atomic_path(target) as temporary:
+        check_dir_writable(target.parent, "target")
+        with named_write_error(target), atomic_path(target) as temporary:
             WRITERS[target.suffix](state, temporary)
-    except (OSError, SafetensorError) as error:
-        raise InputError(f"{target}: cannot be written ({error}).") from error
+    except SafetensorError as error:
+        raise RunError(f"{target}: cannot be written ({error}).") from error
     sizes = (v.size for name, v in state.items() if not name.endswith(("._mean", "._variance")))
     return checkpoint, len(state), sum(sizes)

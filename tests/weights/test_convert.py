@@ -49,7 +49,7 @@ def test_existing_files_are_kept_unless_forced(source, tmp_path):
 @pytest.mark.parametrize("target", ["model.bin", "file/model.pdparams"])
 def test_bad_targets(source, target, tmp_path):
     (tmp_path / "file").write_bytes(b"")
-    with pytest.raises(ps.InputError, match=target):
+    with pytest.raises(ps.InputError, match=f"{tmp_path}/{target.split('/')[0]}"):
         convert_checkpoint(source[1], tmp_path / target)
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
