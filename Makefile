@@ -87,14 +87,14 @@ docs: $(VENV)/ready
 soak: $(VENV)/ready
 	$(RUN) benchmarks/soak.py
 
-# Fuzz the readers of checkpoints, configs, file lists, images, manifests and the command line for
-# SECONDS each; see tests/fuzz/fuzzing.py. Crashing inputs and logs are written to output/fuzz.
+# Fuzz the readers of checkpoints, archives, configs, file lists, images, manifests and the command
+# line for SECONDS each; see tests/fuzz/fuzzing.py. Crashing inputs and logs are written to output/fuzz.
 SECONDS ?= 300
 fuzz: $(VENV)/ready-test
 	$(VENV)/bin/pip install -q -r requirements-fuzz.txt
 	@$(RUN) -c "import atheris" || { echo "make fuzz: needs Python 3.11 to 3.13, where atheris is"; exit 2; }
 	mkdir -p output/fuzz
-	@for target in checkpoints states configs lists images manifests flags; do \
+	@for target in checkpoints archives states configs lists images manifests flags; do \
 		echo "== $$target"; $(RUN) tests/fuzz/$$target.py -max_total_time=$(SECONDS) \
 			-artifact_prefix=output/fuzz/$$target- > output/fuzz/$$target.log 2>&1 \
 			|| { tail -40 output/fuzz/$$target.log; exit 1; }; \
