@@ -10,7 +10,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import save_file
 
 from ..errors import InputError, RunError
-from ..fs import StrPath, atomic_path, check_dir_writable, named_write_error
+from ..fs import StrPath, atomic_path, named_write_error, output_dir
 from .architecture import missing_layers
 from .load import Checkpoint, Source, read_weights
 
@@ -40,6 +40,7 @@ def convert_checkpoint(
         RunError: Writing fails, such as for a full disk.
     """
     target = Path(target)
+    folder = target.parent
     if target.suffix not in WRITERS:
         raise InputError(f"{target}: must end in {' or '.join(WRITERS)}.")
     if os.path.exists(target) and not force:
@@ -54,9 +55,8 @@ def convert_checkpoint(
         )
     state = {name: value.copy(order="C") for name, value in checkpoint.state.items()}
     try:
-        check_dir_writable(target.parent, "target")
-        with named_write_error(target), atomic_path(target) as temporary:
-            WRITERS[target.suffix](state, temporary)
+        with output_dir(folder, "target"), named_write_error(target), atomic_path(target) as path:
+            WRITERS[target.suffix](state, path)
     except SafetensorError as error:
         raise RunError(f"{target}: cannot be written ({error}).") from error
     sizes = (v.size for name, v in state.items() if not name.endswith(("._mean", "._variance")))

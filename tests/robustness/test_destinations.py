@@ -153,6 +153,7 @@ def test_full_disk(tool, workspace, tools):
     assert not left or tool != "masks_from_colors"  # no half of a mask
     assert not [name for name in left if "partial" in name or name.endswith((".pdparams", ".onnx"))]
     assert not (workspace.out / "report.html").exists()
+    assert tool != "convert" or not workspace.out.exists()
 
 
 FULL = "error: Standard output cannot be written (No space left on device)."
