@@ -132,8 +132,8 @@ def _parse_numbers(tree, path=""):
         return {key: _parse_numbers(value, f"{path}.{key}") for key, value in tree.items()}
     if isinstance(tree, list):
         return [_parse_numbers(value, f"{path}[{i}]") for i, value in enumerate(tree)]
-    if isinstance(tree, float) and math.isnan(tree):
-        raise InputError(f"{path[1:]}: must be a number, not nan.")
+    if isinstance(tree, float) and not math.isfinite(tree):
+        raise InputError(f"{path[1:]}: must be a number, not {tree}.")
     if isinstance(tree, str) and re.fullmatch(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+", tree):
         return float(tree)
     return tree

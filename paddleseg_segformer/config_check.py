@@ -45,6 +45,7 @@ OPTIMIZER_ALIASES = {"adam": "Adam", "sgd": "Momentum", "SGD": "Momentum"}
 LIST_KEYS = ("dataset_root", "train_path", "val_path", "test_path")  # of Dataset: text or a list
 TEXT_KEYS = (*LIST_KEYS, "pretrained", "mode", "separator")
 MAX_ITERS, MAX_BATCH_SIZE = (1 << 63) - 1, 1 << 20  # of what is counted or listed
+MAX_DEPTH = 1000  # of a stage; the largest models have fewer than 100 layers
 RATE_KEYS = ("dropout", "drop_rate", "attn_drop_rate", "drop_path_rate")
 SIZE_KEYS = ("crop_size", "target_size", "short_size", "long_size")
 SIZE_KEYS += ("max_size", "max_long", "min_long")
@@ -86,6 +87,12 @@ def check_config(tree):
             extra = {"shuffle": True} if key == "train_dataset" else None
             _check_component(key, tree[key], extra_arguments=extra)
     _check_component("optimizer", tree["optimizer"], OPTIMIZERS)
+    clip = tree["optimizer"].get("grad_clip_cfg")  # PaddleSeg checks that it is a section
+    norm = clip.get("clip_norm", 1) if isinstance(clip, dict) else 1
+    if not (is_number(norm) and norm > 0):  # a negative one would turn the gradients around
+        raise InputError(
+            f"optimizer.grad_clip_cfg.clip_norm: must be a number above 0, not {norm!r}."
+        )
     warmup = {"warmup_iters": None, "warmup_start_lr": None}  # read by the builder
     _check_component("lr_scheduler", tree["lr_scheduler"], SCHEDULES, warmup)
     for key in ("loss", "distill_loss"):
@@ -94,8 +101,7 @@ def check_config(tree):
         for name in ("types", "coef") if loss else ():
             if name not in loss:
                 raise InputError(f"{key}.{name}: is missing; a loss has types and coef.")
-        if not _are_numbers(loss.get("coef", [])):
-            raise InputError(f"{key}.coef: must be a list of numbers, not {loss['coef']!r}.")
+        _check_weights(f"{key}.coef", loss.get("coef", []))
         _check_losses(f"{key}.types", loss.get("types", []), tree)
     if tree["train_dataset"]["type"] == "Dataset":  # PaddleSeg then gives the loss val_dataset's
         _check_ignore_index("val_dataset", tree.get("val_dataset") or {}, tree)
@@ -144,12 +150,20 @@ def _check_losses(path, losses, tree):
             continue
         at, weight = f"{path}[{i}]", loss.get("weight")
         _check_ignore_index(at, loss, tree)
+        if isinstance(weight, list):
+            _check_weights(f"{at}.weight", weight)
         per_class = loss["type"] == "CrossEntropyLoss" and isinstance(weight, list)
         if per_class and classes is not None and len(weight) != classes:
             raise InputError(
                 f"{at}.weight: has {len(weight)} entries for {classes} classes; give one for each."
             )
         _check_losses(f"{at}.losses", loss.get("losses"), tree)
+
+
+def _check_weights(path, value):
+    """Refuse what are no factors of losses; of a negative one, training would raise the loss."""
+    if not (_are_numbers(value) and min(value, default=0) >= 0):
+        raise InputError(f"{path}: must be a list of numbers from 0, not {value!r}.")
 
 
 def _check_ignore_index(path, options, tree):
@@ -305,8 +319,10 @@ def _expected_value(key, value, default):
         return "a list of whole numbers above 0"
     if key == "embedding_dim" and not is_whole(value):
         return "a whole number above 0"
-    if key == "norm_epsilon" and not (is_number(value) and value > 0):
-        return "a number above 0"
+    if key == "depths" and max(numbers, default=0) > MAX_DEPTH:
+        return f"at most {MAX_DEPTH} for each stage"
+    if key == "norm_epsilon" and not (is_number(value) and 0 < value <= 1e-3):
+        return "a number above 0 and at most 0.001, as Paddle requires"
     if key == "label_map" and not isinstance(value, dict):
         return "a map of values, such as {255: 1}"
     if key == "backbone" and not _is_component(value):

@@ -189,11 +189,17 @@ def test_components_that_cannot_be_built(path, section, option, message):
 
 
 def test_numbers_that_yaml_reads_as_text(path):
-    for text, number in (("6e-5", 6e-5), ("6E-5", 6e-5), ("+1e+2", 100), ("1.e-2", 0.01)):
+    for text, number in (
+        ("6e-5", 6e-5),
+        ("6E-5", 6e-5),
+        ("+1e+2", 100),
+        ("1.e-2", 0.01),
+        ("-2e-1", -0.2),
+    ):
         path.write_text(TEXT.replace("learning_rate: 0.1", f"learning_rate: {text}"))
         assert load_config(path).lr_scheduler_cfg["learning_rate"] == number
-    path.write_text(TEXT.replace("coef: [1]", "coef: [-2e-1]"))
-    assert load_config(path).loss_cfg["coef"] == [-0.2]
+    path.write_text(TEXT.replace("coef: [1]", "coef: [2e-1]"))
+    assert load_config(path).loss_cfg["coef"] == [0.2]
     path.write_text(TEXT.replace("pretrained: somewhere", "pretrained: 1e5.pdparams"))
     assert load_config(path).model_cfg["backbone"]["pretrained"] == "1e5.pdparams"
     path.write_text(TEXT)

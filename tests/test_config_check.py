@@ -82,6 +82,17 @@ INVALID = [
     ("model.backbone.depths=abc", "model.backbone.depths: must be a list, not 'abc'."),
     ("model.backbone.depths={a: 1}", "model.backbone.depths: must be a list, not {'a': 1}."),
     ("optimizer.beta1=x", "optimizer.beta1: must be a number, not 'x'."),
+    *[
+        (
+            f"optimizer.grad_clip_cfg={{name: ClipGradByGlobalNorm, clip_norm: {value}}}",
+            "optimizer.grad_clip_cfg.clip_norm: must be a number above 0, not ",
+        )
+        for value in (-1, 0, "a", "true")
+    ],
+    (
+        "model.backbone.depths=[1, 1, 1, 1000000000]",
+        "model.backbone.depths: must be at most 1000 for each stage, not [1, 1, 1, 1000000000].",
+    ),
     ("model.num_classes=3.0", "model.num_classes: must be a whole number above 1 "),
     ("model.num_classes=null", "as the background is a class, not None."),
     ("model.num_classes=1", "model.num_classes: must be a whole number above 1 "),
@@ -89,8 +100,10 @@ INVALID = [
     ("train_dataset.num_classes=256", "train_dataset.num_classes: must be a whole number from 2"),
     ("train_dataset.num_classes=true", "train_dataset.num_classes: must be a whole number from 2"),
     ("val_dataset={type: Dataset, num_classes: 0}", "val_dataset.num_classes: must be a whole"),
-    ("loss.coef=1", "loss.coef: must be a list of numbers, not 1."),
-    ("loss.coef=[a]", "loss.coef: must be a list of numbers, not ['a']."),
+    ("loss.coef=1", "loss.coef: must be a list of numbers from 0, not 1."),
+    ("loss.coef=[a]", "loss.coef: must be a list of numbers from 0, not ['a']."),
+    ("loss.coef=[-1]", "loss.coef: must be a list of numbers from 0, not [-1]."),
+    ("loss.coef=[.inf]", "loss.coef[0]: must be a number, not inf."),
     ("distill_loss={types: [], coef: [true]}", "distill_loss.coef: must be a list of numbers"),
     ("distill_loss=3", "distill_loss must be a section, not 3."),
     ("loss.types=[CrossEntropyLoss]", "loss.types[0]: must be a section with a type, not 'Cross"),
@@ -116,8 +129,8 @@ INVALID = [
     ("distillation={teacher: a, q: 2}", "distillation.q: unknown key; known are teacher, config,"),
     ("distillation={teacher: a, weight: -1}", "distillation.weight: must be a number at least 0"),
     ("distillation={teacher: a, weight: x}", "distillation.weight: must be a number at least 0"),
-    ("distillation={teacher: a, weight: .inf}", "distillation.weight: must be a number at least"),
-    ("distillation={teacher: a, temperature: .inf}", "distillation.temperature: must be a number"),
+    ("distillation={teacher: a, weight: .inf}", "distillation.weight: must be a number, not inf."),
+    ("distillation={teacher: a, temperature: .inf}", "temperature: must be a number, not inf."),
     (
         "distillation={teacher: a, temperature: 0}",
         "distillation.temperature: must be a number above 0, not 0.",
@@ -140,6 +153,10 @@ INVALID = [
     (
         "loss.types=[{type: CrossEntropyLoss, weight: [1, 2]}]",
         "loss.types[0].weight: has 2 entries for 3 classes; give one for each.",
+    ),
+    (
+        "loss.types=[{type: CrossEntropyLoss, weight: [1, 2, -3]}]",
+        "loss.types[0].weight: must be a list of numbers from 0, not [1, 2, -3].",
     ),
     (
         "loss.types=[{type: CrossEntropyLoss, weight: [1, 2, 3, 4]}]",
@@ -238,8 +255,11 @@ INVALID = [
         for value in (0, -8, 2.5)
     ],
     *[
-        (f"model.backbone.norm_epsilon={value}", "norm_epsilon: must be a number above 0, not ")
-        for value in (0, -1e-6, "x", "true")
+        (
+            f"model.backbone.norm_epsilon={value}",
+            "norm_epsilon: must be a number above 0 and at most",
+        )
+        for value in (0, -1e-6, 0.01, "x", "true")
     ],
 ]
 

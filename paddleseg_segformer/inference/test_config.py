@@ -60,6 +60,9 @@ class TestConfig:
         for key in options:
             if key not in known:
                 raise InputError(f"test_config.{key}: unknown key; known are {', '.join(known)}.")
+        for key in ("aug_eval", "is_slide", *FLIPS):
+            if not isinstance(options.get(key, False), (bool, type(None))):
+                raise InputError(f"test_config.{key}: must be true or false, not {options[key]!r}.")
         test_config = {}
         if options.get("aug_eval"):
             keys = [key for key in ("scales", *FLIPS) if options.get(key) is not None]
@@ -102,7 +105,8 @@ def _numbers(key, value, count=None):
         numbers = np.ravel(value).astype(float).tolist()
     except (TypeError, ValueError):
         numbers = []
-    if not numbers or (count is not None and len(numbers) != count):
-        expected = f"{count} numbers" if count else "a number or a list of numbers"
+    is_valid = count is None or (len(numbers) == count and all(x % 1 == 0 for x in numbers))
+    if not (numbers and is_valid):
+        expected = f"{count} whole numbers" if count else "a number or a list of numbers"
         raise InputError(f"{key}: must be {expected}, not {value!r}.")
     return tuple(int(n) for n in numbers) if count else tuple(numbers)

@@ -90,8 +90,10 @@ def test_files(name, tmp_path, caplog):
     predictor(images / name)
     assert not warnings(caplog)
     predictor(PIXELS)
-    (warning,) = warnings(caplog)
-    assert warning.startswith("The image: has 8-bit values, but the training images have ")
+    Predictor(tmp_path / "other")(images / "0.png")
+    first, second = warnings(caplog)
+    assert first.startswith("The image: has 8-bit values, but the training images have ")
+    assert second.startswith(f"{images}/0.png: has 8-bit values, but the training images have ")
 
 
 def test_models_of_unknown_images(tmp_path, caplog):

@@ -36,6 +36,14 @@ def test_options_are_paddlesegs():
         ({"aug_eval": True, "scales": []}, "scales"),
         ({"aug_eval": True, "scales": "big"}, "scales"),
         ({"is_slide": True, "crop_size": 1024, "stride": [768, 768]}, "crop_size"),
+        (
+            {"is_slide": True, "crop_size": [64, 64.5], "stride": [9, 9]},
+            "crop_size: must be 2 whole",
+        ),
+        ({"is_slide": True, "crop_size": [64, 1e400], "stride": [9, 9]}, "crop_size: must be 2 wh"),
+        ({"aug_eval": "false"}, "test_config.aug_eval: must be true or false, not 'false'"),
+        ({"is_slide": 1}, "test_config.is_slide: must be true or false, not 1"),
+        ({"flip_vertical": "no"}, "test_config.flip_vertical: must be true or false, not 'no'"),
     ],
 )
 def test_bad_options_are_named(options, message):

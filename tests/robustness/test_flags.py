@@ -129,13 +129,13 @@ INVALID = [
         "a window size of text",
         "train",
         opts(SLIDE.format("[a, b]", "[a, b]")),
-        "crop_size: must be 2 numbers, not ['a', 'b'].",
+        "crop_size: must be 2 whole numbers, not ['a', 'b'].",
     ),
     Case(
         "a window with three sides",
         "train",
         opts(SLIDE.format("[9, 9, 9]", "[9, 9]")),
-        "crop_size: must be 2 numbers, not [9, 9, 9].",
+        "crop_size: must be 2 whole numbers, not [9, 9, 9].",
     ),
     Case(
         "an unknown key of test_config",
@@ -165,7 +165,7 @@ INVALID = [
         "an infinite learning rate",
         "train",
         train("--learning_rate", "inf"),
-        "{}/config.yaml: lr_scheduler.learning_rate must be a number, not inf.",
+        "{}/config.yaml: lr_scheduler.learning_rate: must be a number, not inf.",
     ),
     Case("a negative seed", "train", train("--seed", -1), "--seed -1: must be from 0 to 2^63 - 1."),
     Case(
