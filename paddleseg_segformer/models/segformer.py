@@ -108,7 +108,7 @@ class SegFormer(nn.Layer):
             ``resize_logits``, ``[N, num_classes, ceil(H / 4), ceil(W / 4)]``. In mixed precision
             they are float32.
         """
-        logits = self._classify(self._fused_map(x))
+        logits = self.decode(self._extract_features(x))
         if logits.dtype in (paddle.float16, paddle.bfloat16):  # the resize and losses need more
             logits = logits.astype("float32")
         if resize_logits:
@@ -119,16 +119,17 @@ class SegFormer(nn.Layer):
         """The decode head: logits ``[N, num_classes, h, w]`` at stride 4 from the four features."""
         return self._classify(self._fuse(features))
 
-    def _fused_map(self, x):
-        """``_fuse`` of the backbone's features, with the samples in parallel where possible."""
+    def _extract_features(self, x):
+        """The backbone's features, with the samples in parallel where possible.
+
+        The decode head takes the whole batch: most of its time are matrix products, which use all
+        threads, and the memory that several threads free at a time is reused less well.
+        """
         backbone = self.backbone
         if not isinstance(backbone, MixVisionTransformer) or not backbone.has_independent_samples():
-            return self._fuse(backbone(x))
+            return backbone(x)
         factors = backbone.draw_drop_path_factors(x)  # whose order threads must not change
-        if self.stage_projection == "linear":
-            (fused,) = parallel_samples(_fuse_features, self, x, factors)
-            return fused
-        return self._fuse(parallel_samples(MixVisionTransformer.forward, backbone, x, factors))
+        return parallel_samples(MixVisionTransformer.forward, backbone, x, factors)
 
     def _fuse(self, features):
         """The fused map before BatchNorm."""
@@ -155,10 +156,6 @@ class SegFormer(nn.Layer):
             return F.conv2d(F.relu(layer(x)), fuse_weight[:, :, None, None])
         weight = paddle.matmul(fuse_weight, layer.proj.weight, transpose_y=True)
         return F.conv2d(x, weight[:, :, None, None])
-
-
-def _fuse_features(model, x, factors):
-    return [model._fuse(model.backbone(x, factors))]
 
 
 class ConvBN(nn.Layer):
