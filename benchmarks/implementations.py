@@ -285,7 +285,6 @@ class HuggingFace:
             sr_ratios=variant.sr_ratios,
             decoder_hidden_size=spec.width,
             num_labels=spec.classes,
-            semantic_loss_ignore_index=IGNORE_INDEX,
         )
         self.model = SegformerForSemanticSegmentation(config).to(self.device)
         self.model.save_pretrained(spec.weights)
@@ -325,10 +324,13 @@ class HuggingFace:
         optimizer = self.torch.optim.AdamW(self.model.parameters(), 6e-5)
         self.model.train()
         model = self.torch.compile(self.model) if self.compiled else self.model
+        functional, size = self.torch.nn.functional, self.labels.shape[1:]
 
         def step():
             with self.torch.autocast(**self.amp):
-                loss = model(self.images, labels=self.labels).loss
+                # The model's own loss; torch.compile makes the gradient of its resize slower.
+                logits = functional.interpolate(model(self.images).logits, size, mode="bilinear")
+                loss = functional.cross_entropy(logits, self.labels, ignore_index=IGNORE_INDEX)
             loss.backward()
             optimizer.step()
             optimizer.zero_grad()
@@ -355,7 +357,7 @@ class HuggingFace:
 
 
 class HuggingFaceCompiled(HuggingFace):
-    """The same under ``torch.compile``: loss, or resize and argmax, included."""
+    """The same under ``torch.compile``, for label maps with resize and argmax."""
 
     compiled = True
 
