@@ -123,7 +123,8 @@ def test_a_raster(tmp_path, caplog):
 
 
 def test_an_upload(tmp_path, caplog):
-    pytest.importorskip("flask", reason="Flask is not installed")
+    for package in ("flask", "waitress"):
+        pytest.importorskip(package, reason=f"{package} is not installed")
     from paddleseg_segformer.deploy import server
 
     write_png(tmp_path / "a.png")

@@ -10,6 +10,7 @@ from PIL import Image
 from small_models import save, smallest_model
 
 from paddleseg_segformer import SegFormer
+from paddleseg_segformer.data.image_io import ANY_TYPE
 from paddleseg_segformer.errors import InputError, RunError
 from paddleseg_segformer.inference import Prediction, Predictor, predict, predict_files
 from paddleseg_segformer.inference.predict_files import find_images
@@ -42,7 +43,7 @@ class ByColor:
         labels = image.argmax(axis=2).astype("uint8")
         return Prediction(labels, image, self.classes, self.palette)
 
-    channels = 3
+    channels, check_type = 3, ANY_TYPE
     segmenter = SimpleNamespace(max_images=8)
 
     def segment_decoded(self, images, probabilities=False):
