@@ -139,7 +139,7 @@ def _npy_header(file):
 def _read_npy(data):
     file = BytesIO(data)
     shape, is_fortran, dtype = _npy_header(file)
-    check_size(len(data), *shape[:2], math.prod(shape[2:]), dtype == np.uint8)
+    check_size(len(data), *shape[:2], max(3, math.prod(shape[2:])), dtype == np.uint8)
     # Not np.load, which allocates what the header claims.
     values = np.frombuffer(data, dtype, math.prod(shape), file.tell())
     values = values.reshape(shape, order="F" if is_fortran else "C")
@@ -232,7 +232,7 @@ def _read_pages(first, file_size):
     names, is_8bit = first.subdatasets, {*first.dtypes} == {"uint8"}
     if len(names) > MAX_PAGES:
         raise ValueError(f"it has more than {MAX_PAGES} pages; write fewer, of several bands each")
-    check_size(file_size, *first.shape, first.count * max(len(names), 1), is_8bit)
+    check_size(file_size, *first.shape, max(3, first.count, first.count * len(names)), is_8bit)
     has_alpha = first.colorinterp[-1] == rasterio.enums.ColorInterp.alpha and not names
     pages = [] if names else [first.read()]
     for name in names:

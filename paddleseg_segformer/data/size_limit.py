@@ -1,7 +1,7 @@
 """The bound on what decoding an image takes, checked before it is decoded."""
 
 # Bytes of the decoded image: what any file may take, and for each byte of the file. Photos take
-# 3 to 40; a header of a few bytes may claim any size.
+# 2 to 30; a header of a few bytes may claim any size.
 SMALL, FACTOR = 400_000_000, 200
 MAX = 1 << 32
 MAX_SCANS = 200  # of a progressive JPEG, each of which may be a few bytes; encoders write about 10
@@ -22,7 +22,7 @@ def check_size(file_size, height, width, bands=3, is_8bit=True):
         file_size: Size of the file in bytes.
         height: Number of rows.
         width: Number of columns.
-        bands: Number of bands of the array; one or two are read as three where a model takes RGB.
+        bands: Number of bands, of images at least three, since one is repeated for RGB models.
         is_8bit: Whether the values have at most 8 bits.
 
     Raises:

@@ -177,7 +177,7 @@ def npy_header(shape, dtype="<u2"):
 @pytest.mark.parametrize(
     "data, problem",
     [
-        (npy_header((1 << 20, 1 << 20)), "1048576x1048576 pixels of 1 band take "),
+        (npy_header((1 << 20, 1 << 20)), "1048576x1048576 pixels of 3 bands take "),
         (npy_header((10, 10)), "buffer is smaller than requested size"),
         (npy_header((10, 10, 3, 2)), "is not an array"),
         (npy_header((0, 10)), "is not an array"),
