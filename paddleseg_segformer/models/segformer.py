@@ -147,7 +147,7 @@ class SegFormer(nn.Layer):
         return fused.add_(resize_and_sum(small, fused.shape[2:], self.align_corners))
 
     def _classify(self, fused):
-        return self.linear_pred(F.relu(self.linear_fuse._batch_norm(fused)))
+        return self.linear_pred(fused, self.linear_fuse._batch_norm)
 
     def _project_and_fuse(self, i, x, fuse_weight):
         """Stage i's contribution to the fuse convolution, before upsampling, without bias."""

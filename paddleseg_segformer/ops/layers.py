@@ -7,6 +7,7 @@ import paddle
 import paddle.nn.functional as F
 from paddle import nn
 
+from .batch_norm import batch_norm_relu_matmul
 from .memory_efficient import add_scaled, gelu_matmul
 
 
@@ -66,12 +67,19 @@ class DropoutConv1x1(nn.Conv2D):
         super().__init__(in_channels, out_channels, 1)
         self.dropout = nn.Dropout2D(drop_rate)
 
-    def forward(self, x):
+    def forward(self, x, norm=None):
+        """From ``[N, in_channels, h, w]`` to ``[N, out_channels, h, w]``.
+
+        With ``norm``, a BatchNorm, first that and ReLU.
+        """
         n, c, h, w = x.shape
         weight = self.weight.flatten(1)
         weight = weight * self.dropout(paddle.ones([n, c, 1, 1])).reshape([n, 1, c])
-        x = add_bias(paddle.matmul(weight, x.flatten(2)), self.bias, axis=1)
-        return x.reshape([n, -1, h, w])
+        if norm is None:
+            x = paddle.matmul(weight, x.flatten(2))
+        else:
+            x = batch_norm_relu_matmul(weight, x, norm)
+        return add_bias(x, self.bias, axis=1).reshape([n, -1, h, w])
 
 
 class DropPath(nn.Layer):

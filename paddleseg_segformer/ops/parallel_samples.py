@@ -30,7 +30,8 @@ def parallel_samples(function, layer, x, factors):
         The list that ``function`` returns.
     """
     parameters = [p for p in layer.parameters() if not p.stop_gradient]
-    if not _can_split(x) or not parameters:
+    can_split = trains_on_cpu(x) and len(x) > 1 and num_threads() > 1 and x.stop_gradient
+    if not can_split or not parameters:
         return function(layer, x, factors)
 
     def run(replica, part):
@@ -39,14 +40,12 @@ def parallel_samples(function, layer, x, factors):
     return list(_ParallelSamples.apply(run, layer, len(x), *parameters))
 
 
-def _can_split(x):
+def trains_on_cpu(x):
+    """Whether x is on a CPU, and gradients are recorded, without mixed precision."""
     return (
         paddle.in_dynamic_mode()
         and x.place.is_cpu_place()
-        and len(x) > 1
-        and num_threads() > 1
         and paddle.is_grad_enabled()
-        and x.stop_gradient
         and framework._dygraph_tracer()._amp_level == core.AmpLevel.O0
     )
 
