@@ -118,9 +118,10 @@ def check_disk_space(options, iters, model):
     free = shutil.disk_usage(save_dir).free
     if needed > free:
         raise InputError(
-            f"--save_dir {save_dir}: {size_text(free)} are free, but {count} checkpoints of "
-            f"{size_text(size)} and the best models need {size_text(needed)}; free disk space, "
-            "lower --keep_checkpoint_max or raise --save_interval."
+            f"--save_dir {save_dir}: {size_text(free)} are free, but {count} "
+            f"checkpoint{'s' * (count > 1)} of {size_text(size)} and the best models need "
+            f"{size_text(needed)}; free disk space, lower --keep_checkpoint_max or raise "
+            "--save_interval."
         )
 
 
