@@ -12,6 +12,7 @@ from benchmark import DEFAULT_BATCH_SIZES, machine, measure, model_spec
 from paddleseg_segformer.cli import common
 from paddleseg_segformer.config import load_config
 from paddleseg_segformer.device import available_cpus
+from paddleseg_segformer.errors import InputError
 
 PREDICTED_THREADS = (4, 8, 16, 32)
 
@@ -34,12 +35,15 @@ def parse_args():
     for name, values, text in (
         ("sizes", [256, 512, 1024], "sides of the square images of infer"),
         ("batch_sizes", [1, 2, 4], "batch sizes of train"),
-        ("classes", [19, 150, 600], "numbers of classes of train, batch 1"),
+        ("classes", [19, 75, 150, 250], "numbers of classes of train, batch 1"),
     ):
         parser.add_argument(
             f"--{name}", type=common.positive_int, nargs="+", default=values, help=text
         )
-    return parser.parse_args()
+    args = parser.parse_args()
+    if max(args.classes) > 255:
+        raise InputError("--classes: must be at most 255, as in 8-bit label images.")
+    return args
 
 
 def exponent(values, seconds):

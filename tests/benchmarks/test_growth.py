@@ -24,3 +24,10 @@ def test_fits_and_thread_counts():
     fits, *counts = map(json.loads, done.stdout.splitlines())
     assert [round(value, 9) for value in fits] == [1.5, 0.75]
     assert counts == [[1, 2, 4, 6], [1, 2, 4, 8]]
+
+
+def test_more_classes_than_labels_can_have_are_an_error():
+    config = "configs/segformer_mit-b0_512x512_160k_ade20k.yaml"
+    done = python("benchmarks/growth.py", "--config", config, "--classes", "19", "256")
+    assert done.returncode == 2 and not done.stdout
+    assert "--classes: must be at most 255" in done.stderr
