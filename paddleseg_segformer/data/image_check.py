@@ -14,8 +14,7 @@ import numpy as np
 from ..errors import InputError
 from ..log import logger
 from .image_io import OPENCV_SIGNATURES, RANGES, TYPE_NAMES, read_pair, type_name
-from .raster_io import is_deep_png, read_bands
-from .size_limit import PNG_SIGNATURE
+from .raster_io import is_alpha_png, is_deep_png, read_bands
 
 # What a network can be trained on. Normalized photos have a mean near 0 and a standard deviation
 # near 1; 12-bit values in 16 bits, with ImageNet's mean and deviation, one of 0.07 or less.
@@ -30,11 +29,7 @@ def has_plain_type(path):
             start = file.read(HEADER_BYTES)
     except OSError:
         return False
-    return start.startswith(OPENCV_SIGNATURES) and not (is_deep_png(start) or _is_alpha_png(start))
-
-
-def _is_alpha_png(start):
-    return start.startswith(PNG_SIGNATURE) and start[25:26] in (b"\4", b"\6")
+    return start.startswith(OPENCV_SIGNATURES) and not (is_deep_png(start) or is_alpha_png(start))
 
 
 def examine(path, image, channels):

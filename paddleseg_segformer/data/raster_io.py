@@ -64,6 +64,11 @@ def is_deep_png(data):
     return data[24:25] == b"\x10" and data.startswith(PNG_SIGNATURE)
 
 
+def is_alpha_png(data):
+    """Whether the bytes, of which 26 suffice, begin a PNG of a color type with alpha."""
+    return data[25:26] in (b"\4", b"\6") and data.startswith(PNG_SIGNATURE)
+
+
 def read_bands(data):
     """Read the bands of an image from the bytes of its file; no value is changed.
 
@@ -147,8 +152,8 @@ def _read_npy(data):
 
 
 def _read_deep_png(data):
-    is_gray_with_alpha, has_alpha = data[25:26] == b"\4", data[25:26] in (b"\4", b"\6")
-    check_size(len(data), *png_size(data), 4 if has_alpha else 3, is_8bit=False)
+    is_gray_with_alpha = data[25:26] == b"\4"
+    check_size(len(data), *png_size(data), 4 if is_alpha_png(data) else 3, is_8bit=False)
     values = cv2.imdecode(np.frombuffer(data, "uint8"), cv2.IMREAD_UNCHANGED)
     if values is None:
         raise ValueError("the file is damaged or truncated")
