@@ -94,7 +94,7 @@ def check_before_training(
         )
     if isinstance(train_dataset, Dataset) and isinstance(val_dataset, Dataset):
         _check_normalize(train_dataset, val_dataset)
-    check_types(val_dataset, TypeCheck(image_types(train_dataset)))
+        check_types(val_dataset, TypeCheck(image_types(train_dataset)))
 
 
 def image_types(dataset):
