@@ -40,11 +40,8 @@ ELSEWHERE = {
     "inference/backends:OnnxRuntime.__init__": ON_CPU,
     "inference/backends:OpenVino.__init__": ON_CPU,
     "inference/backends:PaddleInference.__init__": ON_CPU,
-    "ops/batch_norm:batch_norm_relu_matmul": (
-        "ops/test_batch_norm.py::test_results_are_those_of_paddles_operators"
-    ),
     "ops/parallel_samples:_ParallelSamples.forward": SAMPLES,
-    "ops/parallel_samples:parallel_samples": SAMPLES,
+    "ops/parallel_samples:trains_in_threads": SAMPLES,
     "ops/rows:map_rows": "ops/test_rows.py::test_strips",
 }
 

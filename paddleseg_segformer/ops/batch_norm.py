@@ -5,8 +5,8 @@ import paddle.nn.functional as F
 from paddle import nn
 from paddle.autograd import PyLayer
 
-from ..device import num_threads, parallel_map
-from .parallel_samples import trains_on_cpu
+from ..device import parallel_map
+from .parallel_samples import trains_in_threads
 
 # Channels that are processed together: 4 MB of a map of 128 x 128 for two samples in float32.
 GROUP_SIZE = 32
@@ -28,7 +28,7 @@ def batch_norm_relu_matmul(weight, x, norm):
         Float tensor ``[N, K, h * w]``.
     """
     inputs = x, weight, norm.weight, norm.bias
-    by_groups = trains_on_cpu(x) and num_threads() > 1 and _is_plain(norm)
+    by_groups = trains_in_threads(x) and _is_plain(norm)
     if not by_groups or any(tensor.stop_gradient for tensor in inputs):
         return paddle.matmul(weight, F.relu(norm(x)).flatten(2))
     return _BatchNormReluMatmul.apply(*inputs, norm)

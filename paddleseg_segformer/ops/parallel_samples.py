@@ -30,7 +30,7 @@ def parallel_samples(function, layer, x, factors):
         The list that ``function`` returns.
     """
     parameters = [p for p in layer.parameters() if not p.stop_gradient]
-    can_split = trains_on_cpu(x) and len(x) > 1 and num_threads() > 1 and x.stop_gradient
+    can_split = trains_in_threads(x) and len(x) > 1 and x.stop_gradient
     if not can_split or not parameters:
         return function(layer, x, factors)
 
@@ -40,11 +40,12 @@ def parallel_samples(function, layer, x, factors):
     return list(_ParallelSamples.apply(run, layer, len(x), *parameters))
 
 
-def trains_on_cpu(x):
-    """Whether x is on a CPU, and gradients are recorded, without mixed precision."""
+def trains_in_threads(x):
+    """Whether x is on a CPU of several threads, and gradients are recorded in full precision."""
     return (
         paddle.in_dynamic_mode()
         and x.place.is_cpu_place()
+        and num_threads() > 1
         and paddle.is_grad_enabled()
         and framework._dygraph_tracer()._amp_level == core.AmpLevel.O0
     )
